@@ -1,0 +1,9 @@
+//! The agent of one host: makes its share of the lab true and reports what it sees.
+//!
+//! The same binary is three programs: the agent (`reconcile` and what it uses), the parent of one
+//! node (`shim`), and the data plane (`proxy`). The last two outlive the first.
+
+pub mod node;
+pub mod proxy;
+pub mod reconcile;
+pub mod shim;

@@ -1,0 +1,1 @@
+//! The data plane: one process for each host, whose listeners own the advertised addresses.

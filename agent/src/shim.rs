@@ -1,0 +1,1 @@
+//! The parent process of one node: it outlives the agent, keeps the log, names the connections.

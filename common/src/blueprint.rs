@@ -1,0 +1,227 @@
+//! A blueprint: how to run one kind of database. Templates are minijinja, rendered one argument
+//! at a time in strict mode, never a shell string.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    duration::Span,
+    host_spec::Limits,
+    name::{BlueprintName, PortName, RoleName},
+    spec::OnCrash,
+};
+
+/// Text with `{{ … }}` in it. Checked when the blueprint is parsed, rendered by `render`.
+pub type Template = String;
+
+/// A whole blueprint, checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Blueprint {
+    /// Its name, which is its file's stem.
+    pub name: BlueprintName,
+    /// One line for people.
+    pub summary: String,
+    /// What a crash means unless the cluster says otherwise.
+    #[serde(default)]
+    pub on_crash: OnCrash,
+    /// Its roles.
+    #[serde(rename = "role")]
+    pub roles: BTreeMap<RoleName, Role>,
+    /// Effects of its own, injected like any other.
+    #[serde(default, rename = "effect", skip_serializing_if = "BTreeMap::is_empty")]
+    pub effects: BTreeMap<String, Effect>,
+}
+
+impl Blueprint {
+    /// The one role of a simple blueprint: its nodes are named without it.
+    #[must_use]
+    pub fn only_role(&self) -> Option<&RoleName> {
+        (self.roles.len() == 1).then(|| self.roles.keys().next()).flatten()
+    }
+}
+
+/// `[role.NAME]`: one kind of process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Role {
+    /// The program run where the cluster names no path.
+    pub program: String,
+    /// How many nodes where the cluster does not say.
+    pub count: u32,
+    /// Its ports.
+    #[serde(default, rename = "port")]
+    pub ports: BTreeMap<PortName, Port>,
+    /// Arguments.
+    #[serde(default)]
+    pub args: Vec<Template>,
+    /// Environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, Template>,
+    /// Directories made before the start, relative to the node's directory.
+    #[serde(default)]
+    pub dirs: Vec<Template>,
+    /// Files written before each start: path (relative to the node's directory) to content.
+    #[serde(default)]
+    pub files: BTreeMap<String, Template>,
+    /// Which of `files` a cluster's `config` is merged over (TOML into TOML, else appended).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// Roles whose nodes must have been ready once before this one starts.
+    #[serde(default)]
+    pub after: Vec<RoleName>,
+    /// Commands before the first start on empty data, each must exit 0.
+    #[serde(default)]
+    pub init: Vec<Vec<Template>>,
+    /// A command that sets up the whole cluster, run on the role's first node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<BootstrapRule>,
+    /// How to ask whether it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<ProbeRule>,
+    /// How to ask for its role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role_state: Option<RoleRule>,
+    /// How to stop it.
+    #[serde(default)]
+    pub stop: StopRule,
+    /// Log files beside its output.
+    #[serde(default)]
+    pub logs: Vec<Template>,
+    /// Limits set before it runs.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What joins a node to a running cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Hook>,
+    /// What makes a node leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave: Option<Hook>,
+    /// The user it must run as where the agent is root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Arguments that print its version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub version: Vec<String>,
+}
+
+/// `port.NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The number where it is free.
+    pub default: u16,
+    /// The scheme people put before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Ports the program takes beside it: `"+1"`, `"+10000"`.
+    #[serde(default)]
+    pub reserve: Vec<String>,
+    /// Whether a proxy owns its advertised address; metrics ports may stay private.
+    #[serde(default = "yes")]
+    pub proxied: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A probe as written: exactly one of the questions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeRule {
+    /// `[METHOD ]address/path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Template>,
+    /// The body of `http`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<Template>,
+    /// `address[/service]` of grpc.health.v1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<Template>,
+    /// `address`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<Template>,
+    /// Program and arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<Template>>,
+    /// A regular expression over its output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// See `probe::Probe::expect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+    /// One second where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+}
+
+/// `role_state`: a probe and how its answer is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RoleRule {
+    /// The question.
+    #[serde(flatten)]
+    pub probe: ProbeRule,
+    /// See `probe::RoleProbe`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// See `probe::RoleProbe`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// See `probe::RoleProbe`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub term: Option<String>,
+    /// See `probe::RoleProbe`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leads: Option<String>,
+}
+
+/// `stop`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopRule {
+    /// A name such as `SIGTERM`.
+    pub signal: String,
+    /// After this, SIGKILL to the whole tree.
+    pub grace: Span,
+}
+
+impl Default for StopRule {
+    fn default() -> Self {
+        Self { signal: "SIGTERM".to_owned(), grace: Span(std::time::Duration::from_secs(10)) }
+    }
+}
+
+/// `bootstrap`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootstrapRule {
+    /// Program and arguments.
+    pub command: Vec<Template>,
+    /// An output that also means it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<String>,
+}
+
+/// `join` and `leave`: a command and arguments that change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hook {
+    /// Run before the node starts (join) or stops (leave).
+    pub before: Vec<Template>,
+    /// Arguments for a node that joined, in place of the role's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<Template>>,
+}
+
+/// `[effect.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Effect {
+    /// The roles whose nodes have it; empty is all.
+    #[serde(default)]
+    pub roles: Vec<RoleName>,
+    /// Switches it on.
+    pub on: ProbeRule,
+    /// Switches it off.
+    pub off: ProbeRule,
+}

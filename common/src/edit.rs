@@ -1,0 +1,182 @@
+//! One change of a lab as people ask for it, and the answer. `faultbed-coordinator` decides it purely.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    blueprint::Blueprint,
+    fault::FaultSpec,
+    generation::Generation,
+    lab::Resolved,
+    name::{ClusterName, FaultName, NodeName},
+    spec::{ClusterSpec, LabFile},
+};
+
+/// A change asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EditRequest {
+    /// What.
+    pub edit: Edit,
+    /// Only say what it would do.
+    #[serde(default)]
+    pub plan: bool,
+    /// Refuse unless the lab is at this generation.
+    #[serde(default)]
+    pub if_generation: Option<Generation>,
+    /// Blueprints of the user's own that the edit names by path, by that path.
+    #[serde(default)]
+    pub blueprints: BTreeMap<String, Blueprint>,
+    /// May touch what others own.
+    #[serde(default)]
+    pub everyone: bool,
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Edit {
+    /// Make the lab as this file says; replaces what the last `apply` made. Boxed: it is large.
+    Apply(Box<LabFile>),
+    /// A new cluster, or exactly the one that is there.
+    StartCluster {
+        /// Its name.
+        name: ClusterName,
+        /// What is asked for.
+        spec: ClusterSpec,
+    },
+    /// Remove a cluster.
+    DeleteCluster {
+        /// Its name.
+        name: ClusterName,
+        /// And its data.
+        wipe: bool,
+    },
+    /// Start, stop, restart, kill or wipe nodes.
+    Node {
+        /// The targets as written.
+        targets: Vec<String>,
+        /// What to do with each.
+        verb: NodeVerb,
+    },
+    /// Set a field of the spec of the targets' nodes, such as `path`; the nodes restart.
+    Set {
+        /// Targets as written: nodes, `CLUSTER/ROLE` or a cluster.
+        targets: Vec<String>,
+        /// `path`, `config`, `args`, `env.NAME`, `on_crash`, `count`.
+        field: String,
+        /// As text.
+        value: String,
+    },
+    /// A new fault.
+    Inject {
+        /// Its name; chosen where it is not said.
+        name: Option<FaultName>,
+        /// What.
+        spec: Box<FaultSpec>,
+    },
+    /// End faults; all of one's own where none is named.
+    Heal {
+        /// Which.
+        faults: Vec<FaultName>,
+    },
+    /// Forget an ended fault, or heal and forget one.
+    DeleteFault {
+        /// Its name.
+        name: FaultName,
+    },
+}
+
+/// What a verb asks of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeVerb {
+    /// Run, in a new incarnation where it is down.
+    Start,
+    /// Down on purpose.
+    Stop,
+    /// A new incarnation, of the file now at its path.
+    Restart,
+    /// Ended by this signal; stays down, or comes back at once where `respawn` says so.
+    Kill {
+        /// The number.
+        signal: i32,
+        /// Start it again.
+        respawn: bool,
+    },
+    /// Stop, delete its data, and start it again if it was to run.
+    Wipe,
+}
+
+/// What a change did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EditReply {
+    /// The generation after it.
+    pub generation: Generation,
+    /// Whether anything changes at all.
+    pub changed: bool,
+    /// Each object that changes.
+    pub objects: Vec<ObjectChange>,
+    /// What becomes of nodes.
+    pub nodes: BTreeMap<NodeName, NodeFate>,
+    /// What the targets of a fault resolved to, by fault.
+    pub resolved: BTreeMap<FaultName, Resolved>,
+    /// Things to know that do not prevent it, such as objects kept because a verb made them.
+    pub notes: Vec<String>,
+}
+
+/// One object before and after, as TOML for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectChange {
+    /// `cluster` or `fault`, or `host`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// As it was.
+    pub before: Option<String>,
+    /// As it will be.
+    pub after: Option<String>,
+}
+
+/// What a change does to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeFate {
+    /// It is new, or down, and starts.
+    Start,
+    /// It runs and starts again.
+    Restart,
+    /// It stops.
+    Stop,
+    /// It is killed.
+    Kill,
+    /// It goes away.
+    Remove,
+    /// Its data is deleted.
+    Wipe,
+}
+
+/// Which accepted objects are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Query {
+    /// The whole accepted lab, as `lab::Lab`.
+    Lab,
+    /// The history, newest last, as a list of [`HistoryEntry`].
+    History,
+}
+
+/// One accepted generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// Which.
+    pub generation: Generation,
+    /// When, on the accepting coordinator's clock.
+    pub at_unix_ms: u64,
+    /// Who.
+    pub by: String,
+    /// What was asked, in words: `restart kv-1`.
+    pub what: String,
+    /// The objects it changed.
+    pub objects: Vec<ObjectChange>,
+}

@@ -1,0 +1,51 @@
+//! Reads lab files and blueprint files: every mistake at once, each with its place and the nearest valid name.
+
+use std::ops::Range;
+
+use crate::{blueprint::Blueprint, spec::LabFile};
+
+/// One mistake in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The bytes of the text that are wrong.
+    pub span: Range<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What is allowed, or the nearest valid name.
+    pub help: Option<String>,
+}
+
+/// Parses a lab file. Knows no blueprints: roles are checked by [`check_roles`].
+///
+/// # Errors
+/// All mistakes, in the order of the text.
+pub fn parse_lab(text: &str) -> Result<LabFile, Vec<Problem>> {
+    let _ = text;
+    todo!()
+}
+
+/// Checks the clusters of a parsed file against their blueprints: unknown blueprints, roles, effects.
+///
+/// # Errors
+/// All mistakes, in the order of the text.
+pub fn check_roles(
+    text: &str,
+    find: &dyn Fn(&str) -> Option<Blueprint>,
+    known: &[String],
+) -> Result<(), Vec<Problem>> {
+    let _ = (text, find, known);
+    todo!()
+}
+
+/// Parses a blueprint file and checks its templates and expressions.
+///
+/// # Errors
+/// All mistakes, in the order of the text.
+pub fn parse_blueprint(text: &str) -> Result<Blueprint, Vec<Problem>> {
+    let _ = text;
+    todo!()
+}
+
+/// The blueprints that ship with Faultbed: name and text.
+pub const SHIPPED: [(&str, &str); 1] =
+    [("etcd", include_str!("../../deploy/blueprints/etcd.toml"))];

@@ -1,0 +1,220 @@
+//! One host's compiled share of the lab: everything its agent must make true, no choices left.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    duration::Span,
+    generation::{FaultRevision, Generation, Incarnation},
+    name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    probe::{Probe, RoleProbe},
+    proxy_spec::ProxySpec,
+    spec::OnCrash,
+};
+
+/// What one host must make true.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// The lab it belongs to.
+    pub lab: LabName,
+    /// The generation it was compiled from. An agent refuses an older one.
+    pub generation: Generation,
+    /// The host it is for.
+    pub host: HostName,
+    /// The nodes that must exist here. One that is missing is stopped, and its data kept
+    /// unless `wipe_removed` names it.
+    pub nodes: BTreeMap<NodeName, NodeSpec>,
+    /// Nodes whose data goes with them.
+    #[serde(default)]
+    pub wipe_removed: BTreeSet<NodeName>,
+    /// The proxy process.
+    pub proxy: ProxySpec,
+}
+
+/// One node, fully rendered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// The cluster it is of.
+    pub cluster: ClusterName,
+    /// Its role.
+    pub role: RoleName,
+    /// Whether it should run.
+    pub wanted: Wanted,
+    /// It must run in this incarnation or a later one; a lower one is ended, then started again.
+    pub incarnation: Incarnation,
+    /// How an incarnation that must end is ended.
+    pub stop_by: StopBy,
+    /// Data is wiped, with the node down, until the agent has done it this often.
+    #[serde(default)]
+    pub wipes: u64,
+    /// Why it must not start yet, such as `waiting for pd of db`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// What is run.
+    pub launch: Launch,
+    /// Where its data is; made before the first start.
+    pub data: PathBuf,
+    /// Its private address; every port binds here.
+    pub private: IpAddr,
+    /// The address others reach it at; its host's.
+    pub address: IpAddr,
+    /// Its ports, the same number on both sides.
+    pub ports: BTreeMap<PortName, NodePort>,
+    /// Log files of its own, beside its output.
+    #[serde(default)]
+    pub logs: Vec<PathBuf>,
+    /// How it is asked whether it serves; without it, running is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Probe>,
+    /// How it is asked for its role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role_state: Option<RoleProbe>,
+    /// How it is stopped gracefully.
+    pub stop: Stop,
+    /// What its own exit means.
+    pub on_crash: OnCrash,
+    /// Faults on the node itself.
+    #[serde(default)]
+    pub faults: BTreeMap<FaultName, NodeFault>,
+    /// Proxies of the lab: a connect to one of these is bound to the private address.
+    pub dials: BTreeSet<std::net::SocketAddr>,
+}
+
+/// What is run and with what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// With a slash a file, else a name looked up in the agent's PATH.
+    pub program: String,
+    /// Its arguments, without the program.
+    pub args: Vec<String>,
+    /// Over the agent's own environment, less `http_proxy` and the like.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The user to run as, by name; only where the agent is root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Directories made before the start.
+    #[serde(default)]
+    pub dirs: Vec<PathBuf>,
+    /// Files written before each start.
+    #[serde(default)]
+    pub files: BTreeMap<PathBuf, String>,
+    /// Run once, in order, before the first start on empty data; each must exit 0.
+    #[serde(default)]
+    pub init: Vec<Vec<String>>,
+    /// Run once after the node runs, until it exits 0 or prints one of `done`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
+    /// Run before the first start of a node that joins a running cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Vec<String>>,
+    /// Run before the node is stopped because it left the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave: Option<Vec<String>>,
+    /// Limits set before it runs.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Arguments that make the program print its version, such as `["--version"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub version: Vec<String>,
+}
+
+/// A command that sets up the whole cluster, run on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// An output that also means it was done before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<String>,
+}
+
+/// Resource limits; `None` leaves the agent's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// RLIMIT_NOFILE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nofile: Option<u64>,
+    /// RLIMIT_CORE in bytes; `u64::MAX` is unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<u64>,
+}
+
+/// One port of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePort {
+    /// The number, the same at the private and the advertised address.
+    pub port: u16,
+    /// Whether the host's proxy listens for it.
+    pub proxied: bool,
+    /// The scheme people put before it, such as `http`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// Whether a node should run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// Up.
+    #[default]
+    Running,
+    /// Down on purpose.
+    Stopped,
+}
+
+/// How an incarnation is ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopBy {
+    /// By the blueprint's signal and grace.
+    #[default]
+    Grace,
+    /// By this signal, as a failure would; after the grace by SIGKILL.
+    Signal(i32),
+}
+
+/// How a node is stopped gracefully.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// The signal's number.
+    pub signal: i32,
+    /// After this the whole tree gets SIGKILL.
+    pub grace: Span,
+}
+
+/// A fault on a node itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeFault {
+    /// As for link faults.
+    pub revision: FaultRevision,
+    /// As for link faults.
+    #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
+    pub lasts: Option<Span>,
+    /// What it does.
+    pub effect: NodeEffect,
+}
+
+/// What a fault does to a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeEffect {
+    /// Every process of it stands still.
+    Pause,
+    /// It is kept down.
+    Down(StopBy),
+    /// A blueprint's own effect: `on` when it begins and after each restart, `off` when it ends.
+    Custom {
+        /// Its name in the blueprint.
+        name: String,
+        /// What switches it on.
+        on: Box<Probe>,
+        /// What switches it off.
+        off: Box<Probe>,
+    },
+}

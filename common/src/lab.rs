@@ -1,0 +1,188 @@
+//! The accepted lab: everything that was decided, from which host specs are compiled.
+//!
+//! Stored as one JSON value per object. Choices made once (hosts, ports, addresses, resolved
+//! targets) are here and never made again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    blueprint::Blueprint,
+    fault::FaultSpec,
+    generation::{FaultRevision, Generation, Incarnation},
+    host_spec::{StopBy, Wanted},
+    link::Link,
+    name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    spec::ClusterSpec,
+};
+
+/// The whole accepted lab at one generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lab {
+    /// Its name.
+    pub name: LabName,
+    /// Which third byte its addresses have on this machine: hosts are `127.77.L.N`.
+    pub octet: u8,
+    /// The generation it is at.
+    pub generation: Generation,
+    /// Its hosts.
+    pub hosts: BTreeMap<HostName, Host>,
+    /// Its clusters.
+    pub clusters: BTreeMap<ClusterName, Cluster>,
+    /// Its faults, ended ones included (the last [`ENDED_FAULTS_MAX`]).
+    pub faults: BTreeMap<FaultName, Fault>,
+}
+
+/// Ended faults that stay visible.
+pub const ENDED_FAULTS_MAX: usize = 50;
+
+/// A host of the lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Where other hosts reach it.
+    pub address: IpAddr,
+    /// Under which its agent keeps everything.
+    pub dir: PathBuf,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Who made an object and by which means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The user.
+    pub owner: String,
+    /// The means: `apply` replaces what an earlier `apply` made and leaves the rest.
+    pub by: Means,
+}
+
+/// By which means an object came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Means {
+    /// A file.
+    Apply,
+    /// A verb.
+    Verb,
+    /// An edit in the store.
+    Hand,
+}
+
+/// An accepted cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// What was asked for.
+    pub spec: ClusterSpec,
+    /// How to run it, as it was when it was accepted.
+    pub blueprint: Blueprint,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Its nodes.
+    pub nodes: BTreeMap<NodeName, Placement>,
+    /// The highest number ever given, by role: numbers are never used again.
+    #[serde(default)]
+    pub last_index: BTreeMap<RoleName, u32>,
+    /// Roles whose nodes have all been ready once; those `after` them may start.
+    #[serde(default)]
+    pub been_ready: BTreeSet<RoleName>,
+    /// Tells this cluster from an earlier one of the same name, for `--initial-cluster-token`s.
+    pub token: String,
+}
+
+/// What was chosen once for a node, and what verbs ask of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Its role.
+    pub role: RoleName,
+    /// Its number within the role, from 1.
+    pub index: u32,
+    /// Its host.
+    pub host: HostName,
+    /// Its private address, unique on the machine.
+    pub private: IpAddr,
+    /// Its ports.
+    pub ports: BTreeMap<PortName, u16>,
+    /// Whether it should run.
+    #[serde(default)]
+    pub wanted: Wanted,
+    /// At least this incarnation.
+    pub incarnation: Incarnation,
+    /// How one that must end is ended.
+    #[serde(default)]
+    pub stop_by: StopBy,
+    /// How often its data must have been wiped.
+    #[serde(default)]
+    pub wipes: u64,
+    /// Whether it came after its cluster's beginning, so that it must join.
+    #[serde(default)]
+    pub joined: bool,
+}
+
+/// An accepted fault.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What was asked for.
+    pub spec: FaultSpec,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Counts its versions.
+    pub revision: FaultRevision,
+    /// Where it stands.
+    pub phase: Phase,
+    /// What its targets are, once it has begun (and as last resolved before).
+    #[serde(default)]
+    pub resolved: Resolved,
+}
+
+/// Where a fault stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Phase {
+    /// Not begun, because of this.
+    Pending {
+        /// Such as `kv not ready`.
+        why: String,
+    },
+    /// Begun.
+    Active {
+        /// On the coordinator's clock, for ages; never sent to a host.
+        since_unix_ms: u64,
+    },
+    /// Over.
+    Ended {
+        /// How.
+        how: Ended,
+        /// On the coordinator's clock.
+        at_unix_ms: u64,
+    },
+}
+
+/// How a fault ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// Its time was up.
+    Expired,
+    /// Somebody healed it.
+    Healed,
+}
+
+/// What a fault's targets turned out to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resolved {
+    /// The groups or sides as resolved, for people: `["kv-1"]`, `["kv-2","kv-3"]`.
+    pub groups: Vec<Vec<String>>,
+    /// The links it acts on.
+    pub links: BTreeSet<Link>,
+    /// The nodes it acts on.
+    pub nodes: BTreeSet<NodeName>,
+    /// Nodes of the same clusters that are in no group and keep all their links.
+    pub untouched: Vec<NodeName>,
+}

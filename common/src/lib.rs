@@ -1,0 +1,31 @@
+//! The language of a lab and its pure core. Nothing here reads a clock, a disk, the network or dice.
+//!
+//! Reading order: what people write (`name`, `duration`, `spec`, `fault`, `blueprint`, `file`), what
+//! the lab decided (`lab`, `place`, `target`, `shape`), what hosts are told (`compile`, `host_spec`,
+//! `proxy_spec`, `rules`), what they answer (`report`), and what people see (`status`, `event`, `edit`).
+
+pub mod blueprint;
+pub mod compile;
+pub mod duration;
+pub mod edit;
+pub mod event;
+pub mod expr;
+pub mod fault;
+pub mod file;
+pub mod generation;
+pub mod host_spec;
+pub mod lab;
+pub mod link;
+pub mod logs;
+pub mod name;
+pub mod place;
+pub mod probe;
+pub mod proxy_spec;
+pub mod render;
+pub mod report;
+pub mod rules;
+pub mod session;
+pub mod shape;
+pub mod spec;
+pub mod status;
+pub mod target;

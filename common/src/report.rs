@@ -1,0 +1,231 @@
+//! What a host found, did and could not do, with reasons. Facts only; nothing here is wanted.
+//!
+//! Times are points of the host's CLOCK_BOOTTIME in milliseconds; with [`HostReport::now_ms`] they
+//! become ages, so no clock of another machine is ever trusted.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    fault::Grade,
+    generation::{FaultRevision, Generation, Incarnation},
+    link::Link,
+    name::{FaultName, HostName, NodeName},
+};
+
+/// The whole report of one host.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// The host; `None` only in the default.
+    pub host: Option<HostName>,
+    /// The agent's version.
+    pub version: String,
+    /// The boot that the times belong to.
+    pub boot_id: String,
+    /// When this was written.
+    pub now_ms: u64,
+    /// The newest generation whose host spec the agent has accepted.
+    pub generation: Generation,
+    /// What of it is not yet true, and will be. Empty with `stuck` means applied.
+    pub pending: Vec<String>,
+    /// What of it will not become true without help, and why.
+    pub stuck: Vec<String>,
+    /// The host's nodes, also those that are stopped.
+    pub nodes: BTreeMap<NodeName, NodeReport>,
+    /// Link and node faults: in force, and the last 100 ended.
+    pub faults: BTreeMap<FaultName, FaultReport>,
+    /// Connections to private addresses that no proxy made.
+    pub bypasses: Vec<Bypass>,
+    /// Listeners of others on this host's address or on every address, for placement.
+    pub foreign: Vec<ForeignListener>,
+    /// The proxy process; `None` while it does not run.
+    pub proxy: Option<ProxyReport>,
+}
+
+/// What a node is seen to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Nothing of it exists.
+    #[default]
+    Absent,
+    /// Its files or data are being made.
+    Preparing,
+    /// It runs and has not been ready in this incarnation.
+    Starting,
+    /// It answers its ready probe.
+    Ready,
+    /// It was ready and does not answer now.
+    Unready,
+    /// A fault holds all its processes.
+    Paused,
+    /// It was asked to end and has not.
+    Stopping,
+    /// It ended because it was asked to.
+    Stopped,
+    /// It ended by a signal that stands for a failure, as ordered.
+    Killed,
+    /// It ended unasked.
+    Crashed,
+    /// The agent cannot tell, or nobody has heard from the host.
+    Unknown,
+}
+
+/// What the agent knows of one node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// What it is seen to be.
+    pub observed: NodeState,
+    /// Since when, in milliseconds of the host's CLOCK_BOOTTIME.
+    pub since_ms: u64,
+    /// The newest incarnation there was.
+    pub incarnation: Incarnation,
+    /// Its main process while it runs.
+    pub pid: Option<u32>,
+    /// Whether this incarnation has ever been ready.
+    pub been_ready: bool,
+    /// Its role as its database says, such as `leader`.
+    pub role_state: Option<String>,
+    /// Whether it leads.
+    pub leader: Option<bool>,
+    /// The term of the election it speaks of.
+    pub term: Option<u64>,
+    /// How many parts of the data it leads.
+    pub leads: Option<u64>,
+    /// How its last incarnation ended.
+    pub exit: Option<ExitReport>,
+    /// What it runs.
+    pub binary: Option<BinaryReport>,
+    /// How its connections are named.
+    pub identity: Identity,
+    /// Starts after crashes since it was last started on purpose.
+    pub restarts: u32,
+    /// Why it is not as wanted: the failed probe, the step that failed, the gate.
+    pub why: Option<String>,
+    /// How many wipes were done.
+    pub wipes: u64,
+}
+
+/// How an incarnation ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExitReport {
+    /// Which incarnation.
+    pub incarnation: Incarnation,
+    /// Its exit status, unless a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// When, in milliseconds of the host's CLOCK_BOOTTIME.
+    pub at_ms: u64,
+    /// Whether it was asked to end: this, not the code, tells a stop from a crash.
+    pub asked: bool,
+    /// Its last lines of output, at most 20; kept for crashes.
+    pub last_lines: Vec<String>,
+    /// The faults in force on the host at that moment.
+    pub faults: Vec<FaultName>,
+    /// The ready probe's last failure in that incarnation.
+    pub probe: Option<String>,
+}
+
+/// Which program a node runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BinaryReport {
+    /// Where it was found.
+    pub path: String,
+    /// Its content, in hexadecimal.
+    pub sha256: String,
+    /// The first line it prints of its version.
+    pub version: Option<String>,
+}
+
+/// How a node's connections are told from others'.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// By source address: its connects are bound before they leave.
+    Address,
+    /// By asking the kernel who owns a connection, for this reason.
+    Lookup(String),
+}
+
+/// A fault as one host sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FaultReport {
+    /// Which revision of it.
+    pub revision: FaultRevision,
+    /// Whether it is in force here.
+    pub active: bool,
+    /// Whether its deadline ended it here.
+    pub expired: bool,
+    /// The grade it has here; `None` for faults on nodes.
+    pub grade: Option<Grade>,
+    /// Milliseconds left; `None` is until healed.
+    pub remaining_ms: Option<u64>,
+    /// Why it is not in force although wanted.
+    pub why: Option<String>,
+    /// What it did to each link, as counted here.
+    pub links: BTreeMap<Link, LinkEvidence>,
+}
+
+/// What a fault did to one link, counted by one proxy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkEvidence {
+    /// Connections that carried the link while the fault was in force.
+    pub connections: u64,
+    /// Bytes held back when the fault stopped them (stream grade, or already read).
+    pub held_bytes: u64,
+    /// Segments the kernel dropped on these connections' sockets.
+    pub dropped_segments: u64,
+    /// Chunks that were delayed.
+    pub delayed_chunks: u64,
+    /// Delayed chunks by added lateness: under 1, 10, 100, 1000 ms, and more.
+    pub delay_histogram: [u64; 5],
+    /// Connection attempts that were dropped (SYNs) or refused.
+    pub attempts_refused: u64,
+    /// Bytes that crossed while a cut was in force: must be 0.
+    pub leaked_bytes: u64,
+    /// First hit, in milliseconds of the host's CLOCK_BOOTTIME.
+    pub first_hit_ms: Option<u64>,
+    /// Last hit.
+    pub last_hit_ms: Option<u64>,
+}
+
+/// A connection to a private address that its proxy did not make.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Bypass {
+    /// Who holds it: a node, or `pid 123 (curl)`.
+    pub from: String,
+    /// The node it reaches.
+    pub to: NodeName,
+    /// The private address it reaches.
+    pub address: SocketAddr,
+}
+
+/// A listener that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ForeignListener {
+    /// What it listens on; an unspecified address takes the port everywhere.
+    pub address: SocketAddr,
+    /// Who: `pid 123 (etcd)`, or `another user's process`.
+    pub holder: String,
+}
+
+/// The proxy process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyReport {
+    /// Its pid.
+    pub pid: u32,
+    /// The generation whose rules it enforces.
+    pub generation: Generation,
+    /// Listeners it has open.
+    pub listeners: u32,
+    /// Connections it carries.
+    pub connections: u64,
+    /// The best grade it can give.
+    pub best_grade: Option<Grade>,
+}

@@ -1,0 +1,35 @@
+//! What an agent and a coordinator open their stream with, and what hosts are sent.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    host_spec::HostSpec,
+    name::{FaultName, HostName, LabName},
+};
+
+/// The first message of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The lab it means to serve.
+    pub lab: LabName,
+    /// Its host.
+    pub host: HostName,
+    /// Where other hosts reach it.
+    pub address: IpAddr,
+    /// The directory under which everything of its nodes is.
+    pub dir: PathBuf,
+    /// Its version.
+    pub version: String,
+}
+
+/// A host spec on its way to its host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Orders {
+    /// What must be true.
+    pub spec: HostSpec,
+    /// How long ago each fault began, in milliseconds, when this was sent. A host that sees a
+    /// fault for the first time sets its deadline from this; wall times never travel.
+    pub fault_ages_ms: BTreeMap<FaultName, u64>,
+}

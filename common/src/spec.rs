@@ -1,0 +1,119 @@
+//! What people ask for: the clusters of a lab. Stored as JSON of the same shape as the TOML file.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    fault::FaultSpec,
+    name::{ClusterName, FaultName, HostName, RoleName},
+};
+
+/// Most nodes of one role. A lab that wants more wants another tool.
+pub const COUNT_MAX: u32 = 1000;
+
+/// Most bytes of one lab file or object.
+pub const SPEC_BYTES_MAX: usize = 1_000_000;
+
+/// A whole lab file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LabFile {
+    /// The lab itself.
+    pub lab: LabSection,
+    /// What is said of hosts.
+    pub host: BTreeMap<HostName, HostSection>,
+    /// The clusters that should exist.
+    pub cluster: BTreeMap<ClusterName, ClusterSpec>,
+    /// The faults that should be in force.
+    pub fault: BTreeMap<FaultName, FaultSpec>,
+}
+
+/// `[lab]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LabSection {
+    /// Simulated hosts of a local lab; 3 where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<u32>,
+}
+
+/// `[host.h1]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostSection {
+    /// Labels that targets and placements name as `label:KEY=VALUE`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `[cluster.kv]`: which blueprint, and what differs from its defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    /// A shipped blueprint's name, or a path to a file (with a slash).
+    pub blueprint: String,
+    /// What a crash means. The blueprint's word where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_crash: Option<OnCrash>,
+    /// One table for each role; roles not named take the blueprint's defaults.
+    #[serde(flatten)]
+    pub roles: BTreeMap<RoleName, RoleSpec>,
+}
+
+/// What happens after a node exits unasked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnCrash {
+    /// It stays down and visible: a crash is a finding.
+    #[default]
+    Stay,
+    /// It is started again, with bounded back-off.
+    Restart,
+}
+
+/// `[cluster.kv.etcd]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoleSpec {
+    /// How many nodes; the blueprint's default where it is not said. From 0 to [`COUNT_MAX`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// The program: with a slash a file of this machine, else a name in the host's PATH.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// A configuration file merged over the blueprint's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// Where nodes may go: host names or `label:KEY=VALUE`. Empty: spread over all hosts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Arguments after the blueprint's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Environment over the blueprint's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Fields that differ for one node, by its number from 1.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node: BTreeMap<u32, NodeOverride>,
+}
+
+/// `node.2.path = …`: fields of one node that differ from its role.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeOverride {
+    /// As [`RoleSpec::path`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// As [`RoleSpec::config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// Instead of the role's arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    /// Over the role's environment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// The host this node must be placed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
+}

@@ -1,0 +1,3 @@
+//! `faultbed-coordinator`: the daemon that keeps the lab's desired state.
+
+fn main() {}

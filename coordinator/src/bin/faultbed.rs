@@ -1,0 +1,3 @@
+//! `faultbed`: the command line.
+
+fn main() {}

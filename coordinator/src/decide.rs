@@ -1,0 +1,6 @@
+//! Every decision of the coordinator, pure: lab, reports, request and time in; lab, reply, status, events out.
+
+pub mod chores;
+pub mod edit;
+pub mod events;
+pub mod status;

@@ -1,0 +1,1 @@
+//! Whole labs for tests: real processes, no sleeps.
