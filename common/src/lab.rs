@@ -36,6 +36,10 @@ pub struct Lab {
     pub clusters: BTreeMap<ClusterName, Cluster>,
     /// Its faults, ended ones included (the last [`ENDED_FAULTS_MAX`]).
     pub faults: BTreeMap<FaultName, Fault>,
+    /// Nodes that were removed and whose data goes with them, by the host that has it. A later
+    /// node of the same name on that host drops the entry.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_wiped: BTreeMap<HostName, BTreeSet<NodeName>>,
 }
 
 /// Ended faults that stay visible.
