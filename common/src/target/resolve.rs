@@ -11,6 +11,7 @@ use crate::{
     lab::{Cluster, Lab},
     link::Party,
     name::{HostName, NodeName, RoleName},
+    nearest::nearest,
     report::{NodeReport, NodeState},
 };
 
@@ -178,7 +179,7 @@ fn pick(lab: &Lab, wanted: impl Fn(&crate::lab::NodeRef<'_>) -> bool) -> BTreeSe
 /// `no node or cluster has this name; did you mean "kv-1"?`
 fn unknown<'a>(kind: &str, name: &str, valid: impl Iterator<Item = &'a str>) -> String {
     let valid: Vec<&str> = valid.collect();
-    match nearest(name, &valid) {
+    match nearest(name, valid.iter().copied()) {
         Some(near) => format!("there is no such {kind}; did you mean {near:?}?"),
         None => format!("there is no such {kind}; {}", there_are(kind, &valid)),
     }
@@ -206,9 +207,4 @@ fn no_label(lab: &Lab) -> String {
     }
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     format!("no host has this label; {}", there_are("label", &labels))
-}
-
-// Until `common::nearest` is merged.
-fn nearest<'a>(_word: &str, _candidates: &[&'a str]) -> Option<&'a str> {
-    None
 }

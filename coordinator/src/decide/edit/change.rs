@@ -10,6 +10,7 @@ use faultbed_common::{
     lab::{ENDED_FAULTS_MAX, Ended, Fault, Lab, Means, NodeRef, Origin, Phase, Resolved},
     link::Party,
     name::{FaultName, NodeName},
+    nearest::nearest,
     report::{NodeReport, NodeState},
     shape,
     target::{self, Reports},
@@ -208,14 +209,9 @@ fn prune(resolved: &mut Resolved, names: &BTreeSet<NodeName>) {
 /// The valid name that is meant, as the end of a sentence.
 pub(super) fn did_you_mean<'n>(word: &str, valid: impl IntoIterator<Item = &'n str>) -> String {
     let valid: Vec<&str> = valid.into_iter().collect();
-    match nearest(word, &valid) {
+    match nearest(word, valid.iter().copied()) {
         Some(near) => format!("; did you mean {near:?}?"),
         None if valid.is_empty() => String::new(),
         None => format!("; there are {}", valid.join(", ")),
     }
-}
-
-// Until `common::nearest` is merged.
-fn nearest<'n>(_word: &str, _valid: &[&'n str]) -> Option<&'n str> {
-    None
 }

@@ -7,7 +7,7 @@ use faultbed_common::{
     file::{SHIPPED, parse_blueprint},
     generation::Incarnation,
     host_spec::{StopBy, Wanted},
-    lab::{Cluster, Lab, Origin},
+    lab::{Cluster, Origin},
     name::{ClusterName, NodeName, RoleName},
     place::{counts, place},
     spec::{COUNT_MAX, ClusterSpec, SPEC_BYTES_MAX},
@@ -98,7 +98,6 @@ pub(super) fn accept(
             .map(|(host, report)| (host.clone(), report.foreign.clone()))
             .collect();
         place(&change.lab, name, &mut next, &foreign).map_err(invalid)?;
-        check_names(&change.lab, name, &next)?;
         if let Some(old) = &old {
             restart_changed(change, old, &mut next);
             note_removed(change, old, &next);
@@ -163,13 +162,6 @@ fn check(
         return Err(invalid(format!("cluster {name}: the lab has no host yet to place it on")));
     }
     for (role, wanted) in &spec.roles {
-        if !blueprint.roles.contains_key(role) {
-            let near = did_you_mean(role.as_str(), blueprint.roles.keys().map(|r| r.as_str()));
-            return Err(invalid(format!(
-                "cluster {name}: blueprint {} has no role {role}{near}",
-                blueprint.name
-            )));
-        }
         if let Some(count) = wanted.count.filter(|count| *count > COUNT_MAX) {
             return Err(invalid(format!(
                 "cluster {name}: {role}.count is {count}; at most {COUNT_MAX} are allowed"
@@ -184,31 +176,6 @@ fn check(
             "cluster {name}: every count is 0; to end it use `faultbed delete cluster {name}`, to \
              pause it `faultbed stop {name}`"
         )));
-    }
-    Ok(())
-}
-
-/// Names that cannot be told apart where targets are named are refused.
-fn check_names(lab: &Lab, name: &ClusterName, next: &Cluster) -> Result<(), Refusal> {
-    let others = || lab.clusters.iter().filter(|(other, _)| *other != name);
-    for (other, cluster) in others() {
-        if let Some(node) = cluster.nodes.keys().find(|node| node.as_str() == name.as_str()) {
-            return Err(invalid(format!(
-                "cluster {name}: {node} is a node of cluster {other}; choose another name"
-            )));
-        }
-    }
-    for node in next.nodes.keys() {
-        if node.as_str() == name.as_str() || lab.clusters.contains_key(node.as_str()) {
-            let message = format!("cluster {name}: its node {node} has the name of a cluster");
-            return Err(invalid(format!("{message}; choose another name")));
-        }
-        if let Some((other, _)) = others().find(|(_, cluster)| cluster.nodes.contains_key(node)) {
-            return Err(invalid(format!(
-                "cluster {name}: its node {node} has the name of a node of cluster {other}; choose \
-                 another name"
-            )));
-        }
     }
     Ok(())
 }
@@ -313,17 +280,13 @@ fn settle_gates(old: Option<&Cluster>, next: &mut Cluster) {
 
 fn note_overrides(change: &mut Change<'_>, name: &ClusterName, next: &Cluster) {
     for (role, spec) in &next.spec.roles {
-        for (index, own) in &spec.node {
-            let node = next.of_role(role).find(|(_, placement)| placement.index == *index);
-            match (node, &own.host) {
-                (None, _) => change.note(format!(
+        for index in spec.node.keys() {
+            // Placing refuses a number that never was; this one was.
+            if !next.of_role(role).any(|(_, placement)| placement.index == *index) {
+                change.note(format!(
                     "cluster {name}: {role}.node.{index} is no node now; numbers are never used \
                      again"
-                )),
-                (Some((node, placement)), Some(host)) if placement.host != *host => {
-                    change.note(format!("{node} stays on {}: placements are kept", placement.host));
-                }
-                (Some(_), _) => {}
+                ));
             }
         }
     }
