@@ -10,7 +10,7 @@ mod apply;
 pub(super) mod change;
 mod cluster;
 mod diff;
-mod fault;
+pub(super) mod fault;
 mod hand;
 mod node;
 mod set;
