@@ -127,7 +127,8 @@ impl<K: Kind> Name<K> {
         if text.ends_with('-') || text.contains("--") {
             return refuse("it must not end in '-' or hold '--'");
         }
-        if RESERVED.contains(&text) && K::WORD != "role" && K::WORD != "port" {
+        // Labs, roles and ports are never named where targets are.
+        if RESERVED.contains(&text) && !matches!(K::WORD, "lab" | "role" | "port") {
             return refuse("this word means something else where targets are named");
         }
         Ok(Self { text: text.to_owned(), kind: PhantomData })
