@@ -24,6 +24,12 @@ use crate::clock::BootTime;
 /// The version of the ledger's format that this release writes.
 const VERSION: u32 = 1;
 
+/// The ledger as it lasts a power cut.
+const SETTLED: &str = "ledger.json";
+
+/// The ledger as it lasts a SIGKILL, and is about to be settled.
+const NEXT: &str = "ledger.next.json";
+
 /// The version of the proxy's file that this release writes.
 const PROXY_FILE_VERSION: u32 = 1;
 
@@ -243,15 +249,9 @@ impl Ledger {
         boot_id: &str,
         now: BootTime,
     ) -> Result<Self, LedgerError> {
-        let path = dir.join("ledger.json");
-        let next = dir.join("ledger.next.json");
-        let settled = read(&path)?;
-        // A power cut can leave this one torn: then the settled one holds.
-        let newer = read(&next).ok().flatten();
-        let accepted = match (settled, newer) {
-            (Some(old), Some(new)) if new.sequence < old.sequence => Some(old),
-            (old, new) => new.or(old),
-        };
+        let accepted = read_newest(dir)?;
+        let path = dir.join(SETTLED);
+        let next = dir.join(NEXT);
         if let Some(held) = &accepted
             && (&held.spec.lab != lab || &held.spec.host != host)
         {
@@ -335,6 +335,20 @@ impl Ledger {
             }
         }
     }
+}
+
+/// What was accepted last by whoever had this directory.
+///
+/// # Errors
+/// The ledger is there and cannot be read.
+pub fn read_newest(dir: &Path) -> Result<Option<Accepted>, LedgerError> {
+    let settled = read(&dir.join(SETTLED))?;
+    // A power cut can leave this one torn: then the settled one holds.
+    let newer = read(&dir.join(NEXT)).ok().flatten();
+    Ok(match (settled, newer) {
+        (Some(old), Some(new)) if new.sequence < old.sequence => Some(old),
+        (old, new) => new.or(old),
+    })
 }
 
 fn read(path: &Path) -> Result<Option<Accepted>, LedgerError> {
