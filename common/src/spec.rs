@@ -12,6 +12,13 @@ use crate::{
 /// Most nodes of one role. A lab that wants more wants another tool.
 pub const COUNT_MAX: u32 = 1000;
 
+/// Whether a `config` is the configuration itself, and not the path of its file. A content always
+/// holds a line break; whoever reads the file adds one where it has none.
+#[must_use]
+pub fn is_content(config: &str) -> bool {
+    config.contains('\n')
+}
+
 /// Most bytes of one lab file or object.
 pub const SPEC_BYTES_MAX: usize = 1_000_000;
 
@@ -80,7 +87,8 @@ pub struct RoleSpec {
     /// The program: with a slash a file of this machine, else a name in the host's PATH.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// A configuration file merged over the blueprint's.
+    /// A configuration merged over the blueprint's file: its path, or, where it holds a line
+    /// break, its content. What a coordinator is sent always holds the content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
     /// Where nodes may go: host names or `label:KEY=VALUE`. Empty: spread over all hosts.
