@@ -18,7 +18,9 @@ use tracing::{info, warn};
 
 use super::decode;
 use crate::{
-    editor::{Editor, unix_ms},
+    chore::AUTOMATIC,
+    decide::edit::host_joins,
+    editor::{Editor, asked, unix_ms},
     mirror::MirrorHandle,
     sessions::Sessions,
     store::{LeaseId, StoreError},
@@ -98,15 +100,17 @@ impl AgentService {
     async fn register(&self, hello: &Hello) -> Result<(), Status> {
         loop {
             let seen = self.mirror.now();
-            let known = seen.lab.hosts.get(&hello.host);
-            let labels = known.map(|host| host.labels.clone()).unwrap_or_default();
-            let host = Host { address: hello.address, dir: hello.dir.clone(), labels };
-            if known == Some(&host) {
+            let host = Host {
+                address: hello.address,
+                dir: hello.dir.clone(),
+                labels: BTreeMap::new(),
+            };
+            let decision = host_joins(&seen.lab, (&hello.host, host), &asked(AUTOMATIC))
+                .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+            if !decision.reply.changed {
                 return Ok(());
             }
-            let mut decision = crate::decide::edit::host_joins(&seen.lab, &hello.host, host);
-            decision.reply.generation = decision.lab.generation;
-            if self.editor.commit(&seen, &decision, crate::chore::AUTOMATIC).await? {
+            if self.editor.commit(&seen, &decision, AUTOMATIC).await? {
                 return Ok(());
             }
         }
