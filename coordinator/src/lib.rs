@@ -5,4 +5,5 @@
 
 pub mod cli;
 pub mod decide;
+pub mod mirror;
 pub mod store;
