@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     fault::FaultSpec,
@@ -101,8 +101,20 @@ pub struct RoleSpec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Fields that differ for one node, by its number from 1.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "by_number")]
     pub node: BTreeMap<u32, NodeOverride>,
+}
+
+/// Keys are text in JSON and TOML, and behind `flatten` serde does not read numbers from text.
+fn by_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<u32, NodeOverride>, D::Error> {
+    let by_text = BTreeMap::<String, NodeOverride>::deserialize(deserializer)?;
+    let number = |text: &str| {
+        let refuse = |_| serde::de::Error::custom(format!("{text:?} is not the number of a node"));
+        text.parse::<u32>().map_err(refuse)
+    };
+    by_text.into_iter().map(|(text, node)| Ok((number(&text)?, node))).collect()
 }
 
 /// `node.2.path = …`: fields of one node that differ from its role.
