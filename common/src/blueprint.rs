@@ -104,6 +104,25 @@ pub struct Role {
     pub version: Vec<String>,
 }
 
+/// The number of a signal that is named like `SIGTERM`; Linux on x86 and ARM.
+#[must_use]
+pub fn signal_number(name: &str) -> Option<i32> {
+    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+/// The signals that a blueprint can stop a node by.
+pub const SIGNALS: [(&str, i32); 9] = [
+    ("SIGHUP", 1),
+    ("SIGINT", 2),
+    ("SIGQUIT", 3),
+    ("SIGABRT", 6),
+    ("SIGKILL", 9),
+    ("SIGUSR1", 10),
+    ("SIGUSR2", 12),
+    ("SIGTERM", 15),
+    ("SIGCONT", 18),
+];
+
 /// `port.NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {

@@ -1,14 +1,189 @@
 //! Compiles the accepted lab into one host spec for each host. Deterministic: never reads reports.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
 
-use crate::{host_spec::HostSpec, lab::Lab, name::HostName, render::RenderError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use crate::{
+    duration::Span,
+    fault::{FOR_DEFAULT, FaultSpec, Lasts},
+    generation::FaultRevision,
+    host_spec::{HostSpec, NodeFault, NodeSpec},
+    lab::{Fault, Lab, Phase},
+    link::{Link, Party},
+    name::{FaultName, HostName, NodeName},
+    proxy_spec::{LinkFault, Listener, ProxySpec},
+    render::{RenderError, Scene},
+    shape,
+};
 
 /// Every host's share of the lab.
 ///
 /// # Errors
 /// A node cannot be rendered. `edit` refuses such a lab, so an accepted one always compiles.
 pub fn compile(lab: &Lab) -> Result<BTreeMap<HostName, HostSpec>, RenderError> {
-    let _ = lab;
-    todo!()
+    let mut nodes: BTreeMap<NodeName, NodeSpec> = BTreeMap::new();
+    for (name, cluster) in &lab.clusters {
+        let scene = Scene::new(lab, name, cluster)?;
+        for node in cluster.nodes.keys() {
+            let mut spec = scene.node(node)?;
+            spec.faults = node_faults(lab, &scene, node)?;
+            nodes.insert(node.clone(), spec);
+        }
+    }
+    let dials: BTreeSet<SocketAddr> = nodes.values().flat_map(advertised).collect();
+    for spec in nodes.values_mut() {
+        spec.dials.clone_from(&dials);
+    }
+    let diallers: BTreeMap<IpAddr, NodeName> =
+        nodes.iter().map(|(name, spec)| (spec.private, name.clone())).collect();
+
+    let mut by_host: BTreeMap<HostName, BTreeMap<NodeName, NodeSpec>> =
+        lab.hosts.keys().map(|host| (host.clone(), BTreeMap::new())).collect();
+    for (name, place) in lab.clusters.values().flat_map(|cluster| &cluster.nodes) {
+        if let (Some(host), Some(spec)) = (by_host.get_mut(&place.host), nodes.remove(name)) {
+            host.insert(name.clone(), spec);
+        }
+    }
+    Ok(by_host
+        .into_iter()
+        .map(|(host, nodes)| (host.clone(), host_spec(lab, host, nodes, &diallers)))
+        .collect())
+}
+
+fn host_spec(
+    lab: &Lab,
+    host: HostName,
+    nodes: BTreeMap<NodeName, NodeSpec>,
+    diallers: &BTreeMap<IpAddr, NodeName>,
+) -> HostSpec {
+    let mut listeners: Vec<Listener> =
+        nodes.iter().flat_map(|(n, spec)| listeners(n, spec)).collect();
+    listeners.sort_unstable();
+    let proxy = ProxySpec {
+        generation: lab.generation,
+        listeners,
+        diallers: diallers.clone(),
+        faults: lab
+            .faults
+            .iter()
+            .filter_map(|(name, fault)| Some((name.clone(), link_fault(name, fault, &nodes)?)))
+            .collect(),
+    };
+    HostSpec {
+        lab: lab.name.clone(),
+        generation: lab.generation,
+        wipe_removed: lab.removed_wiped.get(&host).cloned().unwrap_or_default(),
+        host,
+        nodes,
+        proxy,
+    }
+}
+
+/// The addresses of a node that proxies own.
+fn advertised(spec: &NodeSpec) -> impl Iterator<Item = SocketAddr> + '_ {
+    let proxied = spec.ports.values().filter(|port| port.proxied);
+    proxied.map(|port| SocketAddr::new(spec.address, port.port))
+}
+
+fn listeners<'a>(name: &'a NodeName, spec: &'a NodeSpec) -> impl Iterator<Item = Listener> + 'a {
+    let proxied = spec.ports.iter().filter(|(_, port)| port.proxied);
+    proxied.map(|(port_name, port)| Listener {
+        node: name.clone(),
+        port: port_name.clone(),
+        listen: SocketAddr::new(spec.address, port.port),
+        upstream: SocketAddr::new(spec.private, port.port),
+    })
+}
+
+/// What the faults in force do to one node itself.
+fn node_faults(
+    lab: &Lab,
+    scene: &Scene<'_>,
+    node: &NodeName,
+) -> Result<BTreeMap<FaultName, NodeFault>, RenderError> {
+    let mut faults = BTreeMap::new();
+    let meets = |fault: &&Fault| is_active(fault) && fault.resolved.nodes.contains(node);
+    for (name, fault) in lab.faults.iter().filter(|(_, fault)| meets(fault)) {
+        let effect = match &fault.spec.effect {
+            Some(effect) => Some(scene.effect(node, effect)?),
+            None => shape::node_effect(&fault.spec, node),
+        };
+        if let Some(effect) = effect {
+            let FaultTerms { revision, lasts } = terms(fault);
+            faults.insert(name.clone(), NodeFault { revision, lasts, effect });
+        }
+    }
+    Ok(faults)
+}
+
+/// A fault as far as it meets the links of the nodes of one host; `None` where it does not.
+fn link_fault(
+    name: &FaultName,
+    fault: &Fault,
+    nodes: &BTreeMap<NodeName, NodeSpec>,
+) -> Option<LinkFault> {
+    if !is_active(fault) {
+        return None;
+    }
+    let mut effect = None;
+    let mut links = BTreeSet::new();
+    for link in fault.resolved.links.iter().filter(|link| touches_any(link, nodes)) {
+        let Some(found) = shape::link_effect(&fault.spec, &fault.resolved, link) else { continue };
+        // A shape gives all its links one effect; were that ever untrue, the first would hold
+        // for those equal to it, and no link would get an effect that is not its own.
+        if effect.get_or_insert_with(|| found.clone()) == &found {
+            links.insert(link.clone());
+        }
+    }
+    let FaultTerms { revision, lasts } = terms(fault);
+    Some(LinkFault {
+        revision,
+        lasts,
+        effect: effect?,
+        grade: fault.spec.grade,
+        heal: fault.spec.heal.unwrap_or_default(),
+        links,
+        seed: seed(name, &fault.spec),
+    })
+}
+
+fn is_active(fault: &Fault) -> bool {
+    matches!(fault.phase, Phase::Active { .. })
+}
+
+fn touches_any(link: &Link, nodes: &BTreeMap<NodeName, NodeSpec>) -> bool {
+    [&link.from, &link.to].iter().any(|party| match party {
+        Party::Node(name) => nodes.contains_key(name),
+        Party::Clients => false,
+    })
+}
+
+/// What every host is told of a fault beside its effect.
+struct FaultTerms {
+    revision: FaultRevision,
+    lasts: Option<Span>,
+}
+
+fn terms(fault: &Fault) -> FaultTerms {
+    let lasts = match fault.spec.lasts {
+        Some(Lasts::For(span)) => Some(span),
+        Some(Lasts::UntilHealed) => None,
+        // Files must say it and verbs fill it in; a hand edit may still lack it.
+        None => Some(Span(FOR_DEFAULT)),
+    };
+    FaultTerms { revision: fault.revision, lasts }
+}
+
+/// The fault's seed, or one made of its name, so that the same file draws the same dice (FNV-1a).
+fn seed(name: &FaultName, spec: &FaultSpec) -> u64 {
+    spec.seed.unwrap_or_else(|| {
+        name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    })
 }

@@ -16,7 +16,7 @@ use crate::{
     fault::FaultSpec,
     generation::{FaultRevision, Generation, Incarnation},
     host_spec::{StopBy, Wanted},
-    link::Link,
+    link::{Link, Party},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
     spec::ClusterSpec,
 };
@@ -36,6 +36,76 @@ pub struct Lab {
     pub clusters: BTreeMap<ClusterName, Cluster>,
     /// Its faults, ended ones included (the last [`ENDED_FAULTS_MAX`]).
     pub faults: BTreeMap<FaultName, Fault>,
+    /// Nodes that were removed and whose data goes with them, by the host that has it. A later
+    /// node of the same name on that host drops the entry.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_wiped: BTreeMap<HostName, BTreeSet<NodeName>>,
+}
+
+/// A node with the cluster it is of.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeRef<'a> {
+    /// Its name.
+    pub name: &'a NodeName,
+    /// What was chosen for it.
+    pub placement: &'a Placement,
+    /// The name of its cluster.
+    pub cluster_name: &'a ClusterName,
+    /// Its cluster.
+    pub cluster: &'a Cluster,
+}
+
+impl Lab {
+    /// A lab with nothing in it.
+    #[must_use]
+    pub fn new(name: LabName, octet: u8) -> Self {
+        Self {
+            name,
+            octet,
+            generation: Generation::default(),
+            hosts: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            removed_wiped: BTreeMap::new(),
+        }
+    }
+
+    /// Every node of every cluster, by cluster and then in natural order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeRef<'_>> {
+        self.clusters.iter().flat_map(|(cluster_name, cluster)| {
+            cluster.nodes.iter().map(move |(name, placement)| NodeRef {
+                name,
+                placement,
+                cluster_name,
+                cluster,
+            })
+        })
+    }
+
+    /// The node of this name.
+    #[must_use]
+    pub fn node(&self, name: &NodeName) -> Option<NodeRef<'_>> {
+        self.clusters.iter().find_map(|(cluster_name, cluster)| {
+            let (name, placement) = cluster.nodes.get_key_value(name)?;
+            Some(NodeRef { name, placement, cluster_name, cluster })
+        })
+    }
+}
+
+impl Cluster {
+    /// The nodes of one role, in natural order.
+    pub fn of_role<'a>(
+        &'a self,
+        role: &'a RoleName,
+    ) -> impl Iterator<Item = (&'a NodeName, &'a Placement)> {
+        self.nodes.iter().filter(move |(_, placement)| placement.role == *role)
+    }
+
+    /// Whether every role that has nodes has been ready once.
+    #[must_use]
+    pub fn has_been_ready(&self) -> bool {
+        self.nodes.values().all(|placement| self.been_ready.contains(&placement.role))
+    }
 }
 
 /// Ended faults that stay visible.
@@ -140,6 +210,20 @@ pub struct Fault {
     pub resolved: Resolved,
 }
 
+impl Fault {
+    /// Whether it has begun and is not over.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self.phase, Phase::Active { .. })
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
+    }
+}
+
 /// Where a fault stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
@@ -185,4 +269,19 @@ pub struct Resolved {
     pub nodes: BTreeSet<NodeName>,
     /// Nodes of the same clusters that are in no group and keep all their links.
     pub untouched: Vec<NodeName>,
+}
+
+impl Resolved {
+    /// Every node it acts on, also as an end of a link.
+    #[must_use]
+    pub fn touched(&self) -> BTreeSet<&NodeName> {
+        let ends = self.links.iter().flat_map(|link| [&link.from, &link.to]);
+        ends.filter_map(Party::node).chain(&self.nodes).collect()
+    }
+
+    /// Whether there is nothing to act on.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.nodes.is_empty()
+    }
 }

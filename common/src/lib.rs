@@ -14,10 +14,12 @@ pub mod fault;
 pub mod file;
 pub mod generation;
 pub mod host_spec;
+mod jinja;
 pub mod lab;
 pub mod link;
 pub mod logs;
 pub mod name;
+pub mod nearest;
 pub mod place;
 pub mod probe;
 pub mod proxy_spec;
@@ -29,3 +31,5 @@ pub mod shape;
 pub mod spec;
 pub mod status;
 pub mod target;
+#[cfg(test)]
+mod testing;

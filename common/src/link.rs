@@ -15,6 +15,17 @@ pub enum Party {
     Clients,
 }
 
+impl Party {
+    /// The node, unless it is clients.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeName> {
+        match self {
+            Self::Node(name) => Some(name),
+            Self::Clients => None,
+        }
+    }
+}
+
 /// The flow of bytes from `from` to `to`, on connections dialled by either.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Link {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     fault::FaultSpec,
@@ -11,6 +11,13 @@ use crate::{
 
 /// Most nodes of one role. A lab that wants more wants another tool.
 pub const COUNT_MAX: u32 = 1000;
+
+/// Whether a `config` is the configuration itself, and not the path of its file. A content always
+/// holds a line break; whoever reads the file adds one where it has none.
+#[must_use]
+pub fn is_content(config: &str) -> bool {
+    config.contains('\n')
+}
 
 /// Most bytes of one lab file or object.
 pub const SPEC_BYTES_MAX: usize = 1_000_000;
@@ -80,7 +87,8 @@ pub struct RoleSpec {
     /// The program: with a slash a file of this machine, else a name in the host's PATH.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// A configuration file merged over the blueprint's.
+    /// A configuration merged over the blueprint's file: its path, or, where it holds a line
+    /// break, its content. What a coordinator is sent always holds the content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
     /// Where nodes may go: host names or `label:KEY=VALUE`. Empty: spread over all hosts.
@@ -93,8 +101,20 @@ pub struct RoleSpec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Fields that differ for one node, by its number from 1.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "by_number")]
     pub node: BTreeMap<u32, NodeOverride>,
+}
+
+/// Keys are text in JSON and TOML, and behind `flatten` serde does not read numbers from text.
+fn by_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<u32, NodeOverride>, D::Error> {
+    let by_text = BTreeMap::<String, NodeOverride>::deserialize(deserializer)?;
+    let number = |text: &str| {
+        let refuse = |_| serde::de::Error::custom(format!("{text:?} is not the number of a node"));
+        text.parse::<u32>().map_err(refuse)
+    };
+    by_text.into_iter().map(|(text, node)| Ok((number(&text)?, node))).collect()
 }
 
 /// `node.2.path = …`: fields of one node that differ from its role.

@@ -1,20 +1,155 @@
 //! Decides the changes nobody asks for: faults begin and end, roles' gates open, followed targets move.
 
-use faultbed_common::{lab::Lab, target::Reports};
+use faultbed_common::{
+    compile::compile,
+    duration::millis,
+    fault::Lasts,
+    host_spec::Wanted,
+    lab::{Cluster, Ended, Fault, Lab, Phase},
+    name::{FaultName, RoleName},
+    shape,
+    target::{self, Reports},
+};
 
-use super::edit::{Asked, Decision};
+use super::edit::{
+    Asked, Decision,
+    change::Change,
+    fault::{check_grade, not_ready},
+};
 
 /// The next automatic change, if one is due. Called after every change of lab or reports and
 /// when [`next_at_unix_ms`] has come.
 #[must_use]
 pub fn due(lab: &Lab, reports: &Reports, asked: &Asked) -> Option<Decision> {
-    let _ = (lab, reports, asked);
-    todo!()
+    let mut change = Change::new(lab, reports, asked);
+    let mut done = Vec::new();
+    open_gates(&mut change, &mut done);
+    let names: Vec<FaultName> = change.lab.faults.keys().cloned().collect();
+    for name in names {
+        let Some(mut fault) = change.lab.faults.get(&name).cloned() else { continue };
+        if let Some(what) = tend(&change, &name, &mut fault) {
+            done.push(what);
+            change.lab.faults.insert(name, fault);
+        }
+    }
+    if done.is_empty() {
+        return None;
+    }
+    // An accepted lab compiles, and what a chore adds to it was tried before.
+    change.finish(done.join(", ")).ok().filter(|decision| decision.reply.changed)
 }
 
 /// When a change becomes due by time alone.
 #[must_use]
 pub fn next_at_unix_ms(lab: &Lab) -> Option<u64> {
-    let _ = lab;
-    todo!()
+    lab.faults.values().filter_map(ends_at).min()
 }
+
+/// When a fault in force is over.
+fn ends_at(fault: &Fault) -> Option<u64> {
+    match (&fault.phase, fault.spec.lasts) {
+        (Phase::Active { since_unix_ms }, Some(Lasts::For(span))) => {
+            Some(since_unix_ms.saturating_add(millis(span.0)))
+        }
+        _ => None,
+    }
+}
+
+/// Opens the gate of each role whose nodes have all been ready once.
+fn open_gates(change: &mut Change<'_>, done: &mut Vec<String>) {
+    let reports = change.reports;
+    for (name, cluster) in &mut change.lab.clusters {
+        let roles: Vec<RoleName> = cluster.blueprint.roles.keys().cloned().collect();
+        for role in roles {
+            if !cluster.been_ready.contains(&role) && all_have_been_ready(reports, cluster, &role) {
+                done.push(format!("{role} of {name} has been ready"));
+                cluster.been_ready.insert(role);
+            }
+        }
+    }
+}
+
+/// Whether every node of a role that should run has been ready in the incarnation it should have.
+/// A role of which no node should run has not, unless it has no nodes at all.
+fn all_have_been_ready(reports: &Reports, cluster: &Cluster, role: &RoleName) -> bool {
+    let mut nodes = cluster.of_role(role).peekable();
+    if nodes.peek().is_none() {
+        return true;
+    }
+    let mut running = nodes.filter(|(_, placement)| placement.wanted == Wanted::Running).peekable();
+    running.peek().is_some()
+        && running.all(|(name, placement)| {
+            let report = reports.get(&placement.host).and_then(|report| report.nodes.get(name));
+            report.is_some_and(|seen| seen.been_ready && seen.incarnation >= placement.incarnation)
+        })
+}
+
+/// What time and reports do to one fault, in words; `None` where nothing is due.
+fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<String> {
+    match fault.phase.clone() {
+        Phase::Ended { .. } => None,
+        Phase::Pending { why } => match begin(change, name, fault) {
+            Ok(()) => Some(format!("begin {name}")),
+            Err(now) if now != why => {
+                fault.phase = Phase::Pending { why: now.clone() };
+                Some(format!("{name} waits: {now}"))
+            }
+            Err(_) => None,
+        },
+        Phase::Active { .. } => {
+            if ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms) {
+                fault.phase = change.ended(Ended::Expired);
+                return Some(format!("{name} expired"));
+            }
+            follow(change, name, fault)
+        }
+    }
+}
+
+/// Begins a fault that has not begun, or says why it cannot yet.
+fn begin(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Result<(), String> {
+    let clusters = target::clusters(&change.lab, &shape::targets(&fault.spec))
+        .map_err(|error| error.to_string())?;
+    let waiting: Vec<&str> = clusters
+        .iter()
+        .filter(|name| {
+            change.lab.clusters.get(*name).is_some_and(|cluster| !cluster.has_been_ready())
+        })
+        .map(|name| name.as_str())
+        .collect();
+    if !waiting.is_empty() {
+        return Err(not_ready(&waiting));
+    }
+    let resolved = shape::resolve(&change.lab, change.reports, &fault.spec)
+        .map_err(|error| error.to_string())?;
+    check_grade(change, &fault.spec, &resolved)?;
+    let phase = Phase::Active { since_unix_ms: change.asked.now_unix_ms };
+    let begun = Fault { phase, resolved, ..fault.clone() };
+    if begun.spec.effect.is_some() {
+        // A blueprint's own effect is rendered when it begins. One that cannot be must not keep
+        // every other chore from being done.
+        let mut trial = change.lab.clone();
+        trial.faults.insert(name.clone(), begun.clone());
+        compile(&trial).map_err(|error| error.to_string())?;
+    }
+    *fault = begun;
+    Ok(())
+}
+
+/// Moves the targets of a fault that follows roles. Its revision stays, so its deadline does too.
+fn follow(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<String> {
+    if !fault.spec.follow {
+        return None;
+    }
+    // While nobody is known to lead, it stays where it is.
+    let resolved = shape::resolve(&change.lab, change.reports, &fault.spec).ok()?;
+    if resolved == fault.resolved {
+        return None;
+    }
+    let groups: Vec<String> = resolved.groups.iter().map(|group| group.join(",")).collect();
+    fault.resolved = resolved;
+    Some(format!("{name} moves to {}", groups.join(" | ")))
+}
+
+#[cfg(test)]
+mod tests;

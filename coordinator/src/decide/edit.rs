@@ -1,10 +1,23 @@
 //! Decides one change of the lab: what it becomes and what is answered, or why it is refused.
 
 use faultbed_common::{
-    edit::{EditReply, EditRequest},
-    lab::Lab,
+    edit::{Edit, EditReply, EditRequest},
+    lab::{Lab, Means},
     target::Reports,
 };
+
+mod apply;
+pub(super) mod change;
+mod cluster;
+mod diff;
+pub(super) mod fault;
+mod hand;
+mod host;
+mod node;
+mod set;
+
+use change::Change;
+pub use host::host_joins;
 
 /// A change that was decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,12 +62,44 @@ pub fn decide(
     request: &EditRequest,
     asked: &Asked,
 ) -> Result<Decision, Refusal> {
-    let _ = (lab, reports, request, asked);
-    todo!()
+    if let Some(seen) = request.if_generation
+        && seen != lab.generation
+    {
+        return Err(Refusal::Moved(lab.generation.0));
+    }
+    let mut change = Change::new(lab, reports, asked);
+    change.blueprints = Some(&request.blueprints);
+    change.everyone = request.everyone;
+    let what = match &request.edit {
+        Edit::Apply(file) => {
+            apply::apply(&mut change, file)?;
+            "apply".to_owned()
+        }
+        Edit::StartCluster { name, spec } => {
+            cluster::start(&mut change, name, spec)?;
+            format!("start cluster {name}")
+        }
+        Edit::DeleteCluster { name, wipe } => {
+            cluster::delete(&mut change, name, *wipe)?;
+            format!("delete cluster {name}{}", if *wipe { " --wipe" } else { "" })
+        }
+        Edit::Node { targets, verb } => node::act(&mut change, targets, *verb)?,
+        Edit::Set { targets, field, value } => {
+            set::set(&mut change, targets, field, value)?;
+            format!("set {} {field}={value}", targets.join(","))
+        }
+        Edit::Inject { name, spec } => fault::inject(&mut change, name.as_ref(), spec)?,
+        Edit::Heal { faults } => fault::heal(&mut change, faults)?,
+        Edit::DeleteFault { name } => {
+            fault::delete(&mut change, name)?;
+            format!("delete fault {name}")
+        }
+    };
+    change.finish(what)
 }
 
 /// Decides on a spec that was put into the store by hand: `kind` is `cluster` or `fault`; `value`
-/// is its JSON, `None` where it was deleted.
+/// is its JSON, `None` where it was deleted. Whoever can write the store is asked for no owner.
 ///
 /// # Errors
 /// Says why it is refused.
@@ -64,6 +109,17 @@ pub fn decide_hand_edit(
     (kind, name, value): (&str, &str, Option<&str>),
     asked: &Asked,
 ) -> Result<Decision, Refusal> {
-    let _ = (lab, reports, kind, name, value, asked);
-    todo!()
+    let mut change = Change::new(lab, reports, asked);
+    change.everyone = true;
+    change.means = Means::Hand;
+    let what = hand::adopt(&mut change, kind, name, value)?;
+    change.finish(what)
 }
+
+/// A refusal with this sentence.
+pub(super) fn invalid(message: impl ToString) -> Refusal {
+    Refusal::Invalid(message.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,197 @@
 //! Derives events from two statuses: every coordinator that sees the same changes tells the same story.
 
-use faultbed_common::{event::EventKind, status::Status};
+use std::collections::{BTreeMap, BTreeSet};
+
+use faultbed_common::{
+    event::EventKind,
+    report::NodeState,
+    status::{FaultGrade, FaultState, FaultStatus, HostState, NodeStatus, Status, Verdict},
+};
+
+use super::status::exit_words;
+
+type Found = (EventKind, String, String);
 
 /// What happened between two statuses: kind, subject, sentence. In a fixed order.
 #[must_use]
-pub fn events(before: &Status, after: &Status) -> Vec<(EventKind, String, String)> {
-    let _ = (before, after);
-    todo!()
+pub fn events(before: &Status, after: &Status) -> Vec<Found> {
+    let mut found = Vec::new();
+    if after.generation > before.generation {
+        let text = format!("generation {} is accepted", after.generation);
+        found.push((EventKind::Change, after.lab.to_string(), text));
+    }
+    hosts(before, after, &mut found);
+    nodes(before, after, &mut found);
+    faults(before, after, &mut found);
+    stuck(before, after, &mut found);
+    found
 }
+
+fn hosts(before: &Status, after: &Status, found: &mut Vec<Found>) {
+    let old: BTreeMap<_, _> = before.hosts.iter().map(|host| (&host.name, host.state)).collect();
+    for host in &after.hosts {
+        let was = old.get(&host.name).copied().unwrap_or(HostState::Down);
+        let text = match (was, host.state) {
+            (HostState::Down, HostState::Up) => format!("{} is up", host.name),
+            (HostState::Up, HostState::Down) => format!("{} is down", host.name),
+            (HostState::Up, HostState::Up) | (HostState::Down, HostState::Down) => continue,
+        };
+        found.push((EventKind::Host, host.name.to_string(), text));
+    }
+}
+
+fn nodes(before: &Status, after: &Status, found: &mut Vec<Found>) {
+    let old: BTreeMap<_, _> = before.nodes.iter().map(|node| (&node.name, node)).collect();
+    let new: BTreeSet<_> = after.nodes.iter().map(|node| &node.name).collect();
+    for name in old.keys().filter(|name| !new.contains(*name)) {
+        found.push((EventKind::Node, name.to_string(), format!("{name} is gone")));
+    }
+    for node in &after.nodes {
+        let was = old.get(&node.name).copied();
+        if let Some(text) = state_text(was, node) {
+            found.push((EventKind::Node, node.name.to_string(), text));
+        }
+        if let Some(text) = role_text(was, node) {
+            found.push((EventKind::Role, node.name.to_string(), text));
+        }
+    }
+}
+
+fn state_text(was: Option<&NodeStatus>, node: &NodeStatus) -> Option<String> {
+    let old = was.map_or(NodeState::Absent, |was| was.observed);
+    let is_new_run = was.is_some_and(|was| was.incarnation != node.incarnation);
+    if old == node.observed && !is_new_run {
+        return None;
+    }
+    let name = &node.name;
+    let why = node.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    Some(match node.observed {
+        NodeState::Crashed => {
+            let exit = node.exit.as_ref();
+            let how = exit.map(exit_words).unwrap_or_default();
+            let faults = exit.map(|exit| exit.faults.as_slice()).unwrap_or_default();
+            let faults: Vec<&str> = faults.iter().map(|fault| fault.as_str()).collect();
+            let with = if faults.is_empty() {
+                String::new()
+            } else {
+                format!(", with {} in force", faults.join(", "))
+            };
+            format!("{name} crashed{how}{with}")
+        }
+        NodeState::Killed => {
+            let how = node.exit.as_ref().map(exit_words).unwrap_or_default();
+            format!("{name} is killed{how}")
+        }
+        NodeState::Starting => format!("{name} starts, incarnation {}", node.incarnation),
+        NodeState::Ready if is_new_run => {
+            format!("{name} is ready, incarnation {}", node.incarnation)
+        }
+        NodeState::Ready => format!("{name} is ready"),
+        NodeState::Unready => format!("{name} is not ready{why}"),
+        NodeState::Stopped => format!("{name} is stopped"),
+        NodeState::Absent
+        | NodeState::Preparing
+        | NodeState::Paused
+        | NodeState::Stopping
+        | NodeState::Unknown => format!("{name} is {}{why}", node.observed.word()),
+    })
+}
+
+fn role_text(was: Option<&NodeStatus>, node: &NodeStatus) -> Option<String> {
+    let old = was.and_then(|was| was.leader);
+    let in_term = node.term.map(|term| format!(" in term {term}")).unwrap_or_default();
+    match (old, node.leader) {
+        (Some(true), Some(true)) => {
+            let moved = was.is_some_and(|was| was.term != node.term);
+            moved.then(|| format!("{} leads{in_term}", node.name))
+        }
+        (_, Some(true)) => Some(format!("{} leads{in_term}", node.name)),
+        (Some(true), _) => Some(format!("{} leads no longer", node.name)),
+        (_, Some(false) | None) => {
+            let old = was.and_then(|was| was.role_state.as_ref());
+            // The first word of a start is no change worth a line.
+            let role = node.role_state.as_ref().filter(|role| old.is_some_and(|old| old != *role));
+            role.map(|role| format!("{} is {role} now", node.name))
+        }
+    }
+}
+
+fn faults(before: &Status, after: &Status, found: &mut Vec<Found>) {
+    let old: BTreeMap<_, _> = before.faults.iter().map(|fault| (&fault.name, fault)).collect();
+    let new: BTreeSet<_> = after.faults.iter().map(|fault| &fault.name).collect();
+    for (name, was) in &old {
+        let was_there = matches!(was.state, FaultState::Pending | FaultState::Active);
+        if was_there && !new.contains(*name) {
+            found.push((
+                EventKind::Fault,
+                name.to_string(),
+                format!("{name} is healed and forgotten"),
+            ));
+        }
+    }
+    for fault in &after.faults {
+        for text in fault_texts(old.get(&fault.name).copied(), fault) {
+            found.push((EventKind::Fault, fault.name.to_string(), text));
+        }
+    }
+}
+
+fn fault_texts(was: Option<&FaultStatus>, fault: &FaultStatus) -> Vec<String> {
+    let name = &fault.name;
+    let mut texts = Vec::new();
+    if was.map(|was| was.state) != Some(fault.state) {
+        let why = fault.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        match fault.state {
+            FaultState::Pending => texts.push(format!("{name} waits{why}")),
+            FaultState::Active => texts.push(format!("{name} begins: {}", words(fault))),
+            // One that is over when it is first seen is no news.
+            FaultState::Expired if was.is_some() => {
+                texts.push(format!("{name} ended: its time was over; {}", verdict(fault)));
+            }
+            FaultState::Healed if was.is_some() => {
+                texts.push(format!("{name} is healed; {}", verdict(fault)));
+            }
+            FaultState::Expired | FaultState::Healed => {}
+        }
+    }
+    if fault.in_force && !was.is_some_and(|was| was.in_force) {
+        let grade = match fault.grade {
+            FaultGrade::Stream => ", grade stream",
+            FaultGrade::Packet => ", grade packet",
+            FaultGrade::Node => "",
+        };
+        texts.push(format!("{name} is in force{grade}"));
+    }
+    let old = was.map_or(Verdict::Quiet, |was| was.evidence.verdict);
+    if fault.state == FaultState::Active && old != fault.evidence.verdict {
+        texts.push(format!("{name}: {}", verdict(fault)));
+    }
+    texts
+}
+
+/// `cut, kv-1 | kv-2,kv-3`.
+fn words(fault: &FaultStatus) -> String {
+    let groups: Vec<String> = fault.resolved.groups.iter().map(|group| group.join(",")).collect();
+    format!("{}, {}", fault.summary, groups.join(" | "))
+}
+
+fn verdict(fault: &FaultStatus) -> &'static str {
+    match fault.evidence.verdict {
+        Verdict::Confirmed => "it acted (confirmed)",
+        Verdict::Quiet => "no traffic met it (quiet)",
+        Verdict::Mismatch => "bytes went past it (mismatch)",
+    }
+}
+
+fn stuck(before: &Status, after: &Status, found: &mut Vec<Found>) {
+    let lab = after.lab.to_string();
+    for sentence in after.stuck.iter().filter(|sentence| !before.stuck.contains(sentence)) {
+        found.push((EventKind::Stuck, lab.clone(), format!("stuck: {sentence}")));
+    }
+    for sentence in before.stuck.iter().filter(|sentence| !after.stuck.contains(sentence)) {
+        found.push((EventKind::Stuck, lab.clone(), format!("no longer stuck: {sentence}")));
+    }
+}
+
+#[cfg(test)]
+mod tests;

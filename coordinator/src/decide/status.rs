@@ -2,7 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use faultbed_common::{lab::Lab, name::HostName, report::HostReport, status::Status};
+use faultbed_common::{
+    generation::Generation,
+    host_spec::Wanted,
+    lab::{Cluster, Lab},
+    name::{ClusterName, HostName},
+    report::{HostReport, NodeState},
+    status::{
+        BypassStatus, ClusterState, ClusterStatus, HostState, HostStatus, NodeStatus, Status,
+    },
+};
+
+mod fault;
+mod node;
+mod progress;
+
+pub(super) use progress::exit_words;
+
+/// The version of the document.
+const API: u32 = 1;
 
 /// What is known of a host.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +33,25 @@ pub struct HostSeen {
     pub age_ms: u64,
 }
 
+/// Everything that the parts of a status are made of.
+#[derive(Debug, Clone, Copy)]
+struct View<'a> {
+    lab: &'a Lab,
+    hosts: &'a BTreeMap<HostName, HostSeen>,
+    now_unix_ms: u64,
+}
+
+impl<'a> View<'a> {
+    fn host(&self, name: &HostName) -> Option<&'a HostSeen> {
+        self.hosts.get(name)
+    }
+
+    /// The host where it is connected: what it last said is still so.
+    fn up(&self, name: &HostName) -> Option<&'a HostSeen> {
+        self.host(name).filter(|seen| seen.connected)
+    }
+}
+
 /// The status of the lab. `refused` are hand edits that were refused, as sentences.
 #[must_use]
 pub fn status(
@@ -23,6 +60,71 @@ pub fn status(
     refused: &[String],
     now_unix_ms: u64,
 ) -> Status {
-    let _ = (lab, hosts, refused, now_unix_ms);
-    todo!()
+    let view = View { lab, hosts, now_unix_ms };
+    let nodes = node::nodes(&view);
+    let faults = fault::faults(&view);
+    let progress = progress::progress(&view, &nodes, &faults, refused);
+    Status {
+        api: API,
+        lab: lab.name.clone(),
+        generation: lab.generation,
+        converged: progress.pending.is_empty() && progress.stuck.is_empty(),
+        pending: progress.pending,
+        stuck: progress.stuck,
+        hosts: lab.hosts.keys().map(|name| host(&view, name)).collect(),
+        clusters: lab.clusters.iter().map(|(name, c)| cluster(name, c, &nodes)).collect(),
+        bypasses: bypasses(&view),
+        nodes,
+        faults,
+    }
 }
+
+fn host(view: &View<'_>, name: &HostName) -> HostStatus {
+    let accepted = view.lab.hosts.get(name);
+    let seen = view.host(name);
+    HostStatus {
+        name: name.clone(),
+        address: accepted.map(|host| host.address.to_string()).unwrap_or_default(),
+        labels: accepted.map(|host| host.labels.clone()).unwrap_or_default(),
+        state: if view.up(name).is_some() { HostState::Up } else { HostState::Down },
+        generation: seen.map_or(Generation::default(), |seen| seen.report.generation),
+        version: seen.map(|seen| seen.report.version.clone()).unwrap_or_default(),
+        seen_age_ms: seen.map(|seen| seen.age_ms),
+    }
+}
+
+fn cluster(name: &ClusterName, cluster: &Cluster, nodes: &[NodeStatus]) -> ClusterStatus {
+    let mut running = nodes
+        .iter()
+        .filter(|node| node.cluster == *name && node.wanted == Wanted::Running)
+        .peekable();
+    let state = if running.peek().is_none() {
+        ClusterState::Stopped
+    } else if !cluster.has_been_ready() {
+        ClusterState::Starting
+    } else if running.all(|node| node.observed == NodeState::Ready) {
+        ClusterState::Ready
+    } else {
+        ClusterState::Degraded
+    };
+    ClusterStatus {
+        name: name.clone(),
+        blueprint: cluster.blueprint.name.to_string(),
+        owner: cluster.origin.owner.clone(),
+        state,
+    }
+}
+
+fn bypasses(view: &View<'_>) -> Vec<BypassStatus> {
+    let up = view.hosts.values().filter(|seen| seen.connected);
+    up.flat_map(|seen| &seen.report.bypasses)
+        .map(|bypass| BypassStatus {
+            from: bypass.from.clone(),
+            to: bypass.to.clone(),
+            address: bypass.address.to_string(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

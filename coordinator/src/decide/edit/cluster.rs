@@ -1,0 +1,293 @@
+//! Clusters come, change and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use faultbed_common::{
+    blueprint::{Blueprint, Role},
+    file::{SHIPPED, parse_blueprint},
+    generation::Incarnation,
+    host_spec::{StopBy, Wanted},
+    lab::{Cluster, Origin},
+    name::{ClusterName, NodeName, RoleName},
+    place::{counts, place},
+    spec::{COUNT_MAX, ClusterSpec, SPEC_BYTES_MAX},
+};
+
+use super::{
+    Refusal,
+    change::{Change, did_you_mean},
+    invalid,
+};
+
+/// `start cluster`: a new one, or exactly the one that is there.
+pub(super) fn start(
+    change: &mut Change<'_>,
+    name: &ClusterName,
+    spec: &ClusterSpec,
+) -> Result<(), Refusal> {
+    if let Some(cluster) = change.lab.clusters.get(name) {
+        if cluster.spec == *spec {
+            change.note(format!("cluster {name} is there already, exactly so"));
+            return Ok(());
+        }
+        return Err(invalid(format!(
+            "cluster {name} is there already with another spec; change it with \
+             `faultbed set {name}[/ROLE] FIELD=VALUE` or `faultbed apply -f FILE`"
+        )));
+    }
+    let origin = change.origin();
+    accept(change, name, spec, origin)
+}
+
+/// `delete cluster`.
+pub(super) fn delete(
+    change: &mut Change<'_>,
+    name: &ClusterName,
+    wipe: bool,
+) -> Result<(), Refusal> {
+    let Some(cluster) = change.lab.clusters.get(name) else {
+        let names = change.lab.clusters.keys().map(|name| name.as_str());
+        let near = did_you_mean(name.as_str(), names);
+        return Err(invalid(format!("there is no cluster {name}{near}")));
+    };
+    change.own(&format!("cluster {name}"), &cluster.origin)?;
+    remove(change, name, wipe);
+    Ok(())
+}
+
+/// Takes a cluster out of the lab. Faults are settled at the end of the change.
+pub(super) fn remove(change: &mut Change<'_>, name: &ClusterName, wipe: bool) {
+    let Some(cluster) = change.lab.clusters.remove(name) else { return };
+    if wipe {
+        for (node, placement) in cluster.nodes {
+            change.lab.removed_wiped.entry(placement.host).or_default().insert(node);
+        }
+    } else if !cluster.nodes.is_empty() {
+        change.note(format!("the data of cluster {name} is kept on its hosts"));
+    }
+}
+
+/// Makes a cluster what `spec` says: new, or changed with every choice kept that still fits.
+pub(super) fn accept(
+    change: &mut Change<'_>,
+    name: &ClusterName,
+    spec: &ClusterSpec,
+    origin: Origin,
+) -> Result<(), Refusal> {
+    let old = change.lab.clusters.get(name).cloned();
+    let blueprint = find_blueprint(change, name, spec, old.as_ref())?;
+    check(change, name, spec, &blueprint)?;
+    let mut next = match &old {
+        Some(old) => Cluster { spec: spec.clone(), blueprint, origin, ..old.clone() },
+        None => Cluster {
+            spec: spec.clone(),
+            blueprint,
+            origin,
+            nodes: BTreeMap::new(),
+            last_index: BTreeMap::new(),
+            been_ready: BTreeSet::new(),
+            token: format!("{name}-{:08x}", change.asked.dice & 0xffff_ffff),
+        },
+    };
+    let is_same =
+        old.as_ref().is_some_and(|old| old.spec == next.spec && old.blueprint == next.blueprint);
+    if !is_same {
+        let foreign = change
+            .reports
+            .iter()
+            .map(|(host, report)| (host.clone(), report.foreign.clone()))
+            .collect();
+        place(&change.lab, name, &mut next, &foreign).map_err(invalid)?;
+        if let Some(old) = &old {
+            restart_changed(change, old, &mut next);
+            note_removed(change, old, &next);
+        }
+        begin_new(change, old.as_ref(), &mut next);
+        settle_gates(old.as_ref(), &mut next);
+        note_overrides(change, name, &next);
+    }
+    change.lab.clusters.insert(name.clone(), next);
+    Ok(())
+}
+
+/// The blueprint that a spec names: shipped, sent along by its path, or the one held already.
+fn find_blueprint(
+    change: &Change<'_>,
+    name: &ClusterName,
+    spec: &ClusterSpec,
+    old: Option<&Cluster>,
+) -> Result<Blueprint, Refusal> {
+    let wanted = spec.blueprint.as_str();
+    if let Some(sent) = change.blueprints.and_then(|sent| sent.get(wanted)) {
+        return Ok(sent.clone());
+    }
+    if let Some(old) = old.filter(|old| old.spec.blueprint == wanted) {
+        // A file of the user's is only read by `apply`; other edits keep what was accepted.
+        return Ok(old.blueprint.clone());
+    }
+    if wanted.contains('/') {
+        return Err(invalid(format!(
+            "cluster {name}: blueprint {wanted:?} is a file, and its text is not at hand here; \
+             use `faultbed apply -f FILE`"
+        )));
+    }
+    if let Some((_, text)) = SHIPPED.iter().find(|(shipped, _)| *shipped == wanted) {
+        return parse_blueprint(text).map_err(|problems| {
+            let first = problems.first().map(|problem| problem.message.clone());
+            invalid(format!("parse shipped blueprint {wanted}: {}", first.unwrap_or_default()))
+        });
+    }
+    let near = did_you_mean(wanted, SHIPPED.iter().map(|(shipped, _)| *shipped));
+    Err(invalid(format!(
+        "cluster {name}: there is no blueprint {wanted:?}{near}; a file of your own is named by \
+         a path with a slash, such as ./{}.toml",
+        if wanted.is_empty() { "mykv" } else { wanted }
+    )))
+}
+
+/// Everything about a spec that placing does not check.
+fn check(
+    change: &Change<'_>,
+    name: &ClusterName,
+    spec: &ClusterSpec,
+    blueprint: &Blueprint,
+) -> Result<(), Refusal> {
+    let bytes = serde_json::to_string(spec).map_or(0, |text| text.len());
+    if bytes > SPEC_BYTES_MAX {
+        return Err(invalid(format!(
+            "cluster {name}: its spec has {bytes} bytes; at most {SPEC_BYTES_MAX} are allowed"
+        )));
+    }
+    if change.lab.hosts.is_empty() {
+        return Err(invalid(format!("cluster {name}: the lab has no host yet to place it on")));
+    }
+    for (role, wanted) in &spec.roles {
+        if let Some(count) = wanted.count.filter(|count| *count > COUNT_MAX) {
+            return Err(invalid(format!(
+                "cluster {name}: {role}.count is {count}; at most {COUNT_MAX} are allowed"
+            )));
+        }
+        if wanted.path.as_deref() == Some("") {
+            return Err(invalid(format!("cluster {name}: {role}.path is empty; leave it out")));
+        }
+    }
+    if counts(spec, blueprint).values().all(|count| *count == 0) {
+        return Err(invalid(format!(
+            "cluster {name}: every count is 0; to end it use `faultbed delete cluster {name}`, to \
+             pause it `faultbed stop {name}`"
+        )));
+    }
+    Ok(())
+}
+
+/// What of a node's definition makes it restart when it changes.
+#[derive(PartialEq)]
+struct Definition<'a> {
+    role: Option<&'a Role>,
+    path: Option<&'a String>,
+    config: Option<&'a String>,
+    args: &'a [String],
+    env: BTreeMap<&'a String, &'a String>,
+}
+
+fn definition<'a>(cluster: &'a Cluster, role: &RoleName, index: u32) -> Definition<'a> {
+    let of_role = cluster.spec.roles.get(role);
+    let own = of_role.and_then(|of_role| of_role.node.get(&index));
+    let path = own.and_then(|own| own.path.as_ref());
+    let config = own.and_then(|own| own.config.as_ref());
+    let args = own.and_then(|own| own.args.as_ref());
+    let mut env: BTreeMap<_, _> = of_role.iter().flat_map(|of_role| &of_role.env).collect();
+    env.extend(own.iter().flat_map(|own| &own.env));
+    Definition {
+        role: cluster.blueprint.roles.get(role),
+        path: path.or(of_role.and_then(|of_role| of_role.path.as_ref())),
+        config: config.or(of_role.and_then(|of_role| of_role.config.as_ref())),
+        args: args.or(of_role.map(|of_role| &of_role.args)).map_or(&[], Vec::as_slice),
+        env,
+    }
+}
+
+/// Raises the incarnation of every running node whose own definition changed, and of no other:
+/// scaling must not restart everybody, although it changes the list of members in their arguments.
+fn restart_changed(change: &Change<'_>, old: &Cluster, next: &mut Cluster) {
+    let is_changed = |node: &NodeName, role: &RoleName, index: u32| {
+        old.nodes.contains_key(node)
+            && definition(old, role, index) != definition(next, role, index)
+    };
+    let changed: Vec<NodeName> = next
+        .nodes
+        .iter()
+        .filter(|(_, placement)| placement.wanted == Wanted::Running)
+        .filter(|(node, placement)| is_changed(node, &placement.role, placement.index))
+        .map(|(node, _)| node.clone())
+        .collect();
+    for node in changed {
+        let seen = change.seen(&node).map_or(Incarnation::default(), |seen| seen.incarnation);
+        if let Some(placement) = next.nodes.get_mut(&node) {
+            placement.incarnation = placement.incarnation.max(seen).next();
+            placement.stop_by = StopBy::Grace;
+        }
+    }
+}
+
+fn note_removed(change: &mut Change<'_>, old: &Cluster, next: &Cluster) {
+    let gone: Vec<&str> = old
+        .nodes
+        .keys()
+        .filter(|node| !next.nodes.contains_key(*node))
+        .map(|n| n.as_str())
+        .collect();
+    if !gone.is_empty() {
+        change.note(format!("the data of {} is kept", gone.join(", ")));
+    }
+}
+
+/// A new node may have the name of an earlier one that its host still remembers: it must not be
+/// taken for it, nor find data that was to be wiped.
+fn begin_new(change: &mut Change<'_>, old: Option<&Cluster>, next: &mut Cluster) {
+    for (node, placement) in &mut next.nodes {
+        if old.is_some_and(|old| old.nodes.contains_key(node)) {
+            continue;
+        }
+        let seen = change.reports.get(&placement.host).and_then(|report| report.nodes.get(node));
+        if let Some(seen) = seen {
+            placement.incarnation = placement.incarnation.max(seen.incarnation.next());
+            placement.wipes = placement.wipes.max(seen.wipes);
+        }
+        let Some(wiped) = change.lab.removed_wiped.get_mut(&placement.host) else { continue };
+        if wiped.remove(node) {
+            placement.wipes += 1;
+        }
+        if wiped.is_empty() {
+            change.lab.removed_wiped.remove(&placement.host);
+        }
+    }
+}
+
+/// A role without nodes keeps nobody waiting; one that gets its first nodes has not been ready.
+fn settle_gates(old: Option<&Cluster>, next: &mut Cluster) {
+    let roles: Vec<RoleName> = next.blueprint.roles.keys().cloned().collect();
+    next.been_ready.retain(|role| roles.contains(role));
+    for role in roles {
+        let had_any = old.is_some_and(|old| old.of_role(&role).next().is_some());
+        if next.of_role(&role).next().is_none() {
+            next.been_ready.insert(role);
+        } else if !had_any {
+            next.been_ready.remove(&role);
+        }
+    }
+}
+
+fn note_overrides(change: &mut Change<'_>, name: &ClusterName, next: &Cluster) {
+    for (role, spec) in &next.spec.roles {
+        for index in spec.node.keys() {
+            // Placing refuses a number that never was; this one was.
+            if !next.of_role(role).any(|(_, placement)| placement.index == *index) {
+                change.note(format!(
+                    "cluster {name}: {role}.node.{index} is no node now; numbers are never used \
+                     again"
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Says what a change does, from the lab before and after it: objects as TOML, nodes by their fate.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use faultbed_common::{
+    edit::{NodeFate, ObjectChange},
+    host_spec::{StopBy, Wanted},
+    lab::{Lab, Placement, Resolved},
+    name::{FaultName, NodeName},
+    report::NodeState,
+    spec::HostSection,
+};
+
+use super::change::is_down;
+
+/// Every object whose text differs. A fault that is over counts as gone, as in a file.
+pub(super) fn objects(before: &Lab, after: &Lab) -> Vec<ObjectChange> {
+    let mut changes = Vec::new();
+    for (kind, texts) in
+        [("host", hosts as fn(&Lab) -> Texts), ("cluster", clusters), ("fault", faults)]
+    {
+        let (old, new) = (texts(before), texts(after));
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for name in names {
+            let (before, after) = (old.get(name), new.get(name));
+            if before != after {
+                changes.push(ObjectChange {
+                    kind: kind.to_owned(),
+                    name: name.clone(),
+                    before: before.cloned(),
+                    after: after.cloned(),
+                });
+            }
+        }
+    }
+    changes
+}
+
+type Texts = BTreeMap<String, String>;
+
+fn hosts(lab: &Lab) -> Texts {
+    let text = |labels: &BTreeMap<String, String>| {
+        toml::to_string(&HostSection { labels: labels.clone() }).unwrap_or_default()
+    };
+    lab.hosts.iter().map(|(name, host)| (name.to_string(), text(&host.labels))).collect()
+}
+
+fn clusters(lab: &Lab) -> Texts {
+    let text = |name, spec| text::cluster(name, spec);
+    lab.clusters.iter().map(|(name, c)| (name.to_string(), text(name, &c.spec))).collect()
+}
+
+fn faults(lab: &Lab) -> Texts {
+    let there = lab.faults.iter().filter(|(_, fault)| !fault.is_ended());
+    there.map(|(name, fault)| (name.to_string(), text::fault(name, &fault.spec))).collect()
+}
+
+/// What becomes of nodes; those that stay as they are, are left out.
+pub(super) fn fates(
+    before: &Lab,
+    after: &Lab,
+    observed: impl Fn(&NodeName) -> Option<NodeState>,
+) -> BTreeMap<NodeName, NodeFate> {
+    let mut fates = BTreeMap::new();
+    for node in before.nodes() {
+        if after.node(node.name).is_none() {
+            let wiped = after
+                .removed_wiped
+                .get(&node.placement.host)
+                .is_some_and(|names| names.contains(node.name));
+            let fate = if wiped { NodeFate::Wipe } else { NodeFate::Remove };
+            fates.insert(node.name.clone(), fate);
+        }
+    }
+    for node in after.nodes() {
+        let old = before.node(node.name).map(|node| node.placement);
+        let down = observed(node.name).is_some_and(is_down);
+        if let Some(fate) = fate(old, node.placement, down) {
+            fates.insert(node.name.clone(), fate);
+        }
+    }
+    fates
+}
+
+fn fate(before: Option<&Placement>, after: &Placement, is_down: bool) -> Option<NodeFate> {
+    let is_killed = matches!(after.stop_by, StopBy::Signal(_));
+    let Some(before) = before else {
+        return (after.wanted == Wanted::Running).then_some(NodeFate::Start);
+    };
+    if after.wipes > before.wipes {
+        return Some(NodeFate::Wipe);
+    }
+    match (before.wanted, after.wanted) {
+        (Wanted::Running, Wanted::Stopped) if is_killed => Some(NodeFate::Kill),
+        (Wanted::Running, Wanted::Stopped) => Some(NodeFate::Stop),
+        (Wanted::Stopped, Wanted::Running) => Some(NodeFate::Start),
+        (Wanted::Stopped, Wanted::Stopped) => {
+            (is_killed && before.stop_by != after.stop_by).then_some(NodeFate::Kill)
+        }
+        (Wanted::Running, Wanted::Running) if after.incarnation > before.incarnation => {
+            Some(if is_killed {
+                NodeFate::Kill
+            } else if is_down {
+                NodeFate::Start
+            } else {
+                NodeFate::Restart
+            })
+        }
+        (Wanted::Running, Wanted::Running) => None,
+    }
+}
+
+/// What the targets of faults are that began, changed or moved.
+pub(super) fn resolved(before: &Lab, after: &Lab) -> BTreeMap<FaultName, Resolved> {
+    after
+        .faults
+        .iter()
+        .filter(|(name, fault)| !fault.is_ended() && before.faults.get(*name) != Some(*fault))
+        .map(|(name, fault)| (name.clone(), fault.resolved.clone()))
+        .collect()
+}
+
+/// Stands in for `common::file::{to_toml_cluster, to_toml_fault}`.
+mod text {
+    use faultbed_common::{
+        fault::FaultSpec,
+        name::{ClusterName, FaultName},
+        spec::ClusterSpec,
+    };
+
+    pub(super) fn cluster(name: &ClusterName, spec: &ClusterSpec) -> String {
+        format!("[cluster.{name}]\n{}", toml::to_string(spec).unwrap_or_default())
+    }
+
+    pub(super) fn fault(name: &FaultName, spec: &FaultSpec) -> String {
+        format!("[fault.{name}]\n{}", toml::to_string(spec).unwrap_or_default())
+    }
+}

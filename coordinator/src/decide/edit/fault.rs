@@ -1,0 +1,225 @@
+//! Faults are injected, healed and forgotten.
+
+use std::collections::BTreeSet;
+
+use faultbed_common::{
+    duration::Span,
+    fault::{FOR_DEFAULT, FaultSpec, Grade, Lasts},
+    lab::{Ended, Fault, Origin, Phase, Resolved},
+    name::FaultName,
+    shape, target,
+};
+
+use super::{
+    Refusal,
+    change::{Change, did_you_mean},
+    invalid,
+};
+
+/// When an accepted fault begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// At once.
+    Now,
+    /// When its clusters have been ready once, and whoever leads is known.
+    Ready,
+}
+
+/// `inject`: begins at once. Returns what was asked, in words.
+pub(super) fn inject(
+    change: &mut Change<'_>,
+    name: Option<&FaultName>,
+    spec: &FaultSpec,
+) -> Result<String, Refusal> {
+    let mut spec = spec.clone();
+    if spec.lasts.is_none() {
+        spec.lasts = Some(Lasts::For(Span(FOR_DEFAULT)));
+        change.note(format!("lasts {} unless healed earlier; --for sets it", Span(FOR_DEFAULT)));
+    }
+    // A verb is now, so `at` would say nothing.
+    spec.at = None;
+    let name = match name {
+        Some(name) => {
+            let old = change.lab.faults.get(name);
+            if old.is_some_and(|old| !old.is_ended()) {
+                return Err(invalid(format!(
+                    "there is a fault {name} already; `faultbed heal {name}` ends it, or give \
+                     another --name"
+                )));
+            }
+            if let Some(old) = old {
+                change.own(&format!("fault {name}"), &old.origin)?;
+            }
+            name.clone()
+        }
+        None => choose_name(change, &spec),
+    };
+    let origin = change.origin();
+    accept(change, &name, &spec, origin, When::Now)?;
+    let targets = shape::targets(&spec).join(" ");
+    Ok(format!("inject {name}: {} {targets}", shape::summary(&spec)))
+}
+
+/// `<kind>-<n>`, with the generation it makes as its number, so that none is ever used again.
+fn choose_name(change: &Change<'_>, spec: &FaultSpec) -> FaultName {
+    let first = change.before.generation.next().0;
+    // A user's own name may be in the way; as many tries as there are faults always suffice.
+    let tries = first..=first + change.lab.faults.len() as u64 + 1;
+    let named = |n: u64| {
+        let kind = shape::kind(spec);
+        FaultName::parse(&format!("{kind}-{n}"))
+            .or_else(|_| FaultName::parse(&format!("effect-{n}")))
+    };
+    tries
+        .filter_map(|n| named(n).ok())
+        .find(|name| !change.lab.faults.contains_key(name))
+        .expect("there are more numbers than faults, and effect-N is a name")
+}
+
+/// Puts a fault into the lab, checked, and begun where its time has come.
+pub(super) fn accept(
+    change: &mut Change<'_>,
+    name: &FaultName,
+    spec: &FaultSpec,
+    origin: Origin,
+    when: When,
+) -> Result<(), Refusal> {
+    let refuse = |why: &dyn std::fmt::Display| invalid(format!("fault {name}: {why}"));
+    shape::check(spec).map_err(|error| refuse(&error))?;
+    let named = target::clusters(&change.lab, &shape::targets(spec)).map_err(|e| refuse(&e))?;
+    for cluster in &named {
+        if let Some(there) = change.lab.clusters.get(cluster) {
+            change.own(&format!("fault {name}: cluster {cluster}"), &there.origin)?;
+        }
+    }
+    let waiting: Vec<&str> = named
+        .iter()
+        .filter(|cluster| {
+            change.lab.clusters.get(*cluster).is_some_and(|there| !there.has_been_ready())
+        })
+        .map(|cluster| cluster.as_str())
+        .collect();
+    let is_due = when == When::Now || waiting.is_empty();
+    let (phase, resolved) = match shape::resolve(&change.lab, change.reports, spec) {
+        Ok(resolved) if is_due => {
+            change.own_nodes(resolved.touched())?;
+            check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
+            (Phase::Active { since_unix_ms: change.asked.now_unix_ms }, resolved)
+        }
+        Ok(resolved) => (Phase::Pending { why: not_ready(&waiting) }, resolved),
+        Err(error) if error.is_later() && when == When::Ready => {
+            let why = if is_due { error.to_string() } else { not_ready(&waiting) };
+            (Phase::Pending { why }, Resolved::default())
+        }
+        Err(error) => return Err(refuse(&error)),
+    };
+    note_untouched(change, name, &resolved);
+    let revision = change.revision();
+    let fault = Fault { spec: spec.clone(), origin, revision, phase, resolved };
+    change.lab.faults.insert(name.clone(), fault);
+    Ok(())
+}
+
+/// `kv not ready`.
+pub(in crate::decide) fn not_ready(clusters: &[&str]) -> String {
+    format!("{} not ready", clusters.join(", "))
+}
+
+/// Refuses a grade that some host of its links is known not to have.
+pub(in crate::decide) fn check_grade(
+    change: &Change<'_>,
+    spec: &FaultSpec,
+    resolved: &Resolved,
+) -> Result<(), String> {
+    if spec.grade != Some(Grade::Packet) {
+        return Ok(());
+    }
+    let touched = resolved.touched();
+    let hosts: BTreeSet<_> =
+        touched.iter().filter_map(|name| Some(&change.lab.node(name)?.placement.host)).collect();
+    for host in hosts {
+        let proxy = change.reports.get(host).and_then(|report| report.proxy.as_ref());
+        if proxy.and_then(|proxy| proxy.best_grade) == Some(Grade::Stream) {
+            return Err(format!(
+                "host {host} cannot drop packets, so grade \"packet\" cannot be had there; leave \
+                 `grade` out for the best there is"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn note_untouched(change: &mut Change<'_>, name: &FaultName, resolved: &Resolved) {
+    // `isolate` and `partition` say which nodes are left out; pairs are exactly what was named.
+    if !resolved.untouched.is_empty() {
+        let nodes: Vec<&str> = resolved.untouched.iter().map(|node| node.as_str()).collect();
+        change.note(format!("{} is in no group of {name} and keeps its links", nodes.join(", ")));
+    }
+}
+
+/// `heal`: the faults named, or all of one's own.
+pub(super) fn heal(change: &mut Change<'_>, faults: &[FaultName]) -> Result<String, Refusal> {
+    if faults.is_empty() {
+        return Ok(heal_all(change));
+    }
+    for name in faults {
+        let Some(fault) = change.lab.faults.get(name) else { return Err(unknown(change, name)) };
+        if fault.is_ended() {
+            change.note(format!("{name} was over already"));
+            continue;
+        }
+        change.own(&format!("fault {name}"), &fault.origin)?;
+        end(change, name);
+    }
+    let words: Vec<&str> = faults.iter().map(|name| name.as_str()).collect();
+    Ok(format!("heal {}", words.join(" ")))
+}
+
+fn heal_all(change: &mut Change<'_>) -> String {
+    let there: Vec<(FaultName, Origin)> = change
+        .lab
+        .faults
+        .iter()
+        .filter(|(_, fault)| !fault.is_ended())
+        .map(|(name, fault)| (name.clone(), fault.origin.clone()))
+        .collect();
+    if there.is_empty() {
+        change.note("there is no fault to heal".to_owned());
+    }
+    for (name, origin) in there {
+        if change.may_touch(&origin) {
+            end(change, &name);
+        } else {
+            change
+                .note(format!("{name} belongs to {} and stays; --everyone heals it", origin.owner));
+        }
+    }
+    "heal --all".to_owned()
+}
+
+fn end(change: &mut Change<'_>, name: &FaultName) {
+    let phase = change.ended(Ended::Healed);
+    if let Some(fault) = change.lab.faults.get_mut(name) {
+        fault.phase = phase;
+    }
+}
+
+/// `delete fault`.
+pub(super) fn delete(change: &mut Change<'_>, name: &FaultName) -> Result<(), Refusal> {
+    let Some(fault) = change.lab.faults.get(name) else { return Err(unknown(change, name)) };
+    change.own(&format!("fault {name}"), &fault.origin)?;
+    change.lab.faults.remove(name);
+    Ok(())
+}
+
+fn unknown(change: &Change<'_>, name: &FaultName) -> Refusal {
+    let near = did_you_mean(name.as_str(), change.lab.faults.keys().map(|name| name.as_str()));
+    invalid(format!("there is no fault {name}{near}"))
+}
+
+/// What a fault of a file, or one put by hand, must say.
+pub(super) fn no_time(name: &FaultName) -> Refusal {
+    invalid(format!(
+        "fault {name}: say how long it lasts: for = \"30s\", or for = \"none\" for until it is healed"
+    ))
+}

@@ -1,0 +1,256 @@
+//! What people see of faults: where they stand, how true they are and what they did.
+
+use std::collections::BTreeSet;
+
+use faultbed_common::{
+    duration::millis,
+    fault::{Grade, Lasts},
+    lab::{Ended, Fault, Phase},
+    link::{Link, Party},
+    name::{FaultName, HostName},
+    proxy_spec::Cut,
+    report::{FaultReport, HostReport, LinkEvidence},
+    shape,
+    status::{Evidence, FaultGrade, FaultState, FaultStatus, Verdict},
+};
+
+use super::{HostSeen, View};
+
+/// All faults, the newest last.
+pub(super) fn faults(view: &View<'_>) -> Vec<FaultStatus> {
+    let mut ordered: Vec<_> = view.lab.faults.iter().collect();
+    ordered.sort_by_key(|(name, fault)| (fault.revision, *name));
+    ordered.into_iter().map(|(name, fault)| status(view, name, fault)).collect()
+}
+
+/// How one host has a fault that it must have.
+pub(super) enum Standing<'a> {
+    /// In force, at this revision.
+    InForce,
+    /// Its deadline ended it there.
+    Expired,
+    /// Not, for this reason; `None` where the host has only not applied it yet.
+    Not(Option<&'a str>),
+    /// Nobody hears from the host.
+    Down,
+}
+
+/// The hosts that must have a fault in force: a link is met at both its ends.
+pub(super) fn touched_hosts<'a>(view: &View<'a>, fault: &Fault) -> BTreeSet<&'a HostName> {
+    let nodes = fault.resolved.touched();
+    nodes.iter().filter_map(|name| Some(&view.lab.node(name)?.placement.host)).collect()
+}
+
+pub(super) fn standing<'a>(
+    view: &View<'a>,
+    host: &HostName,
+    name: &FaultName,
+    fault: &Fault,
+) -> Standing<'a> {
+    let Some(seen) = view.up(host) else { return Standing::Down };
+    match report(&seen.report, name, fault) {
+        Some(report) if report.active => Standing::InForce,
+        Some(report) if report.expired => Standing::Expired,
+        Some(report) => Standing::Not(report.why.as_deref()),
+        None => Standing::Not(None),
+    }
+}
+
+/// What a host says of this revision of a fault.
+fn report<'a>(host: &'a HostReport, name: &FaultName, fault: &Fault) -> Option<&'a FaultReport> {
+    host.faults.get(name).filter(|report| report.revision == fault.revision)
+}
+
+fn status(view: &View<'_>, name: &FaultName, fault: &Fault) -> FaultStatus {
+    let hosts = touched_hosts(view, fault);
+    let seen: Vec<(&HostSeen, &FaultReport)> = hosts
+        .iter()
+        .filter_map(|host| view.host(host))
+        .filter_map(|seen| Some((seen, report(&seen.report, name, fault)?)))
+        .collect();
+    let standings: Vec<(&HostName, Standing<'_>)> =
+        hosts.iter().map(|host| (*host, standing(view, host, name, fault))).collect();
+    let state = state(fault, &standings);
+    let is_active = state == FaultState::Active;
+    let in_force = is_active
+        && !standings.is_empty()
+        && standings.iter().all(|(_, standing)| matches!(standing, Standing::InForce));
+    FaultStatus {
+        name: name.clone(),
+        owner: fault.origin.owner.clone(),
+        state,
+        why: why(fault, is_active, &standings),
+        summary: shape::summary(&fault.spec),
+        grade: grade(view, fault, &hosts, &seen),
+        in_force,
+        links: fault.resolved.links.len(),
+        remaining_ms: if is_active { remaining(view, fault, &seen) } else { None },
+        resolved: fault.resolved.clone(),
+        evidence: evidence(view, fault, &seen),
+    }
+}
+
+fn state(fault: &Fault, standings: &[(&HostName, Standing<'_>)]) -> FaultState {
+    // The hosts enforce deadlines themselves, so they know of an end before the coordinator does.
+    let is_over = |(_, standing): &(&HostName, Standing<'_>)| matches!(standing, Standing::Expired);
+    match &fault.phase {
+        Phase::Pending { .. } => FaultState::Pending,
+        Phase::Active { .. } if !standings.is_empty() && standings.iter().all(is_over) => {
+            FaultState::Expired
+        }
+        Phase::Active { .. } => FaultState::Active,
+        Phase::Ended { how: Ended::Expired, .. } => FaultState::Expired,
+        Phase::Ended { how: Ended::Healed, .. } => FaultState::Healed,
+    }
+}
+
+fn why(fault: &Fault, is_active: bool, standings: &[(&HostName, Standing<'_>)]) -> Option<String> {
+    if let Phase::Pending { why } = &fault.phase {
+        return Some(why.clone());
+    }
+    if !is_active {
+        return None;
+    }
+    standings.iter().find_map(|(host, standing)| match standing {
+        Standing::InForce => None,
+        Standing::Expired => Some(format!("over on {host}")),
+        Standing::Not(Some(why)) => Some(format!("not in force on {host}: {why}")),
+        Standing::Not(None) => Some(format!("not in force on {host} yet")),
+        Standing::Down => Some(format!("{host} is down")),
+    })
+}
+
+/// The weakest grade of all hosts; before they report, the one to expect.
+fn grade(
+    view: &View<'_>,
+    fault: &Fault,
+    hosts: &BTreeSet<&HostName>,
+    seen: &[(&HostSeen, &FaultReport)],
+) -> FaultGrade {
+    if fault.spec.on.is_some() {
+        return FaultGrade::Node;
+    }
+    let reported = seen.iter().filter_map(|(_, report)| report.grade).min();
+    let expected = || {
+        let needs = fault.resolved.links.first().and_then(|link| {
+            shape::link_effect(&fault.spec, &fault.resolved, link).and_then(|effect| effect.cut)
+        });
+        if needs != Some(Cut::Packets) {
+            return Grade::Stream;
+        }
+        let proxies = hosts.iter().filter_map(|host| view.host(host)?.report.proxy.as_ref());
+        let best = proxies.filter_map(|proxy| proxy.best_grade).min();
+        fault.spec.grade.or(best).unwrap_or(Grade::Packet)
+    };
+    match reported.unwrap_or_else(expected) {
+        Grade::Stream => FaultGrade::Stream,
+        Grade::Packet => FaultGrade::Packet,
+    }
+}
+
+/// The least that any host has left; hosts count down by their own clock since their report.
+fn remaining(view: &View<'_>, fault: &Fault, seen: &[(&HostSeen, &FaultReport)]) -> Option<u64> {
+    let reported = seen
+        .iter()
+        .filter(|(_, report)| report.active)
+        .filter_map(|(seen, report)| Some(report.remaining_ms?.saturating_sub(seen.age_ms)))
+        .min();
+    let by_our_clock = || match (&fault.phase, fault.spec.lasts) {
+        (Phase::Active { since_unix_ms }, Some(Lasts::For(span))) => {
+            Some(since_unix_ms.saturating_add(millis(span.0)).saturating_sub(view.now_unix_ms))
+        }
+        _ => None,
+    };
+    reported.or_else(by_our_clock)
+}
+
+fn evidence(view: &View<'_>, fault: &Fault, seen: &[(&HostSeen, &FaultReport)]) -> Evidence {
+    let mut evidence = Evidence::default();
+    for (host, report) in seen {
+        for (link, counted) in &report.links {
+            let counted = on_our_clock(view, host, counted);
+            add(evidence.links.entry(link.clone()).or_default(), &counted);
+            add(&mut evidence.total, &counted);
+        }
+    }
+    evidence.verdict = verdict(view, fault, seen, &evidence.total);
+    evidence
+}
+
+/// Points of several hosts' clocks cannot be compared: they become points of the coordinator's, in
+/// milliseconds since the epoch.
+fn on_our_clock(view: &View<'_>, host: &HostSeen, counted: &LinkEvidence) -> LinkEvidence {
+    let point = |at_ms: Option<u64>| {
+        let age = host.report.now_ms.saturating_sub(at_ms?).saturating_add(host.age_ms);
+        Some(view.now_unix_ms.saturating_sub(age))
+    };
+    LinkEvidence {
+        first_hit_ms: point(counted.first_hit_ms),
+        last_hit_ms: point(counted.last_hit_ms),
+        ..counted.clone()
+    }
+}
+
+fn add(sum: &mut LinkEvidence, more: &LinkEvidence) {
+    let LinkEvidence {
+        connections,
+        held_bytes,
+        dropped_segments,
+        delayed_chunks,
+        delay_histogram,
+        attempts_refused,
+        leaked_bytes,
+        first_hit_ms,
+        last_hit_ms,
+    } = more;
+    for (sum, more) in [
+        (&mut sum.connections, connections),
+        (&mut sum.held_bytes, held_bytes),
+        (&mut sum.dropped_segments, dropped_segments),
+        (&mut sum.delayed_chunks, delayed_chunks),
+        (&mut sum.attempts_refused, attempts_refused),
+        (&mut sum.leaked_bytes, leaked_bytes),
+    ] {
+        *sum = sum.saturating_add(*more);
+    }
+    for (sum, more) in sum.delay_histogram.iter_mut().zip(delay_histogram) {
+        *sum = sum.saturating_add(*more);
+    }
+    sum.first_hit_ms = sum.first_hit_ms.into_iter().chain(*first_hit_ms).min();
+    sum.last_hit_ms = sum.last_hit_ms.max(*last_hit_ms);
+}
+
+fn verdict(
+    view: &View<'_>,
+    fault: &Fault,
+    seen: &[(&HostSeen, &FaultReport)],
+    total: &LinkEvidence,
+) -> Verdict {
+    if fault.spec.on.is_some() {
+        // Effects on nodes are not counted: a host that had it in force did what it says.
+        let acted = |report: &FaultReport| report.why.is_none();
+        let is_confirmed = !seen.is_empty() && seen.iter().all(|(_, report)| acted(report));
+        return if is_confirmed { Verdict::Confirmed } else { Verdict::Quiet };
+    }
+    if total.leaked_bytes > 0 || (fault.is_active() && is_bypassed(view, fault)) {
+        return Verdict::Mismatch;
+    }
+    let acted =
+        [total.held_bytes, total.dropped_segments, total.delayed_chunks, total.attempts_refused];
+    if acted.iter().any(|count| *count > 0) { Verdict::Confirmed } else { Verdict::Quiet }
+}
+
+/// Whether a connection around the proxies joins two parties of a link that is cut.
+fn is_bypassed(view: &View<'_>, fault: &Fault) -> bool {
+    let is_cut = |link: &Link| {
+        shape::link_effect(&fault.spec, &fault.resolved, link)
+            .is_some_and(|effect| effect.cut.is_some())
+    };
+    let up = view.hosts.values().filter(|seen| seen.connected);
+    up.flat_map(|seen| &seen.report.bypasses).any(|bypass| {
+        // A holder that is no node's name is a program outside the lab.
+        let from = bypass.from.parse().unwrap_or(Party::Clients);
+        let link = Link { from, to: Party::Node(bypass.to.clone()) };
+        is_cut(&link) || is_cut(&link.reversed())
+    })
+}
