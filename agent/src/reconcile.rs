@@ -14,6 +14,8 @@ pub mod real;
 pub mod report;
 pub mod step;
 pub mod task;
+#[cfg(test)]
+mod testing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

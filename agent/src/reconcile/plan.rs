@@ -160,20 +160,12 @@ impl Plan {
 /// Whether the proxy has confirmed the newest rules. Nodes start only then, so that none of them
 /// ever runs without the faults that are in force on it.
 fn is_proxy_current(wanted: &Accepted, observed: &Observed) -> bool {
-    !needs_proxy(wanted)
-        || observed.proxy.running && observed.proxy.applied.as_ref() == Some(&wanted.proxy_file())
+    observed.proxy.running && observed.proxy.applied.as_ref() == Some(&wanted.proxy_file())
 }
 
-/// A host without addresses to own spends nothing on a proxy.
-fn needs_proxy(wanted: &Accepted) -> bool {
-    !wanted.spec.proxy.listeners.is_empty()
-}
-
+/// The proxy runs as soon as there are orders, so that the first cluster need not wait for it.
 fn proxy(wanted: &Accepted, observed: &Observed, now: BootTime) -> Part<Step> {
     let seen = &observed.proxy;
-    if !seen.running && !needs_proxy(wanted) {
-        return Part::standing(Standing::True);
-    }
     let generation = wanted.spec.generation;
     let pending = Standing::Pending(format!("applying the rules of generation {generation}"));
     if seen.busy {
