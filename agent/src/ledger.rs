@@ -119,6 +119,7 @@ impl Accepted {
         let faults = &self.spec.proxy.faults;
         ProxyFile {
             version: PROXY_FILE_VERSION,
+            lab: Some(self.spec.lab.clone()),
             boot_id: self.boot_id.clone(),
             spec: self.spec.proxy.clone(),
             deadlines: self

@@ -20,6 +20,12 @@ fn main() -> ExitCode {
             Some(run_dir) => faultbed_agent::shim::main(Path::new(&run_dir)),
             None => ExitCode::from(REFUSED),
         },
+        Some("proxy") => match (arguments.next(), arguments.next()) {
+            (Some(dir), Some(socket)) => {
+                faultbed_agent::proxy::main(Path::new(&dir), Path::new(&socket))
+            }
+            _ => ExitCode::from(REFUSED),
+        },
         _ => daemon(),
     }
 }
