@@ -150,7 +150,7 @@ fn what_the_kernel_refuses_it_refuses_as_ever() {
 }
 
 /// In the node: dials in the way that `verb` says.
-pub fn helper(verb: &str, arguments: &[String]) {
+pub(crate) fn helper(verb: &str, arguments: &[String]) {
     let targets: Vec<SocketAddr> = arguments.iter().map(|text| text.parse().unwrap()).collect();
     let target = targets[0];
     let stream =
