@@ -8,13 +8,15 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(crate) use ports::reserved;
+
 use crate::{
     blueprint::Blueprint,
     generation::Incarnation,
     lab::{Cluster, Lab, Placement},
     name::{ClusterName, HostName, NodeName, RoleName, node_name},
     report::ForeignListener,
-    spec::{ClusterSpec, RoleSpec},
+    spec::{COUNT_MAX, ClusterSpec, RoleSpec},
 };
 
 /// Why a cluster cannot be placed.
@@ -48,6 +50,7 @@ pub fn place(
     let refuse = |why| PlaceError { cluster: name.clone(), why };
     let counts = counts(&next.spec, &next.blueprint);
     check_roles(&next.spec, &next.blueprint).map_err(refuse)?;
+    check_counts(&counts).map_err(refuse)?;
     check_cluster_name(lab, name).map_err(refuse)?;
     next.nodes.retain(|_, node| counts.contains_key(&node.role));
     for (role, count) in &counts {
@@ -143,6 +146,16 @@ fn check_overrides(next: &Cluster, role: &RoleName, spec: &RoleSpec) -> Result<(
     match spec.node.keys().find(|index| **index == 0 || **index > last) {
         Some(index) => {
             Err(format!("{role}.node.{index} names no node; the numbers of {role} go to {last}"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Files are checked when they are read; verbs and hand edits come by no file.
+fn check_counts(counts: &BTreeMap<RoleName, u32>) -> Result<(), String> {
+    match counts.iter().find(|(_, count)| !(1..=COUNT_MAX).contains(*count)) {
+        Some((role, count)) => {
+            Err(format!("count of {role} is {count}; it goes from 1 to {COUNT_MAX}"))
         }
         None => Ok(()),
     }
