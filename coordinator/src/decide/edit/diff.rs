@@ -42,7 +42,9 @@ type Texts = BTreeMap<String, String>;
 fn hosts(lab: &Lab) -> Texts {
     let text = |name: &HostName, labels: &BTreeMap<String, String>| {
         let pair = |(key, value): (&String, &String)| {
-            format!("{} = {}", Value::from(key.as_str()), Value::from(value.as_str()))
+            let is_bare = key.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+            let key = if is_bare { key.clone() } else { Value::from(key.as_str()).to_string() };
+            format!("{key} = {}", Value::from(value.as_str()))
         };
         let pairs: Vec<String> = labels.iter().map(pair).collect();
         format!("[host.{name}]\nlabels = {{ {} }}\n", pairs.join(", "))

@@ -5,7 +5,9 @@ use faultbed_common::{
     edit::{Edit, NodeVerb},
     link::Party,
 };
-use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_assert, prop_oneof, proptest};
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy, any, prop, prop_assert, prop_oneof, proptest,
+};
 
 use crate::decide::fixtures::{World, fault, file, ready};
 
