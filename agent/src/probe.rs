@@ -236,7 +236,8 @@ impl Asker {
                     Ok((Answer::default(), true))
                 }
                 Ask::Command { argv } => {
-                    let ran = command::run(argv, &self.dir, &self.env, probe.timeout.0).await?;
+                    let ran =
+                        command::run(argv, &self.dir, &self.env, probe.timeout.0, None).await?;
                     let answer = Answer { status: ran.status, text: ran.stdout };
                     Ok((answer, ran.status == 0))
                 }

@@ -48,6 +48,8 @@ pub struct Observed {
 pub struct ObservedNode {
     /// Its newest incarnation.
     pub run: Run,
+    /// Since when its records contradict that it runs.
+    pub doubted_since: Option<BootTime>,
     /// What was done for it before.
     pub record: NodeRecord,
     /// What its shim was last told; `None` where this agent has told it nothing yet.

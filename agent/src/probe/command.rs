@@ -34,7 +34,16 @@ pub struct Ran {
     pub stderr: String,
 }
 
-/// Runs a command.
+/// Another user than ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// The user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// Runs a command, as another user where one is given.
 ///
 /// # Errors
 /// It cannot be started, or takes too long; then its whole process group is killed.
@@ -43,6 +52,7 @@ pub async fn run(
     dir: &Path,
     env: &BTreeMap<String, String>,
     limit: Duration,
+    who: Option<Ids>,
 ) -> Result<Ran, String> {
     let [program, args @ ..] = argv else { return Err("it is empty".to_owned()) };
     let mut command = Command::new(program);
@@ -58,6 +68,9 @@ pub async fn run(
         command.env_remove(name);
     }
     command.envs(env);
+    if let Some(Ids { uid, gid }) = who {
+        command.uid(uid).gid(gid);
+    }
     die_with_us(&mut command);
     let mut child = command.spawn().map_err(|error| format!("run {program}: {error}"))?;
     let group = Group(child.id());

@@ -113,6 +113,9 @@ pub trait Hands: Send + Sync + 'static {
     /// How a node's connections are named.
     fn identity(&self, node: &NodeName, incarnation: Incarnation) -> Identity;
 
+    /// What the shim of this incarnation was told last, by this agent or an earlier one.
+    fn told(&self, node: &NodeName, incarnation: Incarnation) -> Option<NodeOrders>;
+
     /// Is over when this incarnation is.
     fn ended(
         &self,

@@ -53,4 +53,10 @@ impl NodeRecord {
     pub fn wiped(&self, wipes: u64) -> Self {
         Self { init_done: 0, joined: false, bootstrapped: false, wipes, ..self.clone() }
     }
+
+    /// What a later node of the same name takes over: what is true of the data.
+    #[must_use]
+    pub fn retired(&self) -> Self {
+        Self { init_done: self.init_done, bootstrapped: self.bootstrapped, ..Self::default() }
+    }
 }

@@ -1,5 +1,7 @@
 //! Takes in why the loop woke: what was heard becomes what is observed.
 
+use std::time::Duration;
+
 use faultbed_common::{name::NodeName, report::FaultReport, session::Orders};
 use tokio::task::{Id, JoinError};
 
@@ -15,6 +17,9 @@ use crate::{
         step::Cause,
     },
 };
+
+/// A living run may be in doubt for so long before it is called unknown.
+const DOUBT_MAX: Duration = Duration::from_secs(2);
 
 /// Lines of a crashed node's output that are kept in its report.
 const LAST_LINES: usize = 20;
@@ -136,7 +141,14 @@ impl<H: Hands> Reconciler<H> {
 
     fn recheck(&mut self) {
         let nodes: Vec<NodeName> = self.observed.nodes.keys().cloned().collect();
-        nodes.iter().for_each(|node| self.inspect(node));
+        for node in &nodes {
+            self.inspect(node);
+            // Only a program that was met while it ran tells how it can be named.
+            if let Some(Run::Running(running)) = self.observed.nodes.get(node).map(|n| &n.run) {
+                let identity = self.hands.identity(node, running.incarnation);
+                self.facts.entry(node.clone()).or_default().identity = identity;
+            }
+        }
         let running = self.hands.find_proxy().is_some();
         if self.observed.proxy.running && !running {
             self.proxy_ended();
@@ -153,7 +165,7 @@ impl<H: Hands> Reconciler<H> {
             Run::Unknown { .. } => true,
             Run::Running(running) => {
                 let holds = node.orders.as_ref().is_some_and(|orders| orders.pause.is_some());
-                running.paused != holds || running.asked.is_some()
+                running.paused != holds || running.asked.is_some() || node.doubted_since.is_some()
             }
             Run::None | Run::Ended(_) => false,
         };
@@ -166,10 +178,21 @@ impl<H: Hands> Reconciler<H> {
     /// Looks at a node again, and takes note of what became of it.
     pub(super) fn inspect(&mut self, node: &NodeName) {
         let run = self.hands.inspect(node);
+        let now = self.hands.now();
         let Some(observed) = self.observed.nodes.get_mut(node) else { return };
         if observed.run == run {
+            observed.doubted_since = None;
             return;
         }
+        if let (Run::Unknown { .. }, Run::Running(_)) = (&run, &observed.run) {
+            // While a run ends its records contradict each other for a moment; its watch tells
+            // when that is over.
+            let since = *observed.doubted_since.get_or_insert(now);
+            if now < since + DOUBT_MAX {
+                return;
+            }
+        }
+        observed.doubted_since = None;
         let facts = self.facts.entry(node.clone()).or_default();
         if observed.run.incarnation() != run.incarnation() {
             observed.ready = Readiness::NotYet;
@@ -179,6 +202,9 @@ impl<H: Hands> Reconciler<H> {
         match &run {
             Run::Running(running) => {
                 facts.identity = self.hands.identity(node, running.incarnation);
+                if observed.orders.is_none() {
+                    observed.orders = self.hands.told(node, running.incarnation);
+                }
             }
             Run::Ended(ended) => {
                 observed.failures.remove(&StepKind::KillTree);
