@@ -45,11 +45,20 @@ pub(crate) fn expressions() -> &'static Environment<'static> {
 
 /// An error in a few words, without names of files that nobody has.
 pub(crate) fn explain(error: &Error) -> String {
+    // Whatever was asked of a name that is not there, the name is the mistake.
+    if let Some(name) = error.detail().and_then(undefined_name) {
+        return format!("\"{name}\" is undefined");
+    }
     match (error.kind(), error.detail()) {
-        (ErrorKind::UndefinedError, Some(detail)) => detail.replace('`', "\""),
         (ErrorKind::OutOfFuel, _) => "it takes too long: is there an endless loop?".to_owned(),
         (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     }
+}
+
+/// The name in "… (`node.nmae` is undefined)".
+fn undefined_name(detail: &str) -> Option<&str> {
+    let (before, _) = detail.rsplit_once("` is undefined")?;
+    before.rsplit_once('`').map(|(_, name)| name)
 }

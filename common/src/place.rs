@@ -8,13 +8,15 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(crate) use ports::reserved;
+
 use crate::{
     blueprint::Blueprint,
     generation::Incarnation,
     lab::{Cluster, Lab, Placement},
     name::{ClusterName, HostName, NodeName, RoleName, node_name},
     report::ForeignListener,
-    spec::{ClusterSpec, RoleSpec},
+    spec::{COUNT_MAX, ClusterSpec, RoleSpec},
 };
 
 /// Why a cluster cannot be placed.
@@ -48,6 +50,7 @@ pub fn place(
     let refuse = |why| PlaceError { cluster: name.clone(), why };
     let counts = counts(&next.spec, &next.blueprint);
     check_roles(&next.spec, &next.blueprint).map_err(refuse)?;
+    check_counts(&counts).map_err(refuse)?;
     check_cluster_name(lab, name).map_err(refuse)?;
     next.nodes.retain(|_, node| counts.contains_key(&node.role));
     for (role, count) in &counts {
@@ -104,7 +107,7 @@ fn grow(
     let here = next.nodes.values().filter(|node| &node.role == role).count();
     let missing = (count as usize).saturating_sub(here);
     let spec = next.spec.roles.get(role).cloned().unwrap_or_default();
-    let allowed = hosts::allowed(lab, role, &spec.hosts)?;
+    let allowed = hosts::allowed(lab, &spec.hosts).map_err(|why| format!("{role}.hosts: {why}"))?;
     for _ in 0..missing {
         let last = next.last_index.entry(role.clone()).or_default();
         *last += 1;
@@ -115,7 +118,9 @@ fn grow(
         check_node_name(lab, name, next, &node)?;
         let own = spec.node.get(&index).and_then(|own| own.host.as_ref());
         let host = match own {
-            Some(host) => hosts::existing(lab, host.as_str())?.clone(),
+            Some(host) => hosts::existing(lab, host.as_str())
+                .map_err(|why| format!("{role}.node.{index}.host: {why}"))?
+                .clone(),
             None => hosts::emptiest(lab, name, next, role, &allowed)?,
         };
         let wanted_ports = &next.blueprint.roles[role].ports;
@@ -143,6 +148,16 @@ fn check_overrides(next: &Cluster, role: &RoleName, spec: &RoleSpec) -> Result<(
     match spec.node.keys().find(|index| **index == 0 || **index > last) {
         Some(index) => {
             Err(format!("{role}.node.{index} names no node; the numbers of {role} go to {last}"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Files are checked when they are read; verbs and hand edits come by no file.
+fn check_counts(counts: &BTreeMap<RoleName, u32>) -> Result<(), String> {
+    match counts.iter().find(|(_, count)| !(1..=COUNT_MAX).contains(*count)) {
+        Some((role, count)) => {
+            Err(format!("count of {role} is {count}; it goes from 1 to {COUNT_MAX}"))
         }
         None => Ok(()),
     }

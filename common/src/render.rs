@@ -22,6 +22,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+pub(crate) use config::NOT_SUPPORTED as NO_CONFIG;
+pub(crate) use probe::METHODS;
 pub(crate) use scene::Scene;
 
 use crate::{
@@ -173,7 +175,8 @@ impl Scene<'_> {
             dirs: self
                 .list(name, "dirs", &role.dirs)?
                 .iter()
-                .map(|path| inside(name, "dirs", dir, path))
+                .enumerate()
+                .map(|(i, path)| inside(name, &format!("dirs[{i}]"), dir, path))
                 .collect::<Result<_, _>>()?,
             files: self.files(name, role, spec, own, dir)?,
             init: role
@@ -245,7 +248,7 @@ impl Scene<'_> {
     ) -> Result<BTreeMap<PathBuf, String>, RenderError> {
         let config = own.and_then(|own| own.config.as_ref()).or(spec.config.as_ref());
         if let (Some(_), None) = (config, &role.config) {
-            return Err(refuse(name, "config", config::NOT_SUPPORTED.to_owned()));
+            return Err(refuse(name, "config", NO_CONFIG.to_owned()));
         }
         let mut files = BTreeMap::new();
         for (path, template) in &role.files {

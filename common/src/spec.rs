@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::{
     fault::FaultSpec,
@@ -11,6 +11,12 @@ use crate::{
 
 /// Most nodes of one role. A lab that wants more wants another tool.
 pub const COUNT_MAX: u32 = 1000;
+
+/// Simulated hosts of a local lab where nothing is said.
+pub const HOSTS_DEFAULT: u32 = 3;
+
+/// Most simulated hosts of a local lab: each has an address in one /24.
+pub const HOSTS_MAX: u32 = 254;
 
 /// Whether a `config` is the configuration itself, and not the path of its file. A content always
 /// holds a line break; whoever reads the file adds one where it has none.
@@ -40,7 +46,7 @@ pub struct LabFile {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LabSection {
-    /// Simulated hosts of a local lab; 3 where it is not said.
+    /// Simulated hosts of a local lab; [`HOSTS_DEFAULT`] where it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<u32>,
 }
@@ -81,7 +87,7 @@ pub enum OnCrash {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoleSpec {
-    /// How many nodes; the blueprint's default where it is not said. From 0 to [`COUNT_MAX`].
+    /// How many nodes; the blueprint's default where it is not said. From 1 to [`COUNT_MAX`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
     /// The program: with a slash a file of this machine, else a name in the host's PATH.
@@ -105,16 +111,15 @@ pub struct RoleSpec {
     pub node: BTreeMap<u32, NodeOverride>,
 }
 
-/// Keys are text in JSON and TOML, and behind `flatten` serde does not read numbers from text.
+/// Keys of JSON are texts, and below a flattened table serde does not read numbers from them.
 fn by_number<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<u32, NodeOverride>, D::Error> {
-    let by_text = BTreeMap::<String, NodeOverride>::deserialize(deserializer)?;
-    let number = |text: &str| {
-        let refuse = |_| serde::de::Error::custom(format!("{text:?} is not the number of a node"));
-        text.parse::<u32>().map_err(refuse)
+    let named = BTreeMap::<String, NodeOverride>::deserialize(deserializer)?;
+    let number = |key: String| {
+        key.parse().map_err(|_| D::Error::custom(format!("{key:?} is not the number of a node")))
     };
-    by_text.into_iter().map(|(text, node)| Ok((number(&text)?, node))).collect()
+    named.into_iter().map(|(key, own)| Ok((number(key)?, own))).collect()
 }
 
 /// `node.2.path = …`: fields of one node that differ from its role.

@@ -9,6 +9,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -190,8 +191,10 @@ impl Desk {
         loop {
             match receive(&self.listener) {
                 Ok(call) => {
-                    let outcome = self.decide(&call);
-                    self.shared.count(outcome);
+                    // Without an answer the node would hang, and without this thread each of its
+                    // connects would fail: a mistake of ours must cost no more than one name.
+                    let decision = panic::catch_unwind(AssertUnwindSafe(|| self.decide(&call)));
+                    self.shared.count(decision.unwrap_or(Outcome::Unread));
                     go_on(&self.listener, call.id);
                 }
                 // ENOENT: the caller was interrupted; or, on newer kernels, there is none left.
@@ -222,7 +225,10 @@ impl Desk {
         if !ours {
             return Outcome::NotOurs;
         }
-        let number = i32::try_from(call.arguments[0].cast_signed()).unwrap_or(-1);
+        // A descriptor is an int: the upper half of the register is anything. None is negative.
+        let Ok(number) = i32::try_from(call.arguments[0] & 0xffff_ffff) else {
+            return Outcome::NotOurs;
+        };
         match self.callers.descriptor(call.tid, number, self.threads) {
             // Asked after the descriptor was taken: then it was the caller's, and not that of
             // another process which got its thread's id.

@@ -68,7 +68,7 @@ fn source_of(verb: &str, target: &str, ours: bool, user: Option<&str>) -> (IpAdd
     let (from, said) = accept(&listener);
     assert_eq!(said, "hello", "the connection works as any other");
     let exit = lab::last_exit(&run.dir);
-    assert_eq!(exit.code, Some(0), "{:#?}", node::last_lines(&run.dir, 30));
+    assert_eq!(exit.code, Some(0), "{:#?}", node::last_lines(&run.dir, 99));
     if user.is_some() {
         std::fs::remove_file(&spec.program).unwrap();
     }
@@ -136,7 +136,7 @@ fn a_refused_socket_can_be_used_again() {
     let spec = dialler(&lab, "dial-again", &[&arguments[0], &arguments[1]]);
     let run = lab.launch_with_orders(&spec, &orders(&[address, refusing]));
     assert_eq!(accept(&open), (PRIVATE, "hello".to_owned()));
-    assert_eq!(lab::last_exit(&run.dir).code, Some(0), "{:?}", node::last_lines(&run.dir, 30));
+    assert_eq!(lab::last_exit(&run.dir).code, Some(0), "{:?}", node::last_lines(&run.dir, 99));
 }
 
 #[test]
@@ -145,12 +145,12 @@ fn what_the_kernel_refuses_it_refuses_as_ever() {
     let (_listener, address) = listener("127.77.9.1:0");
     let spec = dialler(&lab, "dial-wrong", &[&address.to_string()]);
     let run = lab.launch_with_orders(&spec, &orders(&[address]));
-    assert_eq!(lab::last_exit(&run.dir).code, Some(0), "{:#?}", node::last_lines(&run.dir, 30));
+    assert_eq!(lab::last_exit(&run.dir).code, Some(0), "{:#?}", node::last_lines(&run.dir, 99));
     assert_eq!(identity(&run).bound, 0);
 }
 
 /// In the node: dials in the way that `verb` says.
-pub fn helper(verb: &str, arguments: &[String]) {
+pub(crate) fn helper(verb: &str, arguments: &[String]) {
     let targets: Vec<SocketAddr> = arguments.iter().map(|text| text.parse().unwrap()).collect();
     let target = targets[0];
     let stream =

@@ -16,8 +16,8 @@ use faultbed_agent::node::{
 };
 use faultbed_common::{generation::Incarnation, host_spec::Limits};
 
-/// The real binary.
-pub const AGENT: &str = env!("CARGO_BIN_EXE_faultbed-agent");
+/// Names another copy of the real binary.
+pub(crate) const AGENT_COPY: &str = "SHIM_TEST_AGENT";
 /// How long anything may take on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks.
@@ -25,41 +25,47 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const HELPER_VERB: &str = "SHIM_TEST_HELPER";
 const HELPER_ARGUMENTS: &str = "SHIM_TEST_HELPER_ARGUMENTS";
 
+/// The real binary.
+pub(crate) fn agent() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_faultbed-agent");
+    std::env::var_os(AGENT_COPY).map_or_else(|| built.into(), PathBuf::from)
+}
+
 /// A node's directory.
-pub struct Lab {
+pub(crate) struct Lab {
     dir: tempfile::TempDir,
     runs: Cell<u64>,
 }
 
 /// A run that was launched.
-pub struct Run {
-    pub dir: PathBuf,
-    pub record: RunRecord,
+pub(crate) struct Run {
+    pub(crate) dir: PathBuf,
+    pub(crate) record: RunRecord,
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
         Self { dir, runs: Cell::new(0) }
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.dir().join("data")
     }
 
     /// The directory of the next run.
-    pub fn run_dir(&self) -> PathBuf {
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.runs.set(self.runs.get() + 1);
         node::run_dir(self.dir(), Incarnation(self.runs.get()))
     }
 
     /// A node that is this shell script.
-    pub fn spec(&self, script: &str) -> LaunchSpec {
+    pub(crate) fn spec(&self, script: &str) -> LaunchSpec {
         LaunchSpec {
             version: VERSION,
             lab: "t".parse().unwrap(),
@@ -77,31 +83,31 @@ impl Lab {
         }
     }
 
-    pub fn try_launch(
+    pub(crate) fn try_launch(
         &self,
         dir: &Path,
         spec: &LaunchSpec,
         orders: &ShimOrders,
     ) -> Result<RunRecord, LaunchError> {
-        launch_with(AGENT.as_ref(), dir, spec, orders)
+        launch_with(&agent(), dir, spec, orders)
     }
 
-    pub fn launch(&self, script: &str) -> Run {
+    pub(crate) fn launch(&self, script: &str) -> Run {
         self.launch_spec(&self.spec(script))
     }
 
-    pub fn launch_spec(&self, spec: &LaunchSpec) -> Run {
+    pub(crate) fn launch_spec(&self, spec: &LaunchSpec) -> Run {
         self.launch_with_orders(spec, &ShimOrders::default())
     }
 
-    pub fn launch_with_orders(&self, spec: &LaunchSpec, orders: &ShimOrders) -> Run {
+    pub(crate) fn launch_with_orders(&self, spec: &LaunchSpec, orders: &ShimOrders) -> Run {
         let dir = self.run_dir();
         let record = self.try_launch(&dir, spec, orders).unwrap();
         Run { dir, record }
     }
 
     /// The pid that a script wrote to a file, once it is complete.
-    pub fn pid_in(&self, file: &str) -> Option<i32> {
+    pub(crate) fn pid_in(&self, file: &str) -> Option<i32> {
         let text = fs::read_to_string(self.data().join(file)).ok()?;
         text.strip_suffix('\n')?.parse().ok()
     }
@@ -122,19 +128,19 @@ impl Drop for Lab {
 }
 
 impl Run {
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.record.shim.is_alive().unwrap() || self.record.node.is_alive().unwrap()
     }
 
     /// What became of it, once that can be told.
-    pub fn settled(&self) -> RunState {
+    pub(crate) fn settled(&self) -> RunState {
         let over = |state: &RunState| matches!(state, RunState::Exited { .. });
         assert!(eventually(|| over(&node::inspect(&self.dir))), "{:?}", node::inspect(&self.dir));
         node::inspect(&self.dir)
     }
 
     /// Ends it, and sees that nothing of it is left.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         let signal = libc::SIGKILL;
         let asked = AskedRecord { why: AskedWhy::Stop, signal, at_boot_ms: clock::boottime_ms() };
         node::kill_tree(&self.record, &self.dir, &asked).unwrap();
@@ -144,7 +150,7 @@ impl Run {
 }
 
 /// The exit record of a run, once there is one.
-pub fn last_exit(dir: &Path) -> ExitRecord {
+pub(crate) fn last_exit(dir: &Path) -> ExitRecord {
     let mut found = None;
     let over = eventually(|| match node::inspect(dir) {
         RunState::Exited { exit, .. } => {
@@ -158,12 +164,12 @@ pub fn last_exit(dir: &Path) -> ExitRecord {
 }
 
 /// Whether something comes true before patience ends.
-pub fn eventually(holds: impl FnMut() -> bool) -> bool {
+pub(crate) fn eventually(holds: impl FnMut() -> bool) -> bool {
     within(PATIENCE, holds)
 }
 
 /// Whether something comes true in time.
-pub fn within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
+pub(crate) fn within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + time;
     loop {
         if holds() {
@@ -177,7 +183,7 @@ pub fn within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
 }
 
 /// This very binary as another process, which does what `helper` in `main` says for `verb`.
-pub fn helper(verb: &str, arguments: &[&str]) -> Command {
+pub(crate) fn helper(verb: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "helper", "--nocapture", "--test-threads=1"]);
     command.env(HELPER_VERB, verb).env(HELPER_ARGUMENTS, arguments.join("\u{1f}"));
@@ -185,7 +191,7 @@ pub fn helper(verb: &str, arguments: &[&str]) -> Command {
 }
 
 /// In such a process: its verb and arguments.
-pub fn helper_arguments() -> Option<(String, Vec<String>)> {
+pub(crate) fn helper_arguments() -> Option<(String, Vec<String>)> {
     let verb = std::env::var(HELPER_VERB).ok()?;
     let arguments = std::env::var(HELPER_ARGUMENTS).unwrap();
     Some((verb, arguments.split('\u{1f}').map(str::to_owned).collect()))

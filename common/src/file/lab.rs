@@ -1,0 +1,206 @@
+//! Reads a lab file: the lab, its hosts, its clusters.
+
+use std::{collections::BTreeMap, fmt::Display, ops::Range, str::FromStr};
+
+use crate::{
+    file::{
+        Checks,
+        fault::read_fault,
+        walk::{Item, Section},
+    },
+    name::HostName,
+    spec::{
+        COUNT_MAX, ClusterSpec, HOSTS_DEFAULT, HOSTS_MAX, HostSection, LabFile, LabSection,
+        NodeOverride, OnCrash, RoleSpec,
+    },
+};
+
+/// The whole file. What could not be read is left out and was reported.
+pub(super) fn read_lab(root: &Section<'_>, checks: &Checks) -> LabFile {
+    let lab = root.get("lab").and_then(|item| Some(read_lab_section(&item.section()?)));
+    let lab = lab.unwrap_or_default();
+    let hosts = Hosts { count: lab.hosts.unwrap_or(HOSTS_DEFAULT) };
+    let file = LabFile {
+        host: read_table(root, "host", |item| {
+            hosts.check(&item.name, &item.key_span, item);
+            read_host(item)
+        }),
+        cluster: read_table(root, "cluster", |item| read_cluster(item, &hosts)),
+        fault: read_table(root, "fault", |item| read_fault(item, checks)),
+        lab,
+    };
+    root.finish();
+    file
+}
+
+/// A table of named tables. One with a wrong name is looked into like any other.
+pub(super) fn read_table<K, V>(
+    root: &Section<'_>,
+    name: &'static str,
+    mut read: impl FnMut(&Item<'_>) -> Option<V>,
+) -> BTreeMap<K, V>
+where
+    K: Ord + FromStr<Err: Display>,
+{
+    let section = root.get(name).and_then(|item| item.section());
+    let mut found = BTreeMap::new();
+    for item in section.iter().flat_map(Section::items) {
+        if let (Some(key), Some(value)) = (item.key(), read(&item)) {
+            found.insert(key, value);
+        }
+    }
+    found
+}
+
+fn read_lab_section(section: &Section<'_>) -> LabSection {
+    let hosts = section.get("hosts").and_then(|item| item.number(1, HOSTS_MAX.into(), None));
+    section.finish();
+    LabSection { hosts: hosts.and_then(|hosts| u32::try_from(hosts).ok()) }
+}
+
+/// The simulated hosts of the file's lab: `h1`, `h2` and so on.
+struct Hosts {
+    count: u32,
+}
+
+impl Hosts {
+    /// A name like `h9` where there are only three is a mistake. Other names may be those of hosts
+    /// that joined, which no file knows.
+    fn check(&self, name: &str, span: &Range<usize>, item: &Item<'_>) {
+        let number = name.strip_prefix('h').and_then(|digits| digits.parse::<u32>().ok());
+        if number.is_none_or(|number| (1..=self.count).contains(&number)) {
+            return;
+        }
+        let last = self.count;
+        let message = format!("there is no host {name:?}; the lab has h1 to h{last}");
+        item.wrong_at(span, message, Some("[lab] hosts says how many".to_owned()));
+    }
+}
+
+fn read_host(item: &Item<'_>) -> Option<HostSection> {
+    let section = item.section()?;
+    let mut labels = BTreeMap::new();
+    let table = section.get("labels").and_then(|item| item.section());
+    for label in table.iter().flat_map(Section::items) {
+        let Some(value) = label.text() else { continue };
+        if [&label.name, value].iter().any(|text| text.contains([',', '=', '\n'])) {
+            label.wrong("a label cannot hold ',', '=' or a line break", None);
+            continue;
+        }
+        labels.insert(label.name.clone(), value.to_owned());
+    }
+    section.finish();
+    Some(HostSection { labels })
+}
+
+/// Fields that people write one table too high.
+const ROLE_FIELDS: [&str; 6] = ["count", "path", "config", "hosts", "args", "env"];
+
+fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
+    let section = item.section()?;
+    let blueprint = section.get("blueprint");
+    if blueprint.is_none() {
+        let what = format!("cluster {} does not say which database it is", item.name);
+        section.missing(what, "add blueprint = \"etcd\", or the path of a blueprint file");
+    }
+    let on_crash = section
+        .get("on_crash")
+        .and_then(|item| item.choice(&[("stay", OnCrash::Stay), ("restart", OnCrash::Restart)]));
+    let mut roles = BTreeMap::new();
+    for role in section.rest() {
+        // What is no table cannot be a role: it is a mistyped field.
+        if !role.is_table() {
+            if ROLE_FIELDS.contains(&role.name.as_str()) {
+                let help = format!("write it in [cluster.{}.ROLE]", item.name);
+                role.wrong_key(format!("{} is a field of a role", role.name), Some(help));
+            } else {
+                section.unknown(&role);
+            }
+            continue;
+        }
+        let name = role.key();
+        let spec = role.section().map(|section| read_role(&section, hosts));
+        if let (Some(name), Some(spec)) = (name, spec) {
+            roles.insert(name, spec);
+        }
+    }
+    let blueprint = blueprint?.filled_text()?.to_owned();
+    Some(ClusterSpec { blueprint, on_crash, roles })
+}
+
+fn read_role(section: &Section<'_>, hosts: &Hosts) -> RoleSpec {
+    let help = "leave the field out for the blueprint's own count";
+    let count = section.get("count").and_then(|item| item.number(1, COUNT_MAX.into(), Some(help)));
+    let mut wanted_hosts = Vec::new();
+    for host in section.get("hosts").and_then(|item| item.one_or_more()).unwrap_or_default() {
+        let Some(text) = host.filled_text() else { continue };
+        hosts.check(text, &host.span, &host);
+        wanted_hosts.push(text.to_owned());
+    }
+    let mut node = BTreeMap::new();
+    let table = section.get("node").and_then(|item| item.section());
+    for item in table.iter().flat_map(Section::items) {
+        let number = item.name.parse().ok().filter(|number| (1..=COUNT_MAX).contains(number));
+        if number.is_none() {
+            let message = format!("{:?} is not the number of a node", item.name);
+            item.wrong_key(message, Some("nodes are numbered from 1: node.2.path".to_owned()));
+        }
+        let own = item.section().map(|section| read_override(&section, hosts));
+        if let (Some(number), Some(own)) = (number, own) {
+            node.insert(number, own);
+        }
+    }
+    let spec = RoleSpec {
+        count: count.and_then(|count| u32::try_from(count).ok()),
+        path: read_path(section),
+        config: section.get("config").and_then(|item| item.filled_text()).map(str::to_owned),
+        hosts: wanted_hosts,
+        args: section.get("args").and_then(|item| item.texts()).unwrap_or_default(),
+        env: read_env(section),
+        node,
+    };
+    section.finish();
+    spec
+}
+
+fn read_override(section: &Section<'_>, hosts: &Hosts) -> NodeOverride {
+    let host = section.get("host").and_then(|item| {
+        let host: HostName = item.parsed()?;
+        hosts.check(host.as_str(), &item.span, &item);
+        Some(host)
+    });
+    let own = NodeOverride {
+        path: read_path(section),
+        config: section.get("config").and_then(|item| item.filled_text()).map(str::to_owned),
+        args: section.get("args").and_then(|item| item.texts()),
+        env: read_env(section),
+        host,
+    };
+    section.finish();
+    own
+}
+
+fn read_path(section: &Section<'_>) -> Option<String> {
+    let item = section.get("path")?;
+    let path = item.filled_text()?;
+    if path.contains("://") {
+        let help = "download it and give the file's path";
+        item.wrong("a path cannot be an address", Some(help.to_owned()));
+        return None;
+    }
+    Some(path.to_owned())
+}
+
+/// An environment: names to texts.
+pub(super) fn read_env(section: &Section<'_>) -> BTreeMap<String, String> {
+    let table = section.get("env").and_then(|item| item.section());
+    let mut env = BTreeMap::new();
+    for item in table.iter().flat_map(Section::items) {
+        if item.name.is_empty() || item.name.contains(['=', '\0']) {
+            item.wrong_key("the name of a variable cannot be empty or hold '='", None);
+        } else if let Some(value) = item.text() {
+            env.insert(item.name.clone(), value.to_owned());
+        }
+    }
+    env
+}

@@ -1,0 +1,185 @@
+//! Blueprint files.
+
+use expect_test::{expect, expect_file};
+
+use super::*;
+
+/// The blueprint that the design shows to whoever writes their first.
+const MYKV: &str = r#"
+name = "mykv"
+summary = "our key-value store"
+[role.mykv]
+program = "mykv"
+count   = 3
+port.client = { default = 7000, url = "http" }
+port.peer   = { default = 7001 }
+args = ["--id={{ node.name }}", "--listen={{ port.client.bind }}", "--advertise={{ port.client.advertise }}",
+        "--peers={% for n in role.mykv %}{{ n.port.peer.seen_by(node) }}{% if not loop.last %},{% endif %}{% endfor %}", "--data={{ node.data }}"]
+logs  = ["{{ node.data }}/mykv.log"]
+ready = { http = "{{ port.client.bind }}/health", expect = "status == 200" }
+role_state = { http = "{{ port.client.bind }}/status", leader = "json.leader == json.id" }
+stop  = { signal = "SIGTERM", grace = "10s" }
+limits = { nofile = 65536, core = "unlimited" }
+join  = { before = ["mykvctl", "add", "{{ node.name }}"] }
+leave = { before = ["mykvctl", "remove", "{{ node.name }}"] }
+[effect.pause-apply]
+on  = { http = "PUT {{ port.client.bind }}/failpoint/apply", body = "pause" }
+off = { http = "DELETE {{ port.client.bind }}/failpoint/apply" }
+"#;
+
+#[test]
+fn a_first_blueprint_of_thirty_lines_is_understood() {
+    let mykv = parse_blueprint(MYKV).unwrap();
+    let role = &mykv.roles[&"mykv".parse::<crate::name::RoleName>().unwrap()];
+    assert_eq!(role.limits.core, Some(u64::MAX));
+    assert_eq!(role.args.len(), 5);
+    assert!(mykv.effects.contains_key("pause-apply"));
+    let json = serde_json::to_string(&mykv).unwrap();
+    assert_eq!(serde_json::from_str::<Blueprint>(&json).unwrap(), mykv);
+}
+
+#[test]
+fn what_ships_is_right() {
+    for (name, text) in SHIPPED {
+        let blueprint = parse_blueprint(text).map_err(|p| show(text, &p)).unwrap();
+        assert_eq!(blueprint.name.as_str(), name);
+    }
+}
+
+#[test]
+fn a_blueprint_with_many_mistakes_shows_all_of_them() {
+    let text = r#"
+name = "my kv"
+[role.mykv]
+progam = "mykv"
+count   = 0
+port.client = { default = 70000, reserve = ["1"] }
+port.peer   = { default = 7001, reserve = ["+1"] }
+port.more   = { default = 7002 }
+args = ["--id={{ node.name }", "{% for n in role.mykv %}{{ n.name }}"]
+after = ["mykb"]
+files."../x" = "a"
+config = "my.toml"
+init = ["mkfs"]
+ready = { http = "PATCH {{ port.client.bind }}/health", tcp = "x", expect = "status == 200 && true" }
+role_state = { log = "(", leader = "jsn.leader" }
+stop  = { signal = "SIGTREM", grace = "10" }
+limits = { nofile = "many" }
+leave = { before = [], args = [] }
+[effect.pause-apply]
+on  = { }
+"#;
+    expect_file!["./many_blueprint_mistakes.txt"].assert_eq(&blueprint_errors(text));
+}
+
+#[test]
+fn names_that_templates_do_not_have_are_found_in_the_file() {
+    let text = MYKV
+        .replace("node.name }}\", \"--listen", "node.nmae }}\", \"--listen")
+        .replace("port.client.advertise", "port.cleint.advertise")
+        .replace("n.port.peer.seen_by(node)", "n.port.peeer.seen_by(node)")
+        .replace("{{ node.data }}/mykv.log", "{{ data }}/mykv.log")
+        .replace("PUT {{ port.client.bind }}", "PUT {{ port.client.seen_from(node) }}")
+        .replace("\"remove\", \"{{ node.name }}\"", "\"remove\", \"{{ nod.name }}\"");
+    expect![[r#"
+        error: "node.nmae" is undefined
+         --> lab.toml:9:18
+          |
+        9 | args = ["--id={{ node.nmae }}", "--listen={{ port.client.bind }}", "--advertise={{ port.cleint.advertise }}",
+          |                  ^^^^^^^^^
+          = help: did you mean "node.name"?
+
+        error: "port.cleint" is undefined
+         --> lab.toml:9:88
+          |
+        9 | args = ["--id={{ node.nmae }}", "--listen={{ port.client.bind }}", "--advertise={{ port.cleint.advertise }}",
+          |                                                                                        ^^^^^^^^^^^^^^^^^
+          = help: did you mean "port.client"?
+
+        error: "n.port.peeer" is undefined
+          --> lab.toml:10:57
+           |
+        10 | …={% for n in role.mykv %}{{ n.port.peeer.seen_by(node) }}{% if not loop.last %},{% endif %}{% endfor %}", "--data={{ nod…
+           |                                          ^^^^^^^^^^^^^^
+           = help: did you mean "n.port.peer"?
+
+        error: "data" is undefined
+          --> lab.toml:11:14
+           |
+        11 | logs  = ["{{ data }}/mykv.log"]
+           |              ^^^^
+           = help: a template knows node, port, role, cluster and lab
+
+        error: "nod" is undefined
+          --> lab.toml:17:46
+           |
+        17 | leave = { before = ["mykvctl", "remove", "{{ nod.name }}"] }
+           |                                              ^^^^^^^^
+           = help: did you mean "node"?
+
+        error: unknown method: a port has seen_by(NODE), and no seen_from
+          --> lab.toml:19:35
+           |
+        19 | on  = { http = "PUT {{ port.client.seen_from(node) }}/failpoint/apply", body = "pause" }
+           |                                   ^^^^^^^^^^^^^^^^
+
+    "#]].assert_eq(&blueprint_errors(&text));
+}
+
+#[test]
+fn paths_that_leave_the_node_and_endless_templates_are_found() {
+    let with = |line: &str| MYKV.replace("count   = 3", &format!("count = 3\n{line}"));
+    let climbs = with("dirs = [\"wal\", \"{{ node.dir }}/../other\"]");
+    expect![[r#"
+        error: dirs[1]: "/sample/h1/nodes/sample-1/../other" is not a path below the node's directory
+         --> lab.toml:7:16
+          |
+        7 | dirs = ["wal", "{{ node.dir }}/../other"]
+          |                ^^^^^^^^^^^^^^^^^^^^^^^^^
+
+    "#]].assert_eq(&blueprint_errors(&climbs));
+    let endless = with(
+        "version = []\nenv = { X = \"{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}\" }",
+    );
+    expect![[r#"
+        error: it takes too long: is there an endless loop?
+         --> lab.toml:8:13
+          |
+        8 | env = { X = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}" }
+          |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+    "#]].assert_eq(&blueprint_errors(&endless));
+}
+
+#[test]
+fn roles_that_wait_for_each_other_are_refused() {
+    let text = r#"
+name = "two"
+summary = "two roles"
+[role.a]
+program = "a"
+count = 1
+after = ["b"]
+[role.b]
+program = "b"
+count = 1
+after = ["a"]
+"#;
+    expect![[r#"
+        error: role a would wait for itself for ever
+         --> lab.toml:4:7
+          |
+        4 | [role.a]
+          |       ^
+          = help: look at after
+
+        error: role b would wait for itself for ever
+         --> lab.toml:8:7
+          |
+        8 | [role.b]
+          |       ^
+          = help: look at after
+
+    "#]]
+    .assert_eq(&blueprint_errors(text));
+}
