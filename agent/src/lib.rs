@@ -3,7 +3,19 @@
 //! The same binary is three programs: the agent (`reconcile` and what it uses), the parent of one
 //! node (`shim`), and the data plane (`proxy`). The last two outlive the first.
 
+pub mod agent;
+pub mod args;
+pub mod binaries;
+pub mod bypass;
+pub mod clock;
+pub mod down;
+pub mod ledger;
+pub mod listeners;
+pub mod logs;
 pub mod node;
+pub mod probe;
 pub mod proxy;
 pub mod reconcile;
+pub mod session;
 pub mod shim;
+pub mod sockets;

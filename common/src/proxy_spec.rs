@@ -12,7 +12,7 @@ use crate::{
     fault::{Grade, HealPolicy},
     generation::{FaultRevision, Generation},
     link::Link,
-    name::{FaultName, NodeName, PortName},
+    name::{FaultName, LabName, NodeName, PortName},
 };
 
 /// The proxy's orders, complete: what is not here must not be.
@@ -106,6 +106,9 @@ pub struct Deadline {
 pub struct ProxyFile {
     /// The version of this format; this release writes 1.
     pub version: u32,
+    /// The lab whose nodes count as nodes where a connection's owner is looked up; `None` is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab: Option<LabName>,
     /// The boot whose clock the deadlines are of.
     pub boot_id: String,
     /// What to do.

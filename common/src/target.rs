@@ -122,4 +122,4 @@ fn refuse(target: &str, why: String) -> TargetError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

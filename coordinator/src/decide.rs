@@ -4,3 +4,6 @@ pub mod chores;
 pub mod edit;
 pub mod events;
 pub mod status;
+
+#[cfg(test)]
+mod fixtures;

@@ -1,1 +1,11 @@
 //! Tests of the whole system, in one binary.
+
+mod api;
+mod apply;
+mod bad_input;
+mod crash;
+mod faults;
+mod store_etcd;
+mod tidy;
+mod up_down;
+mod verbs;

@@ -1,1 +1,5 @@
-//! Whole labs for tests: real processes, no sleeps.
+//! Whole labs for tests: real processes, driven through the command line as a user would.
+
+pub mod bins;
+pub mod lab;
+pub mod wait;

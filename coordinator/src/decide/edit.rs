@@ -12,10 +12,12 @@ mod cluster;
 mod diff;
 pub(super) mod fault;
 mod hand;
+mod host;
 mod node;
 mod set;
 
 use change::Change;
+pub use host::host_joins;
 
 /// A change that was decided.
 #[derive(Debug, Clone, PartialEq)]

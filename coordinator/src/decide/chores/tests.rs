@@ -1,1 +1,89 @@
+//! What happens by itself.
 
+use faultbed_common::{
+    edit::{Edit, NodeVerb},
+    lab::{Ended, Phase},
+    report::NodeState,
+};
+
+use super::next_at_unix_ms;
+use crate::decide::fixtures::{empty, file, node, ready};
+
+#[test]
+fn faults_end_when_their_time_is_over_and_not_before() {
+    let mut world = ready();
+    assert_eq!(next_at_unix_ms(&world.lab), None);
+    let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
+    world.inject("isolate = \"kv-2\"\nfor = \"none\"").unwrap();
+    assert_eq!(next_at_unix_ms(&world.lab), Some(world.now + 30_000));
+    world.now += 29_999;
+    assert_eq!(world.chores(), None);
+    world.now += 1;
+    assert_eq!(world.chores(), Some(format!("{name} expired")));
+    let over = Phase::Ended { how: Ended::Expired, at_unix_ms: world.now };
+    assert_eq!(world.lab.faults[&name].phase, over);
+    assert_eq!(next_at_unix_ms(&world.lab), None);
+}
+
+#[test]
+fn a_gate_opens_when_all_nodes_that_should_run_have_been_ready() {
+    let mut world = empty();
+    world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
+    assert_eq!(world.chores(), None);
+    world.obey();
+    world.report("kv-3", |seen| {
+        seen.been_ready = false;
+        seen.observed = NodeState::Starting;
+    });
+    assert_eq!(world.chores(), None);
+    world.verb("kv-3", NodeVerb::Stop).unwrap();
+    assert_eq!(world.chores().as_deref(), Some("etcd of kv has been ready"));
+    assert_eq!(world.chores(), None);
+}
+
+#[test]
+fn an_earlier_cluster_of_the_same_name_opens_no_gate() {
+    let mut world = ready();
+    world.edit(Edit::DeleteCluster { name: "kv".parse().unwrap(), wipe: true }).unwrap();
+    world.edit(Edit::Apply(file("[cluster.kv]\nblueprint = \"etcd\"\n"))).unwrap();
+    // The hosts still report the nodes that were.
+    assert_eq!(world.chores(), None);
+    world.obey();
+    assert!(world.chores().is_some());
+}
+
+#[test]
+fn a_fault_that_follows_moves_with_the_leader_and_keeps_its_deadline() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"leader:kv\"\nfollow = true\nfor = \"30s\"").unwrap();
+    let stays = world.inject("isolate = \"leader:kv\"\nfor = \"30s\"").unwrap();
+    let before = world.lab.faults[&name].clone();
+    // While nobody is known to lead, it stays where it is.
+    world.report("kv-1", |seen| seen.observed = NodeState::Unready);
+    assert_eq!(world.chores(), None);
+    world.report("kv-2", |seen| {
+        seen.leader = Some(true);
+        seen.term = Some(3);
+    });
+    world.now += 1_000;
+    assert_eq!(world.chores(), Some(format!("{name} moves to kv-2 | kv-1,kv-3")));
+    let after = &world.lab.faults[&name];
+    assert_eq!((after.revision, &after.phase), (before.revision, &before.phase));
+    assert!(after.resolved.links.iter().all(|link| link.touches(&node("kv-2"))));
+    assert_eq!(world.lab.faults[&stays].resolved.groups[0], ["kv-1"]);
+}
+
+#[test]
+fn a_waiting_fault_says_what_it_waits_for() {
+    let mut world = empty();
+    let text =
+        "[cluster.kv]\nblueprint = \"etcd\"\n[fault.x]\nisolate = \"leader:kv\"\nfor = \"5s\"\n";
+    world.apply(text).unwrap();
+    world.obey();
+    world.report("kv-1", |seen| seen.leader = None);
+    world.chores();
+    let Phase::Pending { why } = &world.lab.faults["x"].phase else { unreachable!() };
+    assert!(why.contains("no ready node of kv is known to lead"), "{why}");
+    world.report("kv-1", |seen| seen.leader = Some(true));
+    assert_eq!(world.chores().as_deref(), Some("begin x"));
+}

@@ -10,7 +10,7 @@ use faultbed_common::{
     lab::{Cluster, Origin},
     name::{ClusterName, NodeName, RoleName},
     place::{counts, place},
-    spec::{COUNT_MAX, ClusterSpec, SPEC_BYTES_MAX},
+    spec::{ClusterSpec, SPEC_BYTES_MAX},
 };
 
 use super::{
@@ -103,7 +103,8 @@ pub(super) fn accept(
             note_removed(change, old, &next);
         }
         begin_new(change, old.as_ref(), &mut next);
-        settle_gates(old.as_ref(), &mut next);
+        let roles: BTreeSet<RoleName> = next.blueprint.roles.keys().cloned().collect();
+        next.been_ready.retain(|role| roles.contains(role));
         note_overrides(change, name, &next);
     }
     change.lab.clusters.insert(name.clone(), next);
@@ -145,7 +146,7 @@ fn find_blueprint(
     )))
 }
 
-/// Everything about a spec that placing does not check.
+/// What placing does not check, or says with less help.
 fn check(
     change: &Change<'_>,
     name: &ClusterName,
@@ -162,19 +163,14 @@ fn check(
         return Err(invalid(format!("cluster {name}: the lab has no host yet to place it on")));
     }
     for (role, wanted) in &spec.roles {
-        if let Some(count) = wanted.count.filter(|count| *count > COUNT_MAX) {
-            return Err(invalid(format!(
-                "cluster {name}: {role}.count is {count}; at most {COUNT_MAX} are allowed"
-            )));
-        }
         if wanted.path.as_deref() == Some("") {
             return Err(invalid(format!("cluster {name}: {role}.path is empty; leave it out")));
         }
     }
-    if counts(spec, blueprint).values().all(|count| *count == 0) {
+    if let Some((role, _)) = counts(spec, blueprint).iter().find(|(_, count)| **count == 0) {
         return Err(invalid(format!(
-            "cluster {name}: every count is 0; to end it use `faultbed delete cluster {name}`, to \
-             pause it `faultbed stop {name}`"
+            "cluster {name}: count of {role} is 0; `faultbed stop {name}` stops its nodes, \
+             `faultbed delete cluster {name}` ends it"
         )));
     }
     Ok(())
@@ -260,20 +256,6 @@ fn begin_new(change: &mut Change<'_>, old: Option<&Cluster>, next: &mut Cluster)
         }
         if wiped.is_empty() {
             change.lab.removed_wiped.remove(&placement.host);
-        }
-    }
-}
-
-/// A role without nodes keeps nobody waiting; one that gets its first nodes has not been ready.
-fn settle_gates(old: Option<&Cluster>, next: &mut Cluster) {
-    let roles: Vec<RoleName> = next.blueprint.roles.keys().cloned().collect();
-    next.been_ready.retain(|role| roles.contains(role));
-    for role in roles {
-        let had_any = old.is_some_and(|old| old.of_role(&role).next().is_some());
-        if next.of_role(&role).next().is_none() {
-            next.been_ready.insert(role);
-        } else if !had_any {
-            next.been_ready.remove(&role);
         }
     }
 }

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use faultbed_common::{
     edit::{NodeFate, ObjectChange},
+    file::{to_toml_cluster, to_toml_fault},
     host_spec::{StopBy, Wanted},
-    lab::{Lab, Placement, Resolved},
-    name::{FaultName, NodeName},
+    lab::{Cluster, Lab, Placement, Resolved},
+    name::{ClusterName, FaultName, HostName, NodeName},
     report::NodeState,
-    spec::HostSection,
 };
+use toml::Value;
 
 use super::change::is_down;
 
@@ -39,20 +40,29 @@ pub(super) fn objects(before: &Lab, after: &Lab) -> Vec<ObjectChange> {
 type Texts = BTreeMap<String, String>;
 
 fn hosts(lab: &Lab) -> Texts {
-    let text = |labels: &BTreeMap<String, String>| {
-        toml::to_string(&HostSection { labels: labels.clone() }).unwrap_or_default()
+    let text = |name: &HostName, labels: &BTreeMap<String, String>| {
+        let pair = |(key, value): (&String, &String)| {
+            let is_bare = key.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+            let key = if is_bare { key.clone() } else { Value::from(key.as_str()).to_string() };
+            format!("{key} = {}", Value::from(value.as_str()))
+        };
+        let pairs: Vec<String> = labels.iter().map(pair).collect();
+        format!("[host.{name}]\nlabels = {{ {} }}\n", pairs.join(", "))
     };
-    lab.hosts.iter().map(|(name, host)| (name.to_string(), text(&host.labels))).collect()
+    let labelled = lab.hosts.iter().filter(|(_, host)| !host.labels.is_empty());
+    labelled.map(|(name, host)| (name.to_string(), text(name, &host.labels))).collect()
 }
 
 fn clusters(lab: &Lab) -> Texts {
-    let text = |name, spec| text::cluster(name, spec);
-    lab.clusters.iter().map(|(name, c)| (name.to_string(), text(name, &c.spec))).collect()
+    let text = |(name, cluster): (&ClusterName, &Cluster)| {
+        (name.to_string(), to_toml_cluster(name, &cluster.spec))
+    };
+    lab.clusters.iter().map(text).collect()
 }
 
 fn faults(lab: &Lab) -> Texts {
     let there = lab.faults.iter().filter(|(_, fault)| !fault.is_ended());
-    there.map(|(name, fault)| (name.to_string(), text::fault(name, &fault.spec))).collect()
+    there.map(|(name, fault)| (name.to_string(), to_toml_fault(name, &fault.spec))).collect()
 }
 
 /// What becomes of nodes; those that stay as they are, are left out.
@@ -118,21 +128,4 @@ pub(super) fn resolved(before: &Lab, after: &Lab) -> BTreeMap<FaultName, Resolve
         .filter(|(name, fault)| !fault.is_ended() && before.faults.get(*name) != Some(*fault))
         .map(|(name, fault)| (name.clone(), fault.resolved.clone()))
         .collect()
-}
-
-/// Stands in for `common::file::{to_toml_cluster, to_toml_fault}`.
-mod text {
-    use faultbed_common::{
-        fault::FaultSpec,
-        name::{ClusterName, FaultName},
-        spec::ClusterSpec,
-    };
-
-    pub(super) fn cluster(name: &ClusterName, spec: &ClusterSpec) -> String {
-        format!("[cluster.{name}]\n{}", toml::to_string(spec).unwrap_or_default())
-    }
-
-    pub(super) fn fault(name: &FaultName, spec: &FaultSpec) -> String {
-        format!("[fault.{name}]\n{}", toml::to_string(spec).unwrap_or_default())
-    }
 }

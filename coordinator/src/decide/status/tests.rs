@@ -1,1 +1,226 @@
+//! What people see.
 
+use faultbed_common::{
+    edit::NodeVerb,
+    generation::Incarnation,
+    link::Link,
+    report::{Bypass, ExitReport, LinkEvidence, NodeState},
+    status::{ClusterState, FaultGrade, FaultState, HostState, Status, Verdict},
+};
+
+use super::status;
+use crate::decide::fixtures::{World, empty, node, ready};
+
+fn fault<'a>(status: &'a Status, name: &str) -> &'a faultbed_common::status::FaultStatus {
+    status.faults.iter().find(|fault| fault.name.as_str() == name).unwrap()
+}
+
+fn count(world: &mut World, host: &str, name: &str, link: &str, counted: LinkEvidence) {
+    let report = world.reports.get_mut(host).unwrap();
+    let link: Link = link.parse().unwrap();
+    report.faults.get_mut(name).unwrap().links.insert(link, counted);
+}
+
+#[test]
+fn a_lab_that_obeys_is_converged_and_shows_how_to_connect() {
+    let mut world = ready();
+    world.obey();
+    let status = world.status();
+    assert!(status.converged, "{:?} {:?}", status.pending, status.stuck);
+    assert_eq!(status.clusters[0].state, ClusterState::Ready);
+    let first = &status.nodes[0];
+    assert_eq!(first.endpoints["client"], "http://127.77.5.1:2379");
+    assert_eq!(first.private["peer"], "http://127.130.128.1:2380");
+    assert_eq!((first.leader, status.nodes[1].leader), (Some(true), Some(false)));
+    assert_eq!(first.state_age_ms, Some(10_500));
+    assert_eq!(status.hosts[0].seen_age_ms, Some(500));
+}
+
+#[test]
+fn what_is_pending_names_host_and_generation() {
+    let mut world = empty();
+    world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
+    assert_eq!(
+        world.status().pending,
+        ["h1 has not reported yet", "h2 has not reported yet", "h3 has not reported yet"]
+    );
+    assert_eq!(world.status().clusters[0].state, ClusterState::Starting);
+    world.obey();
+    world.chores();
+    let behind = world.status();
+    assert_eq!(behind.pending[1], "h2 has not applied generation 2");
+    assert!(!behind.converged);
+}
+
+#[test]
+fn a_dead_host_is_stuck_and_its_nodes_unknown() {
+    let mut world = ready();
+    world.obey();
+    let mut hosts = world.seen();
+    hosts.get_mut("h2").unwrap().connected = false;
+    let status = status(&world.lab, &hosts, &[], world.now);
+    assert_eq!(status.stuck, ["h2 is down: its agent is not connected"]);
+    assert_eq!(status.hosts[1].state, HostState::Down);
+    let node = &status.nodes[1];
+    assert_eq!((node.observed, node.pid, node.leader), (NodeState::Unknown, None, None));
+    assert_eq!(node.why.as_deref(), Some("h2 is down"));
+    assert_eq!(status.clusters[0].state, ClusterState::Degraded);
+}
+
+#[test]
+fn a_crash_is_stuck_with_its_exit_and_a_stop_or_kill_is_not() {
+    let mut world = ready();
+    world.verb("kv-3", NodeVerb::Stop).unwrap();
+    world.obey();
+    world.report("kv-2", |seen| {
+        seen.observed = NodeState::Crashed;
+        seen.exit = Some(ExitReport { code: Some(2), ..ExitReport::default() });
+    });
+    assert_eq!(world.status().stuck, ["kv-2: crashed, exit 2"]);
+    world.lab.clusters.get_mut("kv").unwrap().blueprint.on_crash =
+        faultbed_common::spec::OnCrash::Restart;
+    let status = world.status();
+    assert!(status.stuck.is_empty());
+    assert_eq!(status.pending, ["kv-2: crashed, exit 2; it is started again"]);
+}
+
+#[test]
+fn a_restart_that_has_not_happened_is_pending() {
+    let mut world = ready();
+    world.verb("kv-1", NodeVerb::Restart).unwrap();
+    let before = world.reports.clone();
+    world.obey();
+    for (host, report) in &mut world.reports {
+        report.nodes = before[host].nodes.clone();
+    }
+    assert_eq!(world.placement("kv-1").incarnation, Incarnation(2));
+    assert_eq!(world.status().pending, ["kv-1 has not started incarnation 2"]);
+}
+
+#[test]
+fn a_stale_leader_is_not_shown_to_lead() {
+    let mut world = ready();
+    world.obey();
+    world.report("kv-2", |seen| {
+        seen.leader = Some(true);
+        seen.term = Some(3);
+    });
+    let status = world.status();
+    let leads: Vec<_> = status.nodes.iter().map(|node| node.leader).collect();
+    assert_eq!(leads, [Some(false), Some(true), Some(false)]);
+}
+
+#[test]
+fn a_fault_is_in_force_when_every_host_of_its_links_says_so() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
+    let pending = world.status();
+    assert!(!fault(&pending, name.as_str()).in_force);
+    assert!(pending.pending.contains(&format!("fault {name} is not in force on h3 yet")));
+    world.obey();
+    let status = world.status();
+    let seen = fault(&status, name.as_str());
+    assert!(seen.in_force && status.converged, "{:?}", status.pending);
+    assert_eq!((seen.state, seen.grade, seen.links), (FaultState::Active, FaultGrade::Packet, 4));
+    assert_eq!(seen.remaining_ms, Some(29_500));
+    assert_eq!(status.nodes[0].faults, [name.clone()]);
+    // The weakest grade of all hosts is the fault's, and one that fails says why.
+    let report = world.reports.get_mut("h2").unwrap().faults.get_mut(&name).unwrap();
+    report.grade = Some(faultbed_common::fault::Grade::Stream);
+    assert_eq!(fault(&world.status(), name.as_str()).grade, FaultGrade::Stream);
+    let report = world.reports.get_mut("h2").unwrap().faults.get_mut(&name).unwrap();
+    (report.active, report.why) = (false, Some("no proxy".to_owned()));
+    let status = world.status();
+    assert!(!fault(&status, name.as_str()).in_force);
+    assert_eq!(status.stuck, [format!("fault {name} is not in force on h2: no proxy")]);
+}
+
+#[test]
+fn evidence_of_both_proxies_adds_up_to_a_verdict() {
+    let mut world = ready();
+    let name = world.inject("partition = [\"kv-1\", \"kv-2,kv-3\"]\nfor = \"30s\"").unwrap();
+    let name = name.as_str();
+    world.obey();
+    assert_eq!(fault(&world.status(), name).evidence.verdict, Verdict::Quiet);
+    let hits = |segments, at| LinkEvidence {
+        dropped_segments: segments,
+        first_hit_ms: Some(at),
+        last_hit_ms: Some(at),
+        ..LinkEvidence::default()
+    };
+    count(&mut world, "h1", name, "kv-1>kv-2", hits(3, 58_000));
+    count(&mut world, "h2", name, "kv-1>kv-2", hits(4, 59_000));
+    count(&mut world, "h3", name, "kv-3>kv-1", hits(5, 59_500));
+    let status = world.status();
+    let evidence = &fault(&status, name).evidence;
+    assert_eq!(evidence.verdict, Verdict::Confirmed);
+    let link: Link = "kv-1>kv-2".parse().unwrap();
+    assert_eq!(evidence.links[&link].dropped_segments, 7);
+    assert_eq!(evidence.links[&link].first_hit_ms, Some(world.now - 2_500));
+    assert_eq!(evidence.total.dropped_segments, 12);
+    assert_eq!(evidence.total.last_hit_ms, Some(world.now - 1_000));
+    let leak = LinkEvidence { leaked_bytes: 1, ..LinkEvidence::default() };
+    count(&mut world, "h3", name, "kv-3>kv-1", leak);
+    assert_eq!(fault(&world.status(), name).evidence.verdict, Verdict::Mismatch);
+}
+
+#[test]
+fn a_connection_around_the_proxies_makes_a_cut_a_mismatch() {
+    let mut world = ready();
+    let cut = world.inject("partition = [\"kv-1\", \"kv-2\"]").unwrap();
+    let slow = world.inject("between = [\"kv-1\", \"kv-2\"]\nrtt = \"2ms\"").unwrap();
+    let clients = world.inject("isolate = \"kv-3\"\nclients = true").unwrap();
+    world.obey();
+    let to = |world: &mut World, from: &str, to: &str| {
+        let address = "127.130.128.2:2380".parse().unwrap();
+        let bypass = Bypass { from: from.to_owned(), to: node(to), address };
+        world.reports.get_mut("h2").unwrap().bypasses = vec![bypass];
+    };
+    let verdict = |world: &World, name: &str| fault(&world.status(), name).evidence.verdict;
+    to(&mut world, "kv-1", "kv-2");
+    assert_eq!(verdict(&world, cut.as_str()), Verdict::Mismatch);
+    assert_eq!(verdict(&world, slow.as_str()), Verdict::Quiet);
+    assert_eq!(verdict(&world, clients.as_str()), Verdict::Quiet);
+    assert_eq!(world.status().bypasses[0].from, "kv-1");
+    to(&mut world, "pid 12 (curl)", "kv-3");
+    assert_eq!(verdict(&world, cut.as_str()), Verdict::Quiet);
+    assert_eq!(verdict(&world, clients.as_str()), Verdict::Mismatch);
+}
+
+#[test]
+fn a_heal_is_observed_not_assumed() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"kv-1\"").unwrap();
+    world.obey();
+    let reports = world.reports.clone();
+    world.edit(faultbed_common::edit::Edit::Heal { faults: vec![] }).unwrap();
+    world.reports = reports;
+    let status = world.status();
+    assert_eq!(fault(&status, name.as_str()).state, FaultState::Healed);
+    assert!(status.pending.contains(&format!("fault {name} is still in force on h1")));
+    world.obey();
+    assert!(world.status().converged);
+}
+
+#[test]
+fn what_a_fault_forbids_is_not_pending() {
+    let mut world = ready();
+    let held = world.inject("on = \"kv-3\"\nkill = true").unwrap();
+    world.inject("isolate = \"kv-2\"").unwrap();
+    world.obey();
+    world.report("kv-3", |seen| seen.observed = NodeState::Killed);
+    world.report("kv-2", |seen| seen.observed = NodeState::Unready);
+    let status = world.status();
+    assert!(status.converged, "{:?} {:?}", status.pending, status.stuck);
+    assert_eq!(fault(&status, held.as_str()).evidence.verdict, Verdict::Confirmed);
+    assert_eq!(fault(&status, held.as_str()).grade, FaultGrade::Node);
+}
+
+#[test]
+fn refused_hand_edits_are_stuck_sentences() {
+    let mut world = ready();
+    world.obey();
+    let refused = ["cluster kv: blueprint etcd has no role x".to_owned()];
+    let status = status(&world.lab, &world.seen(), &refused, world.now);
+    assert_eq!(status.stuck, refused);
+}

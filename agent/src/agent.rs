@@ -1,0 +1,159 @@
+//! Wires the agent together: one lock, one loop, one session; nodes and proxy outlive it.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use faultbed_common::session::Hello;
+use rustix::fs::FlockOperation;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::AgentArgs,
+    clock,
+    ledger::Ledger,
+    reconcile::{
+        real::RealHands,
+        task::{Identity, ORDERS_MAX, Reconciler},
+    },
+    session::{Coordinator, Session},
+};
+
+/// Threads for steps that block. They end when they are idle; a host has as many nodes as it has.
+const BLOCKING_THREADS_MAX: usize = 16;
+
+/// Runs the agent until it is asked to end.
+///
+/// # Errors
+/// It cannot begin: another agent has the directory, or the disk refuses it.
+pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
+    let coordinator: Coordinator = args.coordinator.parse().map_err(anyhow::Error::msg)?;
+    let dir = std::path::absolute(&args.dir)?;
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    // Held as long as we live.
+    let _lock = Lock::take(&dir)?;
+    note_runtime(&dir, &args.runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .build()?;
+    runtime.block_on(serve(args, dir, coordinator))
+}
+
+async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyhow::Result<()> {
+    let boot_id = clock::boot_id().context("read the boot id")?;
+    let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let hands = Arc::new(RealHands::new(args, &dir));
+    let spec = ledger.accepted().map(|accepted| accepted.spec.clone());
+    let (reconciler, reports) =
+        Reconciler::new(hands, ledger, Identity { version: version.clone(), boot_id });
+    let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+    let hello = Hello {
+        lab: args.lab.clone(),
+        host: args.host.clone(),
+        address: args.address,
+        dir,
+        version,
+    };
+    let mut session = Session::new(coordinator, hello, orders, reports);
+    if let Some(spec) = &spec {
+        session.knows(spec);
+    }
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
+    let talks = tokio::spawn(session.run(stop.clone()));
+    notify_ready();
+    tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("agent stops; nodes and proxy go on");
+    stop.cancel();
+    passes.await.context("end the loop")?;
+    talks.await.context("end the session")
+}
+
+/// The pid file of an agent's directory, locked while the agent lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    /// Another agent has it, which is named; or the file cannot be written.
+    pub fn take(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join("agent.pid");
+        match Self::try_take(&path).with_context(|| format!("lock {}", path.display()))? {
+            Ok(lock) => Ok(lock),
+            Err(pid) => anyhow::bail!(
+                "another agent runs for {}: pid {pid}; stop it first, or use its directory's lab",
+                dir.display()
+            ),
+        }
+    }
+
+    /// The lock, or the pid of who has it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn try_take(path: &Path) -> io::Result<Result<Self, String>> {
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid)?;
+                return Ok(Err(pid.trim().to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Ok(Self { _file: file }))
+    }
+}
+
+/// Where `down` finds the sockets of an agent that is dead.
+fn note_runtime(dir: &Path, runtime: &Path) -> anyhow::Result<()> {
+    let path = dir.join("runtime");
+    let runtime = std::path::absolute(runtime)?;
+    fs::write(&path, runtime.as_os_str().as_encoded_bytes())
+        .with_context(|| format!("write {}", path.display()))
+}
+
+/// Tells systemd, where it asked, that the agent serves.
+fn notify_ready() {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = UnixDatagram::unbound().and_then(|from| {
+        use std::os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr};
+        let bytes = socket.as_encoded_bytes();
+        // systemd writes an abstract name with an '@' for its leading zero.
+        let address = match bytes.strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(&socket)?,
+        };
+        from.send_to_addr(b"READY=1", &address)
+    });
+    if let Err(error) = sent {
+        tracing::warn!(%error, "tell systemd that the agent is ready");
+    }
+}

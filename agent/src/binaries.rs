@@ -1,0 +1,276 @@
+//! Programs of nodes: found, pinned and hashed, so that a crash never brings up another program.
+//!
+//! A commanded start runs the file that is at its path. It is pinned by a hard link or a reflink
+//! under `bins/SHA256/`, never by copying gigabytes; where neither can be had, a crash restart
+//! refuses a file that has changed.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// How much of a file is hashed at a time.
+const HASH_BYTES: usize = 64 * 1024;
+
+/// How many files' hashes are remembered.
+const CACHE_MAX: usize = 64;
+
+/// A program that a node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binary {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// Which file was there.
+    pub file: FileId,
+    /// Its content, in hexadecimal, once it is known.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// The same file under a name that nobody replaces.
+    #[serde(default)]
+    pub pinned: Option<PathBuf>,
+    /// The first line it prints of its version.
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+/// What tells a file from one that took its place or was overwritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    dev: u64,
+    inode: u64,
+    size: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            dev: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified_s: metadata.mtime(),
+            modified_ns: metadata.mtime_nsec(),
+        }
+    }
+
+    /// A reflink is another inode with the same content and times of its own.
+    fn has_size_of(&self, other: &Self) -> bool {
+        self.size == other.size
+    }
+}
+
+impl Binary {
+    /// Whether both are of the same file.
+    #[must_use]
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        self.path == other.path && self.file == other.file
+    }
+}
+
+/// Why a program cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BinaryError {
+    /// No directory of PATH has it.
+    #[error("find `{program}`: it is in none of the directories of PATH ({searched})")]
+    NotInPath {
+        /// What was looked for.
+        program: String,
+        /// Where.
+        searched: String,
+    },
+    /// It is there and cannot be run.
+    #[error("run {}: {why}", path.display())]
+    Unusable {
+        /// Where it is.
+        path: PathBuf,
+        /// Why it cannot be run.
+        why: String,
+    },
+    /// It is not what the node ran.
+    #[error(
+        "start {} again: the file has changed since the node was started; `restart` takes the new one",
+        path.display()
+    )]
+    Changed {
+        /// Where it was.
+        path: PathBuf,
+    },
+}
+
+/// Where a program is: with a slash a file, else a name looked up in `search`, as in PATH.
+///
+/// # Errors
+/// It is not there, or is no program.
+pub fn find(program: &str, search: &str) -> Result<Binary, BinaryError> {
+    if program.contains('/') {
+        return usable(Path::new(program));
+    }
+    let candidates = search.split(':').filter(|dir| !dir.is_empty());
+    let mut unusable = None;
+    for path in candidates.map(|dir| Path::new(dir).join(program)) {
+        match usable(&path) {
+            Ok(binary) => return Ok(binary),
+            Err(error) if path.exists() => unusable = Some(error),
+            Err(_) => {}
+        }
+    }
+    Err(unusable.unwrap_or_else(|| BinaryError::NotInPath {
+        program: program.to_owned(),
+        searched: search.to_owned(),
+    }))
+}
+
+fn usable(path: &Path) -> Result<Binary, BinaryError> {
+    let unusable = |why: String| BinaryError::Unusable { path: path.to_owned(), why };
+    if !path.is_absolute() {
+        return Err(unusable("it must be an absolute path or a name in PATH".to_owned()));
+    }
+    let metadata = fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(unusable("it is not a file".to_owned()));
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(unusable("it is not executable; `chmod +x` makes it so".to_owned()));
+    }
+    let file = FileId::of(&metadata);
+    Ok(Binary { path: path.to_owned(), file, sha256: None, pinned: None, version: None })
+}
+
+/// The file to run after a crash: the one that the node ran before.
+///
+/// # Errors
+/// It is not there any more.
+pub fn again(before: &Binary) -> Result<PathBuf, BinaryError> {
+    let is_same = |path: &Path| fs::metadata(path).is_ok_and(|m| FileId::of(&m) == before.file);
+    if is_same(&before.path) {
+        return Ok(before.path.clone());
+    }
+    let changed = BinaryError::Changed { path: before.path.clone() };
+    let pinned = before.pinned.as_ref().ok_or_else(|| changed.clone())?;
+    // A hard link is the same inode: overwritten in place it has changed as well. A reflink is not,
+    // and nobody but us writes there.
+    match fs::metadata(pinned).map(|metadata| FileId::of(&metadata)) {
+        Ok(file) if file == before.file => Ok(pinned.clone()),
+        Ok(file) if file.inode != before.file.inode && file.has_size_of(&before.file) => {
+            Ok(pinned.clone())
+        }
+        Ok(_) | Err(_) => Err(changed),
+    }
+}
+
+/// Hashes that were reckoned before.
+#[derive(Debug, Default)]
+pub struct Hashes {
+    known: Vec<(FileId, Binary)>,
+}
+
+impl Hashes {
+    /// The same binary hashed, pinned and with its version, where that is known.
+    #[must_use]
+    pub fn known(&self, binary: &Binary) -> Option<Binary> {
+        let (_, known) = self
+            .known
+            .iter()
+            .find(|(file, known)| *file == binary.file && known.path == binary.path)?;
+        Some(known.clone())
+    }
+
+    /// Remembers it.
+    pub fn learn(&mut self, binary: &Binary) {
+        if self.known.len() >= CACHE_MAX {
+            self.known.remove(0);
+        }
+        self.known.push((binary.file, binary.clone()));
+    }
+}
+
+/// Hashes a program and pins it below `bins`. `version` makes out its version.
+///
+/// # Errors
+/// It cannot be read, or has changed since it was started.
+pub fn identify(
+    binary: &Binary,
+    bins: &Path,
+    version: impl FnOnce(&Path) -> Option<String>,
+) -> Result<Binary, String> {
+    let describe = |error: io::Error| format!("hash {}: {error}", binary.path.display());
+    let mut file = File::open(&binary.path).map_err(describe)?;
+    if FileId::of(&file.metadata().map_err(describe)?) != binary.file {
+        return Err(format!("hash {}: it was replaced meanwhile", binary.path.display()));
+    }
+    let sha256 = hash(&mut file).map_err(describe)?;
+    let dir = bins.join(&sha256);
+    let pinned = match pin(binary, &file, &dir) {
+        Ok(pinned) => Some(pinned),
+        Err(error) => {
+            tracing::debug!(%error, path = %binary.path.display(), "cannot pin the program");
+            None
+        }
+    };
+    let noted = dir.join("version.txt");
+    let version = match fs::read_to_string(&noted) {
+        Ok(text) => Some(text).filter(|text| !text.is_empty()),
+        Err(_) => {
+            let found = version(&binary.path);
+            // Only saves running it again.
+            fs::write(&noted, found.as_deref().unwrap_or_default()).ok();
+            found
+        }
+    };
+    Ok(Binary { sha256: Some(sha256), pinned, version, ..binary.clone() })
+}
+
+fn hash(file: &mut File) -> io::Result<String> {
+    let mut sha = Sha256::new();
+    let mut buffer = vec![0; HASH_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => sha.update(&buffer[..read]),
+        }
+    }
+    Ok(sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Keeps its name: some programs look for their files beside themselves, and people read `ps`.
+fn pin(binary: &Binary, file: &File, dir: &Path) -> io::Result<PathBuf> {
+    fs::create_dir_all(dir)?;
+    let name = binary.path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let pinned = dir.join(name);
+    if let Ok(metadata) = fs::metadata(&pinned) {
+        // A link of another path's file of the same content is as good, while it is whole.
+        if metadata.size() == binary.file.size && metadata.permissions().mode() & 0o111 != 0 {
+            return Ok(pinned);
+        }
+        fs::remove_file(&pinned)?;
+    }
+    match fs::hard_link(&binary.path, &pinned) {
+        Ok(()) if fs::metadata(&pinned).is_ok_and(|m| FileId::of(&m) == binary.file) => {
+            return Ok(pinned);
+        }
+        // It was replaced between the hash and the link.
+        Ok(()) => fs::remove_file(&pinned)?,
+        Err(_) => {}
+    }
+    reflink(file, &pinned)?;
+    Ok(pinned)
+}
+
+fn reflink(file: &File, to: &Path) -> io::Result<()> {
+    let target = File::create(to)?;
+    let cloned = rustix::fs::ioctl_ficlone(&target, file);
+    if let Err(error) = cloned {
+        fs::remove_file(to)?;
+        return Err(error.into());
+    }
+    target.set_permissions(fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(test)]
+mod tests;

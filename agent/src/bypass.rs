@@ -1,0 +1,125 @@
+//! Connections to private addresses that no proxy made: with one of them no cut is a cut.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use faultbed_common::{name::NodeName, report::Bypass};
+
+use crate::{
+    reconcile::hands::SurveyOrder,
+    sockets::{self, ESTABLISHED},
+};
+
+/// Whom a process belongs to.
+enum Owner {
+    /// The agent, its probes, or the node itself: nothing to report.
+    Innocent,
+    /// Another node, or somebody outside the lab.
+    Stranger(String),
+}
+
+/// The connections around the proxy, with both ends named.
+#[must_use]
+pub fn find(order: &SurveyOrder, proxy: Option<u32>) -> Vec<Bypass> {
+    if order.private.is_empty() {
+        return Vec::new();
+    }
+    // On one machine a connection has two sockets here: the dialler's names the node as its peer.
+    let dialled: BTreeMap<u64, SocketAddr> = sockets::in_state(ESTABLISHED)
+        .into_iter()
+        .filter(|socket| socket.inode != 0 && order.private.contains_key(&socket.remote))
+        .map(|socket| (socket.inode, socket.remote))
+        .collect();
+    if dialled.is_empty() {
+        return Vec::new();
+    }
+    let mut known = proxy.map(sockets::held_by).unwrap_or_default();
+    known.append(&mut sockets::held_by(std::process::id()));
+    let unexplained: BTreeSet<u64> =
+        dialled.keys().copied().filter(|inode| !known.contains(inode)).collect();
+    let holders = sockets::holders(&unexplained);
+    // What ended meanwhile has no holder and is in no table.
+    let still: BTreeSet<u64> = match unexplained.iter().any(|inode| !holders.contains_key(inode)) {
+        true => sockets::in_state(ESTABLISHED).iter().map(|socket| socket.inode).collect(),
+        false => BTreeSet::new(),
+    };
+    let mut found = BTreeSet::new();
+    for inode in unexplained {
+        let address = dialled[&inode];
+        let to = &order.private[&address];
+        let holder = holders.get(&inode).copied();
+        if holder.is_none() && !still.contains(&inode) {
+            continue;
+        }
+        if let Owner::Stranger(from) = owner(holder, to, &order.shims, proxy) {
+            found.insert(Bypass { from, to: to.clone(), address });
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn owner(
+    holder: Option<u32>,
+    to: &NodeName,
+    shims: &BTreeMap<u32, NodeName>,
+    proxy: Option<u32>,
+) -> Owner {
+    let Some(pid) = holder else { return Owner::Stranger(sockets::describe(None)) };
+    for ancestor in sockets::ancestors(pid) {
+        match shims.get(&ancestor) {
+            Some(node) if node == to => return Owner::Innocent,
+            Some(node) => return Owner::Stranger(node.to_string()),
+            None if ancestor == std::process::id() || Some(ancestor) == proxy => {
+                return Owner::Innocent;
+            }
+            None => {}
+        }
+    }
+    Owner::Stranger(sockets::describe(Some(pid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_of_a_stranger_is_named_with_both_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut child = std::process::Command::new("bash")
+            .args(["-c", &format!("exec 3<>/dev/tcp/127.0.0.1/{}; read -u 3", address.port())])
+            .spawn()
+            .unwrap();
+        let _accepted = listener.accept().unwrap();
+        let node: NodeName = "kv-1".parse().unwrap();
+        let order = SurveyOrder {
+            private: BTreeMap::from([(address, node.clone())]),
+            ..SurveyOrder::default()
+        };
+        // A child of ours is a probe command, unless it is somebody else's shim.
+        assert!(find(&order, None).is_empty());
+        let other: NodeName = "kv-2".parse().unwrap();
+        let shims = BTreeMap::from([(child.id(), other)]);
+        let found = find(&SurveyOrder { shims, ..order.clone() }, None);
+        assert_eq!(found, [Bypass { from: "kv-2".to_owned(), to: node.clone(), address }]);
+        let own = BTreeMap::from([(child.id(), node)]);
+        assert!(find(&SurveyOrder { shims: own, ..order.clone() }, None).is_empty());
+        assert!(find(&order, Some(child.id())).is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn our_own_questions_are_no_bypass() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _asking = TcpStream::connect(address).unwrap();
+        let private = BTreeMap::from([(address, "kv-1".parse().unwrap())]);
+        let order = SurveyOrder { private, ..SurveyOrder::default() };
+        assert!(find(&order, None).is_empty());
+    }
+}

@@ -1,0 +1,284 @@
+//! Asks a node whether it serves and what its role is: facts, never decisions.
+//!
+//! Every question goes to a private address, so no fault changes the answer. While a node starts it
+//! is asked every 20 ms, afterwards once a second; only news are told.
+
+pub mod command;
+mod grpc;
+mod http;
+mod log;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use faultbed_common::{
+    expr::{self, Answer},
+    generation::Incarnation,
+    name::NodeName,
+    probe::{Ask, Probe, RoleProbe},
+};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::reconcile::report::Role;
+
+/// A node that starts is asked this often,
+const STARTING_FAST: Duration = Duration::from_millis(20);
+
+/// for so long,
+const STARTING_FAST_FOR: Duration = Duration::from_secs(10);
+
+/// then this often.
+const STARTING_SLOW: Duration = Duration::from_millis(250);
+
+/// A node that served is asked this often.
+const SERVING: Duration = Duration::from_secs(1);
+
+/// So many failures in a row make a node unready: one may be an accident.
+const UNREADY_AFTER: u32 = 2;
+
+/// What is asked of one incarnation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prober {
+    /// Of which node.
+    pub node: NodeName,
+    /// Of which incarnation.
+    pub incarnation: Incarnation,
+    /// Whether it serves.
+    pub ready: Option<Probe>,
+    /// What its role is.
+    pub role: Option<RoleProbe>,
+    /// The node's directory: its runs are there, and commands run in it.
+    pub dir: PathBuf,
+    /// The environment of commands.
+    pub env: BTreeMap<String, String>,
+}
+
+/// News of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fact {
+    /// Which.
+    pub node: NodeName,
+    /// Which incarnation.
+    pub incarnation: Incarnation,
+    /// What.
+    pub found: Found,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It serves.
+    Ready,
+    /// It does not.
+    NotReady {
+        /// Why, for people.
+        why: String,
+        /// Whether it did before, in this incarnation.
+        was_ready: bool,
+    },
+    /// Its database says this of its role.
+    Role(Role),
+}
+
+impl Prober {
+    /// Asks, and tells what is new, until it is aborted or nobody listens.
+    pub async fn run(self, facts: mpsc::Sender<Fact>) {
+        let (node, incarnation) = (self.node.clone(), self.incarnation);
+        let fact = |found| Fact { node: node.clone(), incarnation, found };
+        let mut ready_asker = Asker::new(&self);
+        let mut role_asker = Asker::new(&self);
+        let began = Instant::now();
+        let mut told = None;
+        let mut role_told = None;
+        let mut role_due = began;
+        let mut failures = 0;
+        let mut was_ready = false;
+        loop {
+            let asked = Instant::now();
+            let answer = match &self.ready {
+                Some(probe) => ready_asker.check(probe).await,
+                None => Ok(()),
+            };
+            let found = match answer {
+                Ok(()) => {
+                    failures = 0;
+                    was_ready = true;
+                    Some(Found::Ready)
+                }
+                Err(why) => {
+                    failures += 1;
+                    let counts = !was_ready || failures >= UNREADY_AFTER;
+                    counts.then_some(Found::NotReady { why, was_ready })
+                }
+            };
+            if let Some(found) = found
+                && told.as_ref() != Some(&found)
+            {
+                told = Some(found.clone());
+                if facts.send(fact(found)).await.is_err() {
+                    return;
+                }
+            }
+            if let Some(probe) = &self.role
+                && was_ready
+                && role_due <= Instant::now()
+            {
+                role_due = asked + SERVING;
+                let role = role_asker.role(probe).await;
+                if role_told.as_ref() != Some(&role) {
+                    role_told = Some(role.clone());
+                    if facts.send(fact(Found::Role(role))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            sleep_until(asked + pause(was_ready, began.elapsed())).await;
+        }
+    }
+}
+
+fn pause(was_ready: bool, age: Duration) -> Duration {
+    match (was_ready, age < STARTING_FAST_FOR) {
+        (true, _) => SERVING,
+        (false, true) => STARTING_FAST,
+        (false, false) => STARTING_SLOW,
+    }
+}
+
+/// Asks one node, and keeps what is worth keeping between questions.
+#[derive(Debug)]
+pub struct Asker {
+    dir: PathBuf,
+    env: BTreeMap<String, String>,
+    incarnation: Incarnation,
+    http: http::Client,
+    grpc: grpc::Client,
+    log: log::Reader,
+}
+
+impl Asker {
+    fn new(prober: &Prober) -> Self {
+        Self::at(prober.dir.clone(), prober.env.clone(), prober.incarnation)
+    }
+
+    /// Asks the node whose directory this is.
+    #[must_use]
+    pub fn at(dir: PathBuf, env: BTreeMap<String, String>, incarnation: Incarnation) -> Self {
+        Self {
+            dir,
+            env,
+            incarnation,
+            http: http::Client::default(),
+            grpc: grpc::Client::default(),
+            log: log::Reader::default(),
+        }
+    }
+
+    /// Whether the answer is as expected.
+    ///
+    /// # Errors
+    /// Why it is not, for people.
+    pub async fn check(&mut self, probe: &Probe) -> Result<(), String> {
+        let (answer, is_success) = self.answer(probe).await?;
+        match &probe.expect {
+            Some(expected) => match expr::is_true(expected, &answer) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(format!("{}: not {expected}: {}", name(probe), short(&answer))),
+                Err(why) => Err(format!("{}: {expected}: {why}", name(probe))),
+            },
+            None if is_success => Ok(()),
+            None => Err(format!("{}: {}", name(probe), short(&answer))),
+        }
+    }
+
+    async fn role(&mut self, probe: &RoleProbe) -> Role {
+        let Ok((answer, _)) = self.answer(&probe.probe).await else { return Role::default() };
+        if let Some(expected) = &probe.probe.expect
+            && !expr::is_true(expected, &answer).unwrap_or(false)
+        {
+            return Role::default();
+        }
+        let leader =
+            probe.leader.as_ref().and_then(|expression| expr::is_true(expression, &answer).ok());
+        let state = match &probe.state {
+            Some(expression) => expr::text(expression, &answer).ok(),
+            None => leader.map(|leads| if leads { "leader" } else { "follower" }.to_owned()),
+        };
+        let number = |expression: &Option<String>| {
+            expression.as_ref().and_then(|expression| expr::number(expression, &answer).ok())
+        };
+        Role { state, leader, term: number(&probe.term), leads: number(&probe.leads) }
+    }
+
+    /// The answer, and whether it is a success by itself.
+    async fn answer(&mut self, probe: &Probe) -> Result<(Answer, bool), String> {
+        let asking = async {
+            match &probe.ask {
+                Ask::Http { method, url, body } => {
+                    let answer = self.http.ask(method, url, body).await?;
+                    let is_success = (200..300).contains(&answer.status);
+                    Ok((answer, is_success))
+                }
+                Ask::Grpc { address, service } => {
+                    let answer = self.grpc.ask(address, service).await?;
+                    let is_success = answer.text == "SERVING";
+                    Ok((answer, is_success))
+                }
+                Ask::Tcp { address } => {
+                    let address: SocketAddr =
+                        address.parse().map_err(|_| format!("{address} is no address"))?;
+                    TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+                    Ok((Answer::default(), true))
+                }
+                Ask::Command { argv } => {
+                    let ran =
+                        command::run(argv, &self.dir, &self.env, probe.timeout.0, None).await?;
+                    let answer = Answer { status: ran.status, text: ran.stdout };
+                    Ok((answer, ran.status == 0))
+                }
+                Ask::Log { pattern } => {
+                    let run = crate::reconcile::real::run_dir(&self.dir, self.incarnation);
+                    let found = self.log.find(&run.join("output.log"), pattern).await?;
+                    Ok(found.map_or_else(
+                        || (Answer { status: 1, text: "no line matches".to_owned() }, false),
+                        |text| (Answer { status: 0, text }, true),
+                    ))
+                }
+            }
+        };
+        match timeout(probe.timeout.0, asking).await {
+            Ok(answer) => answer.map_err(|why: String| format!("{}: {why}", name(probe))),
+            Err(_) => {
+                // What is half asked must not be answered to the next question.
+                self.http = http::Client::default();
+                self.grpc = grpc::Client::default();
+                Err(format!("{}: no answer in {}", name(probe), probe.timeout))
+            }
+        }
+    }
+}
+
+/// What is asked, in a few words.
+fn name(probe: &Probe) -> String {
+    match &probe.ask {
+        Ask::Http { method, url, .. } => format!("{method} {url}"),
+        Ask::Grpc { address, service } if service.is_empty() => format!("grpc health of {address}"),
+        Ask::Grpc { address, service } => format!("grpc health of {address}/{service}"),
+        Ask::Tcp { address } => format!("connect to {address}"),
+        Ask::Command { argv } => format!("`{}`", argv.join(" ")),
+        Ask::Log { pattern } => format!("output matching `{pattern}`"),
+    }
+}
+
+/// An answer short enough for a table.
+fn short(answer: &Answer) -> String {
+    const CHARS_MAX: usize = 200;
+    let line = answer.text.trim().lines().last().unwrap_or_default();
+    let text: String = line.chars().take(CHARS_MAX).collect();
+    format!("status {} {text}", answer.status).trim_end().to_owned()
+}

@@ -1,0 +1,167 @@
+//! One thread that accepts for all listeners and hands each connection to the least loaded worker.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use faultbed_common::proxy_spec::Listener;
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        EventfdFlags,
+        epoll::{self, EventData, EventFlags},
+        eventfd,
+    },
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with, sockopt},
+};
+
+use crate::proxy::{
+    rule_set::{Board, lock},
+    worker::{Mailbox, Message},
+};
+
+/// Connections taken from one listener before the others have their turn.
+const ACCEPTS_MAX: u32 = 64;
+const EVENTS_MAX: usize = 64;
+const WAKE: u64 = 0;
+
+/// What every connection of a listener knows of it.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) listener: Listener,
+}
+
+/// A door and its listening socket.
+type Open = (Arc<Door>, Arc<OwnedFd>);
+
+/// The listeners that are open, and the thread's epoll.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    doors: Mutex<BTreeMap<u64, Open>>,
+    last: AtomicU64,
+    /// Connections refused because there was no descriptor left.
+    refused: AtomicU64,
+    /// Given up for a moment when there is none left, so that a waiting connection can be refused.
+    spare: Mutex<Option<OwnedFd>>,
+}
+
+impl Acceptor {
+    pub(crate) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            wake,
+            doors: Mutex::default(),
+            last: AtomicU64::new(WAKE),
+            refused: AtomicU64::new(0),
+            spare: Mutex::new(Some(spare()?)),
+        })
+    }
+
+    /// Accepts for a listening socket from now on; the number names it.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(crate) fn add(&self, door: Arc<Door>, fd: Arc<OwnedFd>) -> io::Result<u64> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut doors = lock(&self.doors);
+        epoll::add(&self.epoll, &*fd, EventData::new_u64(id), EventFlags::IN)?;
+        doors.insert(id, (door, fd));
+        Ok(id)
+    }
+
+    /// Accepts no more for a listener.
+    pub(crate) fn remove(&self, id: u64) {
+        if let Some((_, fd)) = lock(&self.doors).remove(&id) {
+            let _closed_anyway = epoll::delete(&self.epoll, &*fd);
+        }
+    }
+
+    /// Connections refused because there was no descriptor left.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn wake(&self) {
+        let _full = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Accepts until the board says stop.
+    pub(crate) fn run(&self, board: &Board, workers: &[Arc<Mailbox>]) {
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        while !board.is_stopped() {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "wait for connections");
+                    return;
+                }
+            }
+            for event in events.drain(..) {
+                let found = lock(&self.doors).get(&event.data.u64()).cloned();
+                if let Some((door, fd)) = found {
+                    self.accept_all(&door, &fd, workers);
+                }
+            }
+        }
+    }
+
+    fn accept_all(&self, door: &Arc<Door>, listening: &OwnedFd, workers: &[Arc<Mailbox>]) {
+        for _ in 0..ACCEPTS_MAX {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match acceptfrom_with(listening, flags) {
+                Ok((fd, Some(peer))) => {
+                    let Ok(peer) = SocketAddr::try_from(peer) else { continue };
+                    let idlest = workers.iter().min_by_key(|worker| worker.load());
+                    if let Some(worker) = idlest {
+                        worker.post(Message::Adopt { door: Arc::clone(door), fd, peer });
+                    }
+                }
+                Err(Errno::MFILE | Errno::NFILE) => {
+                    if !self.refuse(listening) {
+                        return;
+                    }
+                }
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) | Ok((_, None)) => {}
+                Err(Errno::AGAIN) => return,
+                Err(error) => {
+                    tracing::warn!(%error, listener = %door.listener.listen, "accept");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Refuses one connection with a reset: without a descriptor it would wait for ever, and its
+    /// listener would never fall silent. Says whether there was one.
+    fn refuse(&self, listening: &OwnedFd) -> bool {
+        let mut place = lock(&self.spare);
+        drop(place.take());
+        let accepted = acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+        if let Ok((fd, _)) = &accepted {
+            let _gone = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        let refused = accepted.is_ok();
+        drop(accepted);
+        *place = spare().ok();
+        refused
+    }
+}
+
+/// A descriptor that is worth nothing but its number.
+fn spare() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC)?)
+}

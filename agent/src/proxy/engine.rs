@@ -1,0 +1,362 @@
+//! Makes a table true: rules on all workers, listeners, steering, in the order that never leaks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use faultbed_common::{
+    fault::Grade,
+    link::{Link, Party},
+    name::FaultName,
+    proxy_spec::{Listener, ProxyFile},
+    report::{FaultReport, LinkEvidence, ProxyReport},
+};
+
+use crate::proxy::{
+    acceptor::{Acceptor, Door},
+    evidence::Ledger,
+    identify::Lookup,
+    processes,
+    rule_set::{Board, RuleSet},
+    side::new_socket,
+    steer::{Gate, charged},
+    sys,
+    table::{self, Here, Life, Memory, Order, Standing, Table, cut_diallers},
+    wire::{Applied, FailedListener, FaultInForce, ProxyState},
+    worker::{Mailbox, Message, Sample},
+};
+
+/// Workers that take longer to put rules in force are stuck.
+const IN_FORCE_MAX: Duration = Duration::from_secs(2);
+/// Workers that take longer to say what they counted are left out of the report.
+const SAMPLE_MAX: Duration = Duration::from_millis(500);
+/// A listener that could not be opened is tried again after this time.
+const RETRY_NS: u64 = 1_000_000_000;
+/// Faults that have ended and are still told of.
+const ENDED_MAX: usize = 100;
+/// The version of the file that this release understands.
+const FILE_VERSION: u32 = 1;
+
+/// The threads that the engine gives its orders to.
+#[derive(Debug, Clone)]
+pub(crate) struct Crew {
+    pub(crate) board: Arc<Board>,
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) lookup: Arc<Lookup>,
+}
+
+/// The state of the process, owned by the control thread alone.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    path: PathBuf,
+    boot_id: String,
+    best: Grade,
+    crew: Crew,
+    file: ProxyFile,
+    memory: Memory,
+    table: Table,
+    doors: BTreeMap<SocketAddr, OpenDoor>,
+    failed: BTreeMap<SocketAddr, String>,
+    /// Listeners that hold the connections of a cut dialler because they cannot drop its SYNs.
+    unsteered: BTreeMap<SocketAddr, String>,
+    refused: Ledger,
+    past: BTreeMap<Life, (FaultName, FaultReport)>,
+}
+
+#[derive(Debug)]
+struct OpenDoor {
+    door: Arc<Door>,
+    id: u64,
+    gate: Gate,
+}
+
+impl Engine {
+    /// An engine that has done nothing yet.
+    ///
+    /// # Errors
+    /// Where the boot cannot be told.
+    pub(crate) fn new(dir: &Path, crew: Crew) -> io::Result<Self> {
+        Ok(Self {
+            path: dir.join("proxy.json"),
+            boot_id: sys::boot_id()?,
+            best: best_grade(),
+            crew,
+            file: ProxyFile { version: FILE_VERSION, ..ProxyFile::default() },
+            memory: Memory::default(),
+            table: Table::default(),
+            doors: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            unsteered: BTreeMap::new(),
+            refused: Ledger::default(),
+            past: BTreeMap::new(),
+        })
+    }
+
+    /// Reads the file; what it says is not in force yet. Without a file nothing is wanted.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or understood: what was in force stays so.
+    pub(crate) fn load(&mut self) -> Result<(), String> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(format!("read proxy.json: {error}")),
+        };
+        let file: ProxyFile =
+            serde_json::from_str(&text).map_err(|error| format!("parse proxy.json: {error}"))?;
+        if file.version != FILE_VERSION {
+            return Err(format!(
+                "parse proxy.json: version {} is not {FILE_VERSION}",
+                file.version
+            ));
+        }
+        self.crew.lookup.set_lab(file.lab.clone());
+        self.file = file;
+        Ok(())
+    }
+
+    /// Makes the file true as of now. A new cut first closes the way for new connections, then
+    /// stops those there are; a heal lets those there are hear again before new ones may come, since
+    /// a socket that is still deaf would swallow the SYN of a dialler that uses its port again.
+    ///
+    /// # Errors
+    /// Where a worker did not put the rules in force in time.
+    pub(crate) fn make_true(&mut self) -> Result<(), String> {
+        let here = Here { boot_id: &self.boot_id, now_ns: sys::boottime_ns(), best: self.best };
+        let next = table::read(&self.file, &mut self.memory, here);
+        self.count_refused();
+        let old = std::mem::replace(&mut self.table, next);
+        self.steer(&[&old.links, &self.table.links.clone()]);
+        let in_force = self.publish();
+        self.turn_doors();
+        self.steer(&[&self.table.links.clone()]);
+        self.note_past();
+        in_force
+    }
+
+    fn publish(&mut self) -> Result<(), String> {
+        let oldest = self.past.keys().next().copied();
+        let newest = self.table.faults.values().map(|state| state.life).min();
+        let rules = RuleSet {
+            epoch: 0,
+            links: self.table.links.clone(),
+            diallers: self.table.diallers.clone(),
+            oldest: oldest.into_iter().chain(newest).min().unwrap_or_default(),
+        };
+        self.refused.forget_before(rules.oldest);
+        let epoch = self.crew.board.publish(rules);
+        self.crew.mailboxes.iter().for_each(|mailbox| mailbox.wake());
+        if self.crew.board.wait_in_force(epoch, IN_FORCE_MAX) {
+            return Ok(());
+        }
+        Err(format!("a worker has not put the rules in force after {} s", IN_FORCE_MAX.as_secs()))
+    }
+
+    /// Steers each open listener by the union of the given rules.
+    fn steer(&mut self, rules: &[&BTreeMap<Link, Arc<Order>>]) {
+        let unnamed = self.crew.lookup.has_unnamed_nodes();
+        for (address, open) in &mut self.doors {
+            let node = &open.door.listener.node;
+            let cut: BTreeSet<Party> = rules
+                .iter()
+                .flat_map(|links| cut_diallers(links, node).into_keys())
+                .cloned()
+                .collect();
+            match open.gate.steer(&cut, &self.table.diallers, unnamed) {
+                Ok(()) => drop(self.unsteered.remove(address)),
+                Err(error) => {
+                    tracing::warn!(listener = %address, %error, "steer new connections");
+                    self.unsteered.insert(*address, error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Closes and opens listeners.
+    fn turn_doors(&mut self) {
+        let open = self.doors.values().map(|open| &open.door.listener);
+        let difference = table::diff(open, &self.table.listeners);
+        for address in difference.close {
+            if let Some(closed) = self.doors.remove(&address) {
+                self.crew.acceptor.remove(closed.id);
+                self.unsteered.remove(&address);
+            }
+        }
+        self.failed.clear();
+        for listener in difference.open {
+            let address = listener.listen;
+            if let Err(error) = self.open_door(listener) {
+                let why = match (error.kind(), processes::holder(address)) {
+                    (io::ErrorKind::AddrInUse, Some(holder)) => {
+                        format!("port in use by {holder}")
+                    }
+                    (_, _) => format!("listen: {error}"),
+                };
+                self.failed.insert(address, why);
+            }
+        }
+    }
+
+    fn open_door(&mut self, listener: Listener) -> io::Result<()> {
+        let address = listener.listen;
+        let mut gate = Gate::open(address)?;
+        let cut = cut_diallers(&self.table.links, &listener.node).into_keys().cloned().collect();
+        let unnamed = self.crew.lookup.has_unnamed_nodes();
+        if let Err(error) = gate.steer(&cut, &self.table.diallers, unnamed) {
+            self.unsteered.insert(address, error.to_string());
+        }
+        let door = Arc::new(Door { listener });
+        let id = self.crew.acceptor.add(Arc::clone(&door), Arc::clone(gate.real()))?;
+        self.doors.insert(address, OpenDoor { door, id, gate });
+        Ok(())
+    }
+
+    /// Charges the SYNs that deaf listeners dropped to the faults that cut their diallers.
+    fn count_refused(&mut self) {
+        let now_ms = sys::boottime_ns() / 1_000_000;
+        for open in self.doors.values_mut() {
+            for (party, attempts_refused) in open.gate.take_dropped() {
+                let node = &open.door.listener.node;
+                for (link, order) in charged(&self.table.links, node, &party) {
+                    let more = LinkEvidence {
+                        attempts_refused,
+                        first_hit_ms: Some(now_ms),
+                        last_hit_ms: Some(now_ms),
+                        ..LinkEvidence::default()
+                    };
+                    let link = Arc::new(link.clone());
+                    for one in order.acting.iter().filter(|one| one.cuts.is_some()) {
+                        self.refused.add(one.life, &link, &more);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps what is told of each fault after it has ended.
+    fn note_past(&mut self) {
+        let mut current = BTreeSet::new();
+        for (name, state) in &self.table.faults {
+            current.insert(state.life);
+            let report = FaultReport {
+                revision: state.revision,
+                active: state.standing == Standing::Active,
+                expired: state.standing == Standing::Expired,
+                grade: Some(state.grade),
+                remaining_ms: None,
+                why: self.why(&state.standing, &state.links),
+                links: BTreeMap::new(),
+            };
+            self.past.insert(state.life, (name.clone(), report));
+        }
+        for (_, (_, report)) in self.past.iter_mut().filter(|(life, _)| !current.contains(life)) {
+            report.active = false;
+        }
+        let ended: Vec<Life> =
+            self.past.keys().filter(|life| !current.contains(life)).copied().collect();
+        for life in ended.iter().rev().skip(ENDED_MAX) {
+            self.past.remove(life);
+        }
+    }
+
+    /// Why a fault does not act, or less than it should.
+    fn why(&self, standing: &Standing, links: &BTreeSet<Link>) -> Option<String> {
+        match standing {
+            Standing::Refused(why) => Some(why.clone()),
+            Standing::Expired => None,
+            Standing::Active => {
+                let mut unsteered = self.unsteered.iter();
+                unsteered.find_map(|(address, why)| {
+                    let node = &self.doors.get(address)?.door.listener.node;
+                    let touched = links.iter().any(|link| link.touches(node));
+                    touched.then(|| format!("new connections at {address} are held: {why}"))
+                })
+            }
+        }
+    }
+
+    /// When [`Self::make_true`] is due again, in nanoseconds of CLOCK_BOOTTIME.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        let retry = (!self.failed.is_empty()).then(|| sys::boottime_ns() + RETRY_NS);
+        self.table.deadline_ns.into_iter().chain(retry).min()
+    }
+
+    pub(crate) fn applied(&self) -> Applied {
+        let faults = self.table.faults.iter().map(|(name, state)| {
+            let fault = FaultInForce {
+                grade: Some(state.grade),
+                active: state.standing == Standing::Active,
+                why: self.why(&state.standing, &state.links),
+            };
+            (name.clone(), fault)
+        });
+        Applied {
+            generation: self.table.generation,
+            failed: self.failed_listeners(),
+            faults: faults.collect(),
+        }
+    }
+
+    fn failed_listeners(&self) -> Vec<FailedListener> {
+        let failed = self.failed.iter();
+        failed
+            .map(|(listener, why)| FailedListener { listener: *listener, why: why.clone() })
+            .collect()
+    }
+
+    /// What is and was. Waits for each worker, but not for long.
+    pub(crate) fn report(&mut self) -> ProxyState {
+        self.count_refused();
+        let mut total = Sample { ledger: self.refused.clone(), ..Sample::default() };
+        let (reply, samples) = mpsc::sync_channel(self.crew.mailboxes.len());
+        for mailbox in &self.crew.mailboxes {
+            mailbox.post(Message::Sample(reply.clone()));
+        }
+        drop(reply);
+        let end = Instant::now() + SAMPLE_MAX;
+        let left = || end.saturating_duration_since(Instant::now());
+        while let Ok(sample) = samples.recv_timeout(left()) {
+            total.ledger.absorb(&sample.ledger);
+            total.connections += sample.connections;
+            total.unknown_reset += sample.unknown_reset;
+        }
+        let now_ns = sys::boottime_ns();
+        let mut faults = BTreeMap::new();
+        for (life, (name, report)) in &self.past {
+            let mut report = report.clone();
+            report.links = total.ledger.links(*life);
+            let state = self.table.faults.get(name).filter(|state| state.life == *life);
+            let deadline_ns = state.filter(|_| report.active).and_then(|state| state.deadline_ns);
+            report.remaining_ms = deadline_ns.map(|end| end.saturating_sub(now_ns) / 1_000_000);
+            // A later life of the same name takes its place.
+            faults.insert(name.clone(), report);
+        }
+        ProxyState {
+            report: ProxyReport {
+                pid: std::process::id(),
+                generation: self.table.generation,
+                listeners: u32::try_from(self.doors.len()).unwrap_or(u32::MAX),
+                connections: total.connections,
+                best_grade: Some(self.best),
+            },
+            faults,
+            failed: self.failed_listeners(),
+            unknown_reset: total.unknown_reset,
+            refused: self.crew.acceptor.refused(),
+            unnamed_nodes: self.crew.lookup.has_unnamed_nodes(),
+        }
+    }
+}
+
+/// Packet, where the kernel drops by hop count for sockets without privilege; found out by trying.
+fn best_grade() -> Grade {
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let deaf = new_socket(address).and_then(|fd| sys::set_deaf(&fd, address.ip(), true));
+    if deaf.is_ok() { Grade::Packet } else { Grade::Stream }
+}

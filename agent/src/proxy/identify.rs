@@ -1,0 +1,183 @@
+//! Finds out which node dialled from an address that names nobody: asks the kernel for the socket,
+//! then looks for the process that holds it.
+//!
+//! One thread, which no connection waits for unless a rule must know. Processes are tried in
+//! batches: those of the lab's nodes only, which descend from a shim whose environment names the
+//! node. A socket that none of them holds is a client's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use faultbed_common::{
+    link::Party,
+    name::{LabName, NodeName},
+};
+
+use crate::proxy::{
+    processes::{Owners, node_processes, sockets_of},
+    rule_set::{Board, lock},
+    slab::Key,
+    sys::SocketTables,
+    worker::{Mailbox, Message},
+};
+
+/// Questions that wait. Past it the oldest is forgotten, and asked again when a rule must know.
+const QUESTIONS_MAX: usize = 4096;
+/// Looking through the processes takes at most this part of a core while nobody is waiting.
+const REST_FACTOR: u32 = 10;
+/// How long the thread rests at most.
+const REST_MAX: Duration = Duration::from_millis(500);
+
+/// Whose connection is this?
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) key: Key,
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// The dialler's end of the connection, and ours.
+    pub(crate) theirs: SocketAddr,
+    pub(crate) ours: SocketAddr,
+    /// Whether the connection is held until this is answered.
+    pub(crate) urgent: bool,
+}
+
+/// The questions, and what the answers have taught.
+#[derive(Debug, Default)]
+pub(crate) struct Lookup {
+    questions: Mutex<VecDeque<Question>>,
+    asked: Condvar,
+    lab: Mutex<Option<LabName>>,
+    /// Nodes are seen to dial from addresses that are not theirs.
+    unnamed_nodes: AtomicBool,
+}
+
+impl Lookup {
+    /// Asks; the answer comes to the mailbox, or never.
+    pub(crate) fn ask(&self, question: Question) {
+        let mut questions = lock(&self.questions);
+        if questions.len() >= QUESTIONS_MAX {
+            questions.pop_front();
+        }
+        questions.push_back(question);
+        self.asked.notify_one();
+    }
+
+    /// Whether who dials unnamed may be a node of the lab.
+    pub(crate) fn has_unnamed_nodes(&self) -> bool {
+        self.unnamed_nodes.load(Ordering::Relaxed)
+    }
+
+    /// The lab whose nodes count; processes of others are clients.
+    pub(crate) fn set_lab(&self, lab: Option<LabName>) {
+        *lock(&self.lab) = lab;
+    }
+
+    pub(crate) fn wake(&self) {
+        self.asked.notify_all();
+    }
+
+    /// Answers questions until the board says stop.
+    pub(crate) fn run(&self, board: &Board) {
+        let mut tables = SocketTables::open().ok();
+        let mut rested = Instant::now();
+        while let Some(batch) = self.next_batch(board, rested) {
+            let began = Instant::now();
+            if tables.is_none() {
+                tables = SocketTables::open().ok();
+            }
+            self.answer(batch, tables.as_mut());
+            rested = Instant::now() + (began.elapsed() * REST_FACTOR).min(REST_MAX);
+        }
+    }
+
+    /// Waits for questions, and for `rested` while none of them is urgent. `None` is the end.
+    fn next_batch(&self, board: &Board, rested: Instant) -> Option<Vec<Question>> {
+        let mut questions = lock(&self.questions);
+        loop {
+            if board.is_stopped() {
+                return None;
+            }
+            let urgent = questions.iter().any(|question| question.urgent);
+            let left = rested.saturating_duration_since(Instant::now());
+            if !questions.is_empty() && (urgent || left.is_zero()) {
+                return Some(questions.drain(..).collect());
+            }
+            let patience = if questions.is_empty() { Duration::MAX } else { left };
+            questions = match patience {
+                Duration::MAX => self.asked.wait(questions).unwrap_or_else(PoisonError::into_inner),
+                some => {
+                    let woken = self.asked.wait_timeout(questions, some);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    fn answer(&self, batch: Vec<Question>, tables: Option<&mut SocketTables>) {
+        let mut inodes: BTreeMap<u32, Vec<Question>> = BTreeMap::new();
+        let mut unanswered = Vec::new();
+        if let Some(tables) = tables {
+            for question in batch {
+                match tables.find_inode(question.theirs, question.ours) {
+                    Ok(Some(inode)) => inodes.entry(inode).or_default().push(question),
+                    // Gone already, or not of this machine.
+                    Ok(None) | Err(_) => unanswered.push(question),
+                }
+            }
+        } else {
+            unanswered = batch;
+        }
+        for question in unanswered {
+            reply(question, None);
+        }
+        if inodes.is_empty() {
+            return;
+        }
+        let lab = lock(&self.lab).clone();
+        let mut missing: BTreeSet<u32> = inodes.keys().copied().collect();
+        // A process may have been between fork and exec: what is not found is looked for once more.
+        for _ in 0..2 {
+            let found = find_owners(&missing, lab.as_ref());
+            for (inode, node) in found {
+                missing.remove(&inode);
+                self.unnamed_nodes.store(true, Ordering::Relaxed);
+                for question in inodes.remove(&inode).unwrap_or_default() {
+                    reply(question, Some(Party::Node(node.clone())));
+                }
+            }
+            if missing.is_empty() {
+                return;
+            }
+        }
+        for question in inodes.into_values().flatten() {
+            reply(question, Some(Party::Clients));
+        }
+    }
+}
+
+fn reply(question: Question, party: Option<Party>) {
+    question.mailbox.post(Message::Identified { key: question.key, party });
+}
+
+/// The nodes that hold the sockets of these inodes.
+fn find_owners(inodes: &BTreeSet<u32>, lab: Option<&LabName>) -> BTreeMap<u32, NodeName> {
+    let Owners { nodes } = node_processes(lab);
+    let mut found = BTreeMap::new();
+    for (pid, node) in nodes {
+        for inode in sockets_of(pid) {
+            if inodes.contains(&inode) {
+                found.insert(inode, node.clone());
+            }
+        }
+        if found.len() == inodes.len() {
+            break;
+        }
+    }
+    found
+}

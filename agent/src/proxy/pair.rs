@@ -1,0 +1,381 @@
+//! One connection: its two sockets, its two directions, and what rules do to them.
+
+use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
+
+use faultbed_common::{
+    fault::HealPolicy,
+    link::{Link, Party},
+    report::LinkEvidence,
+};
+use rustix::event::epoll::EventFlags;
+
+use crate::proxy::{
+    acceptor::Door,
+    cut::{Gate, Verdict, verdict},
+    flow::Progress,
+    lane::{Lane, stronger},
+    rule_set::RuleSet,
+    side::Side,
+    sys,
+    timers::Alarm,
+    worker::Tools,
+};
+
+/// A connection of unknown origin is held this long where it matters who dialled, then reset.
+const ORIGIN_NS_MAX: u64 = 2_000_000_000;
+/// The node behind a listener has this long to answer.
+const DIAL_NS_MAX: u64 = 3_000_000_000;
+/// After a heal the peers are asked for a sign of life at once; later at the ordinary pace.
+const SETTLE_NS: u64 = 3_000_000_000;
+
+/// Which of a connection's two sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// It faces the dialler.
+    Near,
+    /// It faces the node.
+    Far,
+}
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It waits for something.
+    Live,
+    /// It wants another turn.
+    Again,
+    /// It wants a socket to its node.
+    Dial,
+    /// It is over; its sockets are closed.
+    Over,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Accepted; the node is not dialled while a cut or an unknown origin forbids it.
+    Waiting,
+    Dialling,
+    Carrying,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    door: Arc<Door>,
+    peer: SocketAddr,
+    dialler: Option<Party>,
+    stage: Stage,
+    near: Side,
+    far: Option<Side>,
+    forward: Lane,
+    backward: Lane,
+    verdict: Verdict,
+    /// The allowance of a one-way cut is used up.
+    spent: bool,
+    /// What faults that have ended want done once nothing is cut any more.
+    doom: HealPolicy,
+    /// A socket died while news of it must not cross.
+    broken: bool,
+    near_drops: u32,
+    far_drops: u32,
+    salt: u64,
+    origin_alarm: bool,
+}
+
+impl Pair {
+    /// An accepted connection. `salt` makes its dice differ from those of other connections.
+    pub(crate) fn new(door: Arc<Door>, fd: OwnedFd, peer: SocketAddr, salt: u64) -> Self {
+        let near = Side::new(fd, door.listener.listen.ip());
+        Self {
+            door,
+            peer,
+            dialler: None,
+            stage: Stage::Waiting,
+            near,
+            far: None,
+            forward: Lane::new(),
+            backward: Lane::new(),
+            verdict: Verdict::HOLD,
+            spent: false,
+            doom: HealPolicy::Resume,
+            broken: false,
+            near_drops: 0,
+            far_drops: 0,
+            salt,
+            origin_alarm: false,
+        }
+    }
+
+    pub(crate) fn near_fd(&self) -> &OwnedFd {
+        &self.near.fd
+    }
+
+    pub(crate) fn door(&self) -> &Arc<Door> {
+        &self.door
+    }
+
+    /// The two ends as the dialler sees them: its own, then ours.
+    pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (self.peer, self.door.listener.listen)
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.dialler.is_some()
+    }
+
+    /// The link that a connection waits for which must not reach its node; for the bound on these.
+    pub(crate) fn waiting_link(&self) -> Option<Arc<Link>> {
+        let waits = self.stage == Stage::Waiting && !self.verdict.dial;
+        self.forward.link().filter(|_| waits).cloned()
+    }
+
+    /// It is known now who dialled.
+    pub(crate) fn identify(&mut self, party: Party) {
+        let node = Party::Node(self.door.listener.node.clone());
+        let link = Link { from: party.clone(), to: node };
+        self.backward.set_link(link.reversed());
+        self.forward.set_link(link);
+        self.dialler = Some(party);
+    }
+
+    /// Puts rules in force. What they stop is stopped when this returns.
+    pub(crate) fn apply(&mut self, rules: &RuleSet, tools: &mut Tools) -> Fate {
+        self.sample(tools);
+        let wanted = if self.dialler.is_some() {
+            let lanes = [(&mut self.forward, self.salt), (&mut self.backward, !self.salt)];
+            for (lane, salt) in lanes {
+                let order = lane.link().and_then(|link| rules.links.get(&**link)).cloned();
+                let ended = lane.take_order(order, salt, &mut tools.ledger);
+                self.doom = stronger(self.doom, ended);
+            }
+            self.judge()
+        } else if rules.tells_sources_apart(&self.door.listener.node) {
+            if !self.origin_alarm {
+                self.origin_alarm = true;
+                tools.wake_at(sys::monotonic_ns() + ORIGIN_NS_MAX, Alarm::Origin);
+            }
+            Verdict::HOLD
+        } else {
+            self.origin_alarm = false;
+            Verdict::PASS
+        };
+        self.enforce(wanted, tools);
+        self.after_heal()
+    }
+
+    /// The verdict by the orders in force.
+    fn judge(&mut self) -> Verdict {
+        let (forward, backward) = (self.forward.cut(), self.backward.cut());
+        let fresh = verdict(forward, backward, false);
+        if fresh.forward != Gate::Ajar && fresh.backward != Gate::Ajar {
+            self.spent = false;
+        }
+        verdict(forward, backward, self.spent)
+    }
+
+    /// Does what a verdict says. The order matters: nothing is written before the kernel drops the
+    /// answers to it, and a direction that opens finds both sockets hearing.
+    fn enforce(&mut self, wanted: Verdict, tools: &mut Tools) {
+        self.verdict = wanted;
+        self.forward.flow.set_gate(wanted.forward);
+        self.backward.flow.set_gate(wanted.backward);
+        self.forward.note_stop(self.far.as_ref());
+        self.backward.note_stop(Some(&self.near));
+        let mut heard = false;
+        let mut set = |side: &mut Side, deaf: bool, drops: &mut u32| {
+            if deaf && !side.is_deaf() {
+                *drops = sys::drops(&side.fd);
+            }
+            match side.set_deaf(deaf) {
+                Ok(changed) => heard |= changed && !deaf,
+                Err(error) => tracing::error!(%error, deaf, "make socket deaf"),
+            }
+        };
+        set(&mut self.near, wanted.near_deaf, &mut self.near_drops);
+        // A socket that is still connecting must hear the answer: its own connect is local.
+        if let (Some(far), Stage::Carrying) = (&mut self.far, self.stage) {
+            set(far, wanted.far_deaf, &mut self.far_drops);
+        }
+        if heard {
+            tools.wake_at(sys::monotonic_ns() + SETTLE_NS, Alarm::Settle);
+        }
+    }
+
+    /// What waited for the end of a cut.
+    fn after_heal(&mut self) -> Fate {
+        if self.verdict.passes() {
+            if self.broken {
+                return self.reset();
+            }
+            match (std::mem::take(&mut self.doom), self.stage) {
+                (HealPolicy::Resume, _) => {}
+                (HealPolicy::Reset, _) | (HealPolicy::Close, Stage::Waiting) => {
+                    return self.reset();
+                }
+                (HealPolicy::Close, Stage::Dialling | Stage::Carrying) => {
+                    self.forward.flow.close();
+                    self.backward.flow.close();
+                }
+            }
+        }
+        match self.stage {
+            Stage::Waiting if self.verdict.dial => Fate::Dial,
+            Stage::Waiting | Stage::Dialling => Fate::Live,
+            // Not now: first the rules are in force on every connection, then bytes move.
+            Stage::Carrying => Fate::Again,
+        }
+    }
+
+    /// The socket to the node, on its way or connected.
+    pub(crate) fn dialled(&mut self, fd: OwnedFd, connected: bool, tools: &mut Tools) -> Fate {
+        self.far = Some(Side::new(fd, self.door.listener.upstream.ip()));
+        self.stage = Stage::Dialling;
+        if connected {
+            return self.connected(tools);
+        }
+        tools.wake_at(sys::monotonic_ns() + DIAL_NS_MAX, Alarm::Dial);
+        Fate::Live
+    }
+
+    fn connected(&mut self, tools: &mut Tools) -> Fate {
+        self.stage = Stage::Carrying;
+        self.enforce(self.verdict, tools);
+        self.pump(tools)
+    }
+
+    /// Epoll has news of a socket.
+    pub(crate) fn event(&mut self, which: Which, flags: EventFlags, tools: &mut Tools) -> Fate {
+        match which {
+            Which::Near => self.near.note(flags),
+            Which::Far => {
+                let Some(far) = &mut self.far else { return Fate::Live };
+                far.note(flags);
+                if self.stage == Stage::Dialling {
+                    return match rustix::net::sockopt::socket_error(&far.fd) {
+                        Ok(Ok(())) if far.writable => self.connected(tools),
+                        Ok(Ok(())) => Fate::Live,
+                        Ok(Err(_)) | Err(_) => self.reset(),
+                    };
+                }
+            }
+        }
+        if self.stage == Stage::Carrying {
+            return self.pump(tools);
+        }
+        // Nobody is left to hold a place for.
+        if self.near.failed { self.reset() } else { Fate::Live }
+    }
+
+    /// An alarm is due.
+    pub(crate) fn alarm(&mut self, alarm: Alarm, tools: &mut Tools) -> Fate {
+        match alarm {
+            Alarm::Dial if self.stage == Stage::Dialling => self.reset(),
+            Alarm::Origin if self.origin_alarm && self.dialler.is_none() => {
+                tools.unknown_reset += 1;
+                self.reset()
+            }
+            Alarm::Allowance if self.forward.flow.has_spent() || self.backward.flow.has_spent() => {
+                self.spend(tools);
+                Fate::Live
+            }
+            Alarm::Release if self.stage == Stage::Carrying => self.pump(tools),
+            Alarm::Settle => {
+                let sides = [Some(&self.near), self.far.as_ref()];
+                sides.into_iter().flatten().for_each(Side::settle);
+                Fate::Live
+            }
+            Alarm::Dial | Alarm::Origin | Alarm::Allowance | Alarm::Release => Fate::Live,
+        }
+    }
+
+    fn spend(&mut self, tools: &mut Tools) {
+        self.spent = true;
+        let wanted = self.judge();
+        self.enforce(wanted, tools);
+    }
+
+    /// Moves bytes in both directions.
+    pub(crate) fn pump(&mut self, tools: &mut Tools) -> Fate {
+        let Some(far) = &mut self.far else { return Fate::Live };
+        let forward = self.forward.flow.pump(&mut self.near, far, tools);
+        let backward = self.backward.flow.pump(far, &mut self.near, tools);
+        if [forward, backward].contains(&Progress::SourceReset) {
+            return self.reset();
+        }
+        // That the destination is gone is news from it: it crosses the other direction's link.
+        let near_lost = backward == Progress::DestinationLost || self.is_lost(Which::Near);
+        let far_lost = forward == Progress::DestinationLost || self.is_lost(Which::Far);
+        if near_lost || far_lost {
+            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut;
+            let held = (near_lost && shut(&self.forward)) || (far_lost && shut(&self.backward));
+            if !held {
+                return self.reset();
+            }
+            self.broken = true;
+        }
+        if self.forward.flow.is_done() && self.backward.flow.is_done() {
+            return Fate::Over;
+        }
+        if [forward, backward].contains(&Progress::Spent) {
+            self.spend(tools);
+        }
+        let again = [forward, backward].contains(&Progress::Again);
+        if again { Fate::Again } else { Fate::Live }
+    }
+
+    /// Whether a socket failed after its stream had ended, when nobody reads it any more.
+    fn is_lost(&self, which: Which) -> bool {
+        match (which, &self.far) {
+            (Which::Near, _) => self.near.failed && self.forward.flow.is_done(),
+            (Which::Far, Some(far)) => far.failed && self.backward.flow.is_done(),
+            (Which::Far, None) => false,
+        }
+    }
+
+    /// A real RST to both ends.
+    pub(crate) fn reset(&mut self) -> Fate {
+        self.near.reset_on_close();
+        if let Some(far) = &self.far {
+            far.reset_on_close();
+        }
+        Fate::Over
+    }
+
+    /// Settles the accounts of both directions.
+    pub(crate) fn sample(&mut self, tools: &mut Tools) {
+        let now_ms = sys::boottime_ns() / 1_000_000;
+        let ledger = &mut tools.ledger;
+        self.forward.settle(&self.near, self.far.as_ref(), now_ms, ledger);
+        if let Some(far) = &self.far {
+            self.backward.settle(far, Some(&self.near), now_ms, ledger);
+        }
+        // Where a one-way cut made its other side deaf too, that is the cut's doing.
+        let lanes = [&self.forward, &self.backward];
+        let own = |at: usize| if lanes[at].cut().is_some() { lanes[at] } else { lanes[1 - at] };
+        let sides =
+            [(Some(&self.near), &mut self.near_drops), (self.far.as_ref(), &mut self.far_drops)];
+        for (at, (side, counted)) in sides.into_iter().enumerate() {
+            let Some(side) = side.filter(|side| side.is_deaf()) else { continue };
+            let drops = sys::drops(&side.fd);
+            let dropped_segments = u64::from(drops.wrapping_sub(*counted));
+            *counted = drops;
+            let more = LinkEvidence { dropped_segments, ..LinkEvidence::default() };
+            own(at).charge(&more, now_ms, ledger);
+        }
+    }
+
+    /// A connection attempt that a cut forbids came through to here.
+    pub(crate) fn count_refused(&self, tools: &mut Tools) {
+        let lane = if self.forward.cut().is_some() { &self.forward } else { &self.backward };
+        let more = LinkEvidence { attempts_refused: 1, ..LinkEvidence::default() };
+        lane.charge(&more, sys::boottime_ns() / 1_000_000, &mut tools.ledger);
+    }
+
+    /// Gives back what it has borrowed, before it is dropped.
+    pub(crate) fn release(&mut self, tools: &mut Tools) {
+        self.sample(tools);
+        self.forward.flow.release(tools);
+        self.backward.flow.release(tools);
+    }
+}

@@ -1,0 +1,155 @@
+//! The proxy as a process: started in a session of its own, recorded, found again by another agent.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::fstat,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::sys;
+
+/// How long a proxy may take to load its file and open its listeners.
+const START_MAX: Duration = Duration::from_secs(5);
+const START_POLL: Duration = Duration::from_millis(2);
+/// How much of the log is shown where the start failed.
+const LOG_BYTES_SHOWN: usize = 2000;
+
+/// One process, told from every other that has had or will have its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub start_ticks: u64,
+    /// The inode of its pidfd, unique for a boot where the kernel has pidfs; else 0.
+    pub pidfd_inode: u64,
+}
+
+/// `proxy.pid.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct PidRecord {
+    version: u32,
+    boot_id: String,
+    process: ProcessId,
+}
+
+impl ProcessId {
+    /// The identity of a running process; `None` where there is none of that number, or only its
+    /// remains.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let pidfd = pidfd_open(number, PidfdFlags::empty()).ok()?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        if matches!(fields.first(), Some(&"Z" | &"X")) {
+            return None;
+        }
+        let start_ticks = fields.get(19)?.parse().ok()?;
+        Some(Self { pid, start_ticks, pidfd_inode: fstat(&pidfd).ok()?.st_ino })
+    }
+
+    /// Whether this very process still runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        Self::of(self.pid).as_ref() == Some(self)
+    }
+}
+
+/// The proxy process that serves a directory, if one runs.
+#[must_use]
+pub fn find(dir: &Path) -> Option<ProcessId> {
+    let text = fs::read_to_string(record_path(dir)).ok()?;
+    let record: PidRecord = serde_json::from_str(&text).ok()?;
+    let same_boot = sys::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id);
+    (same_boot && record.process.is_alive()).then_some(record.process)
+}
+
+/// Starts this program as the proxy of `dir`, with its control socket at `socket`. Returns when its
+/// file is in force and its listeners are open.
+///
+/// # Errors
+/// With the end of its log where it does not come up within 5 s.
+pub fn spawn(dir: &Path, socket: &Path) -> io::Result<ProcessId> {
+    spawn_program(Path::new("/proc/self/exe"), dir, socket)
+}
+
+/// As [`spawn`], with another program.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_program(program: &Path, dir: &Path, socket: &Path) -> io::Result<ProcessId> {
+    fs::create_dir_all(dir)?;
+    let log_path = dir.join("proxy.log");
+    let log = fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
+    let mut child = Command::new(program)
+        .arg("proxy")
+        .arg(dir)
+        .arg(socket)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    let end = Instant::now() + START_MAX;
+    loop {
+        if let Some(process) = find(dir).filter(|process| process.pid == child.id()) {
+            reap_later(child);
+            return Ok(process);
+        }
+        if let Some(status) = child.try_wait()? {
+            let why = format!("the proxy ended with {status}: {}", log_end(&log_path));
+            return Err(io::Error::other(why));
+        }
+        if Instant::now() > end {
+            // It has not said that it serves: another one may be started in its place.
+            child.kill()?;
+            child.wait()?;
+            let why = format!("the proxy did not come up: {}", log_end(&log_path));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        std::thread::sleep(START_POLL);
+    }
+}
+
+/// Waits for the process in the background, so that its end leaves nothing behind.
+fn reap_later(mut child: Child) {
+    let thread = std::thread::Builder::new().name("reap-proxy".to_owned());
+    // Without the thread the process stays a zombie, which counts as dead everywhere.
+    let _zombie = thread.spawn(move || child.wait());
+}
+
+fn log_end(path: &Path) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_BYTES_SHOWN)..]).trim().to_owned()
+}
+
+/// Records that this process serves `dir`: it is ready.
+///
+/// # Errors
+/// As the file system says.
+pub(crate) fn record_self(dir: &Path) -> io::Result<()> {
+    let process = ProcessId::of(std::process::id())
+        .ok_or_else(|| io::Error::other("find the own process in /proc"))?;
+    let record = PidRecord { version: 1, boot_id: sys::boot_id()?, process };
+    let path = record_path(dir);
+    let draft = path.with_extension("json.new");
+    fs::write(&draft, serde_json::to_vec_pretty(&record)?)?;
+    fs::rename(draft, path)
+}
+
+/// Takes the record back.
+pub(crate) fn forget_self(dir: &Path) {
+    let _gone_already = fs::remove_file(record_path(dir));
+}
+
+fn record_path(dir: &Path) -> PathBuf {
+    dir.join("proxy.pid.json")
+}

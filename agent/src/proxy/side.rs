@@ -1,0 +1,206 @@
+//! One socket of a connection: what epoll said of it, and how it is tuned, made deaf and reset.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use rustix::{
+    event::epoll::EventFlags,
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, recv,
+        send, shutdown, socket_with, sockopt,
+    },
+};
+
+use crate::proxy::sys;
+
+/// An idle connection is asked for a sign of life after this time.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// After a heal at once: whatever the peer said meanwhile, also that it is gone, was dropped.
+const KEEPALIVE_IDLE_HEALED: Duration = Duration::from_secs(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_COUNT: u32 = 3;
+/// What epoll is asked for, once, when a socket joins a worker.
+pub(crate) const INTEREST: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// A socket and what is known of its readiness. Edge-triggered: a flag falls only when the kernel
+/// says EAGAIN, and rises only with an event.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) fd: OwnedFd,
+    local: IpAddr,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer has ended its stream; a read that is short does not mean that nothing is left.
+    pub(crate) hung: bool,
+    /// The kernel has reported an error.
+    pub(crate) failed: bool,
+    deaf: bool,
+    /// Bytes written to it since it was made.
+    pub(crate) written: u64,
+}
+
+impl Side {
+    pub(crate) fn new(fd: OwnedFd, local: IpAddr) -> Self {
+        Self {
+            fd,
+            local,
+            readable: false,
+            writable: false,
+            hung: false,
+            failed: false,
+            deaf: false,
+            written: 0,
+        }
+    }
+
+    /// Notes what epoll said.
+    pub(crate) fn note(&mut self, flags: EventFlags) {
+        let ended = EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR;
+        self.hung |= flags.intersects(ended);
+        self.failed |= flags.contains(EventFlags::ERR);
+        self.readable |= flags.intersects(EventFlags::IN | ended);
+        let writable = EventFlags::OUT | EventFlags::HUP | EventFlags::ERR;
+        self.writable |= flags.intersects(writable);
+    }
+
+    /// Reads what has arrived.
+    ///
+    /// # Errors
+    /// `AGAIN` where nothing has; any other error is the end of the connection.
+    pub(crate) fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
+        let wanted = into.len();
+        let result = retry(|| recv(&self.fd, &mut *into, RecvFlags::DONTWAIT).map(|(n, _)| n));
+        match result {
+            Ok(count) if count < wanted && !self.hung => self.readable = false,
+            Err(Errno::AGAIN) => self.readable = false,
+            Ok(_) | Err(_) => {}
+        }
+        result
+    }
+
+    /// Writes what the socket takes.
+    ///
+    /// # Errors
+    /// Any error but `AGAIN`, which is 0 bytes, is the end of the connection.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let result = retry(|| send(&self.fd, bytes, flags));
+        self.count_written(result, bytes.len())
+    }
+
+    /// Notes the result of a write, or of a splice, of `wanted` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) fn count_written(
+        &mut self,
+        result: Result<usize, Errno>,
+        wanted: usize,
+    ) -> Result<usize, Errno> {
+        let count = match result {
+            Ok(count) => count,
+            Err(Errno::AGAIN) => 0,
+            Err(error) => return Err(error),
+        };
+        self.written += count as u64;
+        if count < wanted {
+            self.writable = false;
+        }
+        Ok(count)
+    }
+
+    /// Passes on the end of a stream.
+    pub(crate) fn finish(&self) {
+        // A peer that is gone has no use for it, and the error shows on the other direction.
+        let _gone = shutdown(&self.fd, Shutdown::Write);
+    }
+
+    /// Bytes that have arrived and were not read.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.fd).unwrap_or(0)
+    }
+
+    /// Makes the kernel drop what arrives, or hear again. Says whether it changed anything.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(crate) fn set_deaf(&mut self, deaf: bool) -> io::Result<bool> {
+        if self.deaf == deaf {
+            return Ok(false);
+        }
+        sys::set_deaf(&self.fd, self.local, deaf)?;
+        self.deaf = deaf;
+        // A deaf socket hears no answers to its keepalives: it would end a connection that a
+        // real network keeps.
+        sockopt::set_socket_keepalive(&self.fd, !deaf)?;
+        if !deaf {
+            sockopt::set_tcp_keepidle(&self.fd, KEEPALIVE_IDLE_HEALED)?;
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// Back to the ordinary pace of keepalives.
+    pub(crate) fn settle(&self) {
+        let _gone = sockopt::set_tcp_keepidle(&self.fd, KEEPALIVE_IDLE);
+    }
+
+    /// Ends the connection with a real RST when the descriptor is closed.
+    pub(crate) fn reset_on_close(&self) {
+        let _gone = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO));
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Sets what both sockets of a connection have. Accepted ones inherit it from their listener.
+///
+/// # Errors
+/// As the system says.
+pub(crate) fn tune(fd: &OwnedFd) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_socket_keepalive(fd, true)?;
+    sockopt::set_tcp_keepidle(fd, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(fd, KEEPALIVE_COUNT)?;
+    sys::bound_unsent(fd)?;
+    // Which one is allowed does not change while the process lives. The default may be bbr, which
+    // halves what loopback can do.
+    static CONGESTION: OnceLock<Option<&str>> = OnceLock::new();
+    let allowed = |name: &&&str| sockopt::set_tcp_congestion(fd, name).is_ok();
+    let name = CONGESTION.get_or_init(|| ["cubic", "reno"].iter().find(allowed).copied());
+    if let Some(name) = name {
+        let _as_before = sockopt::set_tcp_congestion(fd, name);
+    }
+    Ok(())
+}
+
+/// A new TCP socket for an address, tuned and non-blocking.
+///
+/// # Errors
+/// As the system says, such as EMFILE.
+pub(crate) fn new_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    tune(&fd)?;
+    Ok(fd)
+}

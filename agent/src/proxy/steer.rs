@@ -1,0 +1,283 @@
+//! Lets a listener drop the SYNs of chosen diallers: a reuseport group steered by classic BPF.
+//!
+//! Place 0 of the group is the real listener; the others are deaf ones, one for each party that is
+//! cut, so that the kernel counts every party's SYNs apart. In these programs offset 0 is the
+//! payload: addresses are read at `SKF_NET_OFF`. A load that fails lets the SYN through, so that
+//! each program is tried after it is attached.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+
+use faultbed_common::{
+    link::{Link, Party},
+    name::NodeName,
+    proxy_spec::Cut,
+};
+use rustix::{
+    io::Errno,
+    net::{bind, connect, listen, sockopt},
+};
+
+use crate::proxy::{
+    side::new_socket,
+    sys::{self, Instruction},
+    table::Order,
+};
+
+/// The kernel's bound on the length of a program.
+const PROGRAM_MAX: usize = 4096;
+/// Parties that one listener can drop and count apart.
+const PARTIES_MAX: usize = 256;
+/// Addresses that are tried after a program is attached.
+const TRIED_MAX: usize = 8;
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 4096;
+
+const LOAD_WORD: u16 = 0x20;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+/// `SKF_NET_OFF`: what follows is an offset into the IP header.
+const NET: u32 = 0xfff0_0000;
+const SOURCE_V4: u32 = 12;
+const SOURCE_V6: u32 = 8;
+
+/// Whose SYNs go where. Place 0 accepts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Steering {
+    pub(crate) places: BTreeMap<IpAddr, u32>,
+    /// For everybody who is not named.
+    pub(crate) others: u32,
+}
+
+/// The program for a steering.
+///
+/// # Errors
+/// Where there are more addresses than a program can hold.
+pub(crate) fn program(steering: &Steering, v4: bool) -> io::Result<Vec<Instruction>> {
+    let op = |code, jt, jf, k| Instruction { code, jt, jf, k };
+    let mut program = Vec::new();
+    if v4 {
+        program.push(op(LOAD_WORD, 0, 0, NET + SOURCE_V4));
+    }
+    for (address, place) in &steering.places {
+        match address {
+            IpAddr::V4(address) if v4 => {
+                program.push(op(JUMP_IF_EQUAL, 0, 1, u32::from(*address)));
+            }
+            IpAddr::V6(address) if !v4 => {
+                let words = address.octets();
+                for (index, word) in words.chunks_exact(4).enumerate() {
+                    let index = u32::try_from(index).unwrap_or(0);
+                    let skipped = u8::try_from(7 - 2 * index).unwrap_or(0);
+                    let word = u32::from_be_bytes([word[0], word[1], word[2], word[3]]);
+                    program.push(op(LOAD_WORD, 0, 0, NET + SOURCE_V6 + 4 * index));
+                    program.push(op(JUMP_IF_EQUAL, 0, skipped, word));
+                }
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => continue,
+        }
+        program.push(op(RETURN, 0, 0, *place));
+    }
+    program.push(op(RETURN, 0, 0, steering.others));
+    if program.len() > PROGRAM_MAX {
+        return Err(io::Error::other("more addresses than a steering program can hold"));
+    }
+    Ok(program)
+}
+
+/// The listening sockets of one advertised address, and who is kept out.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    listen: SocketAddr,
+    real: Arc<OwnedFd>,
+    drops: Vec<DropListener>,
+    steering: Steering,
+}
+
+#[derive(Debug)]
+struct DropListener {
+    fd: OwnedFd,
+    party: Option<Party>,
+    counted: u32,
+}
+
+impl Gate {
+    /// Binds and listens. Steers nobody yet.
+    ///
+    /// # Errors
+    /// `AddrInUse` where somebody else has the port.
+    pub(crate) fn open(listen_at: SocketAddr) -> io::Result<Self> {
+        let fd = new_socket(listen_at)?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        // Bound alone: with SO_REUSEPORT a bind succeeds although another listener is there.
+        bind(&fd, &listen_at)?;
+        sockopt::set_socket_reuseport(&fd, true)?;
+        // Before it listens, and so before the group has a second member that could be chosen.
+        let steering = Steering::default();
+        sys::attach_steering(&fd, &program(&steering, listen_at.is_ipv4())?)?;
+        listen(&fd, BACKLOG)?;
+        Ok(Self { listen: listen_at, real: Arc::new(fd), drops: Vec::new(), steering })
+    }
+
+    pub(crate) fn real(&self) -> &Arc<OwnedFd> {
+        &self.real
+    }
+
+    /// SYNs dropped since they were last counted, by party.
+    pub(crate) fn take_dropped(&mut self) -> Vec<(Party, u64)> {
+        let mut dropped = Vec::new();
+        for listener in &mut self.drops {
+            let now = sys::drops(&listener.fd);
+            let more = u64::from(now.wrapping_sub(listener.counted));
+            listener.counted = now;
+            if let (Some(party), true) = (&listener.party, more > 0) {
+                dropped.push((party.clone(), more));
+            }
+        }
+        dropped
+    }
+
+    /// Steers the parties in `cut` to deaf listeners, and nobody else. `seen` are nodes that were
+    /// seen to dial from addresses that are not theirs: who dials unnamed may then be a node.
+    ///
+    /// # Errors
+    /// Where the steering is not in force; it is as before then.
+    pub(crate) fn steer(
+        &mut self,
+        cut: &BTreeSet<Party>,
+        diallers: &BTreeMap<IpAddr, NodeName>,
+        unnamed_nodes: bool,
+    ) -> io::Result<()> {
+        let mut wanted = Steering::default();
+        for party in cut {
+            if *party == Party::Clients {
+                // Connections that no address names are told apart after they are accepted.
+                if !unnamed_nodes {
+                    wanted.others = self.place_of(party)?;
+                }
+                continue;
+            }
+            let addresses = diallers.iter().filter(|(_, node)| is_node(party, node));
+            for (address, _) in
+                addresses.map(|(address, node)| (*address, node)).collect::<Vec<_>>()
+            {
+                let place = self.place_of(party)?;
+                wanted.places.insert(address, place);
+            }
+        }
+        if wanted.others != 0 {
+            for address in diallers.keys() {
+                wanted.places.entry(*address).or_insert(0);
+            }
+        }
+        if wanted == self.steering {
+            return Ok(());
+        }
+        sys::attach_steering(&*self.real, &program(&wanted, self.listen.is_ipv4())?)?;
+        self.steering = wanted;
+        for listener in &mut self.drops {
+            listener.party = listener.party.take().filter(|party| cut.contains(party));
+        }
+        self.try_out()
+    }
+
+    /// The place in the group of the deaf listener for a party, which is opened where there is none.
+    fn place_of(&mut self, party: &Party) -> io::Result<u32> {
+        let known = self.drops.iter().position(|listener| listener.party.as_ref() == Some(party));
+        let at = match known.or_else(|| self.drops.iter().position(|l| l.party.is_none())) {
+            Some(at) => at,
+            None => {
+                self.drops.push(open_deaf(self.listen, self.drops.len())?);
+                self.drops.len() - 1
+            }
+        };
+        let listener = &mut self.drops[at];
+        if listener.party.as_ref() != Some(party) {
+            listener.party = Some(party.clone());
+            listener.counted = sys::drops(&listener.fd);
+        }
+        u32::try_from(at + 1).map_err(io::Error::other)
+    }
+
+    /// Dials from addresses that are kept out, and sees that each SYN is dropped. Only addresses
+    /// of this machine can be tried; a program that works for one works for all.
+    fn try_out(&mut self) -> io::Result<()> {
+        let kept_out: Vec<(IpAddr, u32)> = self
+            .steering
+            .places
+            .iter()
+            .filter(|(_, place)| **place != 0)
+            .map(|(address, place)| (*address, *place))
+            .take(TRIED_MAX)
+            .collect();
+        for (address, place) in kept_out {
+            let Some(listener) = self.drops.get_mut(place as usize - 1) else { continue };
+            let before = sys::drops(&listener.fd);
+            if !sent_syn(address, self.listen)? {
+                continue;
+            }
+            let dropped = sys::drops(&listener.fd).wrapping_sub(before);
+            // Loopback delivers before connect returns; what others dial meanwhile counts as well.
+            if dropped == 0 {
+                return Err(io::Error::other(format!("SYNs from {address} are not dropped")));
+            }
+            listener.counted = listener.counted.wrapping_add(1);
+        }
+        Ok(())
+    }
+}
+
+fn is_node(party: &Party, node: &NodeName) -> bool {
+    matches!(party, Party::Node(name) if name == node)
+}
+
+/// One more member of a group, which hears nothing.
+fn open_deaf(address: SocketAddr, present: usize) -> io::Result<DropListener> {
+    if present >= PARTIES_MAX {
+        return Err(io::Error::other("more parties cut than one listener can tell apart"));
+    }
+    let fd = new_socket(address)?;
+    sys::set_deaf(&fd, address.ip(), true)?;
+    sockopt::set_socket_reuseaddr(&fd, true)?;
+    sockopt::set_socket_reuseport(&fd, true)?;
+    bind(&fd, &address)?;
+    listen(&fd, 1)?;
+    Ok(DropListener { fd, party: None, counted: 0 })
+}
+
+/// Sends a SYN from an address; `false` where it is not one of this machine.
+fn sent_syn(from: IpAddr, to: SocketAddr) -> io::Result<bool> {
+    let fd = new_socket(to)?;
+    if bind(&fd, &SocketAddr::new(from, 0)).is_err() {
+        return Ok(false);
+    }
+    match connect(&fd, &to) {
+        Err(Errno::INPROGRESS) => Ok(true),
+        Ok(()) => Err(io::Error::other(format!("a connection from {from} was accepted"))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Of the parties cut at a listener, those whose attempts are charged, with the links that are.
+pub(crate) fn charged<'a>(
+    links: &'a BTreeMap<Link, Arc<Order>>,
+    node: &NodeName,
+    party: &Party,
+) -> impl Iterator<Item = (&'a Link, &'a Arc<Order>)> {
+    let here = Party::Node(node.clone());
+    let to = Link { from: party.clone(), to: here };
+    let back = to.reversed();
+    // The SYN's own link, where that is cut; else the one that its answer would take.
+    let cut = move |link: &Link| {
+        links.get_key_value(link).filter(|(_, order)| order.rule.cut == Some(Cut::Packets))
+    };
+    cut(&to).or_else(|| cut(&back)).into_iter()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+//! A lab in miniature: nodes are sockets with addresses of their own, behind one proxy.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use faultbed_common::{
+    fault::HealPolicy,
+    generation::FaultRevision,
+    link::Link,
+    name::{FaultName, NodeName},
+    proxy_spec::{Cut, Deadline, Delay, LinkEffect, LinkFault, Listener, ProxyFile},
+    report::LinkEvidence,
+};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with},
+};
+
+use crate::proxy::{Applied, Proxy, ProxyClient, ProxyState, sys};
+
+/// Nothing in these tests takes longer, on a machine that is busy.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until something is so.
+#[track_caller]
+pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A proxy, its file and the nodes behind it.
+#[derive(Debug)]
+pub(super) struct Lab {
+    dir: tempfile::TempDir,
+    pub(super) file: ProxyFile,
+    proxy: Option<Proxy>,
+    nodes: BTreeMap<&'static str, Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    private: IpAddr,
+    listen: SocketAddr,
+    server: TcpListener,
+}
+
+impl Lab {
+    /// A lab whose nodes all listen, and whose proxy runs.
+    pub(super) fn start(nodes: &[&'static str]) -> Self {
+        let mut lab = Self::prepare(nodes);
+        lab.run();
+        lab
+    }
+
+    /// A lab whose proxy does not run yet.
+    pub(super) fn prepare(nodes: &[&'static str]) -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::tempdir().expect("make a directory");
+        let boot_id = sys::boot_id().expect("read the boot id");
+        let file = ProxyFile { version: 1, boot_id, ..ProxyFile::default() };
+        let mut lab = Self { dir, file, proxy: None, nodes: BTreeMap::new() };
+        for name in nodes {
+            let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+            let process = u8::try_from(std::process::id() % 251).expect("a byte");
+            let number = u8::try_from(number).expect("tests have few nodes");
+            let private = IpAddr::V4(Ipv4Addr::new(127, 140, process, number));
+            let server = TcpListener::bind((private, 0)).expect("listen as a node");
+            let upstream = server.local_addr().expect("have an address");
+            let advertised = IpAddr::V4(Ipv4Addr::new(127, 88, process, number));
+            let listen = SocketAddr::new(advertised, upstream.port());
+            lab.file.spec.listeners.push(Listener {
+                node: node(name),
+                port: "client".parse().expect("a port"),
+                listen,
+                upstream,
+            });
+            lab.file.spec.diallers.insert(private, node(name));
+            lab.nodes.insert(name, Node { private, listen, server });
+        }
+        lab
+    }
+
+    /// Starts the proxy with the file as it is.
+    pub(super) fn run(&mut self) {
+        self.write();
+        self.proxy = Some(Proxy::start(self.dir.path(), &self.socket()).expect("start the proxy"));
+    }
+
+    /// Ends the proxy.
+    pub(super) fn halt(&mut self) {
+        self.proxy = None;
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    pub(super) fn client(&self) -> ProxyClient {
+        ProxyClient::new(&self.socket())
+    }
+
+    pub(super) fn write(&self) {
+        let text = serde_json::to_vec(&self.file).expect("write the file");
+        fs::write(self.dir.path().join("proxy.json"), text).expect("write the file");
+    }
+
+    /// Makes the file true.
+    pub(super) fn apply(&mut self) -> Applied {
+        self.file.spec.generation = self.file.spec.generation.next();
+        self.write();
+        let applied = self.client().apply().expect("apply");
+        assert_eq!(applied.generation, self.file.spec.generation);
+        applied
+    }
+
+    pub(super) fn report(&self) -> ProxyState {
+        self.client().report().expect("report")
+    }
+
+    /// What a fault did to a link.
+    pub(super) fn evidence(&self, fault: &str, link: &str) -> LinkEvidence {
+        let mut state = self.report();
+        let fault = state.faults.get_mut(&fault.parse::<FaultName>().expect("a fault"));
+        let link: Link = link.parse().expect("a link");
+        fault.and_then(|fault| fault.links.remove(&link)).unwrap_or_default()
+    }
+
+    /// Adds a fault without an end to the file.
+    pub(super) fn inject(
+        &mut self,
+        name: &str,
+        effect: LinkEffect,
+        links: &[&str],
+    ) -> &mut LinkFault {
+        let fault = LinkFault {
+            revision: FaultRevision(1),
+            lasts: None,
+            effect,
+            grade: None,
+            heal: HealPolicy::Resume,
+            links: links.iter().map(|link| link.parse().expect("a link")).collect::<BTreeSet<_>>(),
+            seed: 7,
+        };
+        let name: FaultName = name.parse().expect("a fault");
+        self.file.spec.faults.insert(name.clone(), fault);
+        self.file.spec.faults.get_mut(&name).expect("inserted")
+    }
+
+    /// Takes a fault out of the file and makes that true.
+    pub(super) fn heal(&mut self, name: &str) {
+        self.file.spec.faults.remove(&name.parse::<FaultName>().expect("a fault"));
+        self.apply();
+    }
+
+    /// Ends a fault at a moment from now.
+    pub(super) fn end_in(&mut self, name: &str, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).expect("short");
+        let deadline = Deadline {
+            revision: FaultRevision(1),
+            boottime_ns: Some(sys::boottime_ns() + nanoseconds),
+        };
+        self.file.deadlines.insert(name.parse().expect("a fault"), deadline);
+    }
+
+    pub(super) fn listen(&self, name: &str) -> SocketAddr {
+        self.nodes[name].listen
+    }
+
+    pub(super) fn server(&self, name: &str) -> &TcpListener {
+        &self.nodes[name].server
+    }
+
+    /// A connection from one node to another: the dialler's end and the acceptor's.
+    pub(super) fn join(&self, from: &str, to: &str) -> (TcpStream, TcpStream) {
+        let near = self.dial(from, to).expect("dial");
+        let (far, _) = self.nodes[to].server.accept().expect("accept");
+        (near, far)
+    }
+
+    /// Dials as a node does, from its address.
+    pub(super) fn dial(&self, from: &str, to: &str) -> io::Result<TcpStream> {
+        finish(self.begin_dial(from, to)?, PATIENCE)
+    }
+
+    /// Begins to dial.
+    pub(super) fn begin_dial(&self, from: &str, to: &str) -> io::Result<TcpStream> {
+        begin(Some(self.nodes[from].private), self.nodes[to].listen)
+    }
+
+    /// Whether a dial from a node gets nowhere: neither accepted nor refused while another one,
+    /// begun later, succeeds.
+    pub(super) fn is_unanswered(&self, from: &str, to: &str, other: &str) -> bool {
+        let dial = self.begin_dial(from, to).expect("begin to dial");
+        drop(self.dial(other, to).expect("the other dials"));
+        drop(self.nodes[to].server.accept().expect("accept the other"));
+        matches!(finish(dial, Duration::from_millis(300)), Err(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
+pub(super) fn node(name: &str) -> NodeName {
+    name.parse().expect("a node")
+}
+
+pub(super) fn cut(cut: Cut) -> LinkEffect {
+    LinkEffect { cut: Some(cut), ..LinkEffect::default() }
+}
+
+pub(super) fn late(base: Duration, jitter: Duration) -> LinkEffect {
+    let us = |time: Duration| u64::try_from(time.as_micros()).expect("short");
+    let delay = Delay { base_us: us(base), jitter_us: us(jitter) };
+    LinkEffect { delay: Some(delay), ..LinkEffect::default() }
+}
+
+/// Begins a connection, from an address or from whichever the kernel takes.
+pub(super) fn begin(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd: OwnedFd = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    if let Some(from) = from {
+        bind(&fd, &SocketAddr::new(from, 0))?;
+    }
+    match connect(&fd, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(fd)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for a connection that was begun.
+pub(super) fn finish(stream: TcpStream, patience: Duration) -> io::Result<TcpStream> {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        if stream.peer_addr().is_ok() {
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            return Ok(stream);
+        }
+        if Instant::now() > end {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether nothing can be read from a stream now, and it has not ended.
+pub(super) fn is_silent(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("set mode");
+    let result = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).expect("set mode");
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Sends a word one way and waits for it.
+pub(super) fn pass(mut from: &TcpStream, mut to: &TcpStream, word: &str) {
+    from.write_all(word.as_bytes()).expect("write");
+    let mut bytes = vec![0; word.len()];
+    to.read_exact(&mut bytes).expect("read");
+    assert_eq!(bytes, word.as_bytes());
+}
+
+/// Bytes that a socket has sent, or not sent, and that were not acknowledged.
+pub(super) fn unacknowledged(stream: &TcpStream) -> i32 {
+    ioctl(stream, libc::TIOCOUTQ)
+}
+
+#[allow(unsafe_code, reason = "asks the kernel about a socket of the test")]
+fn ioctl(stream: &TcpStream, request: libc::c_ulong) -> i32 {
+    let mut answer = 0_i32;
+    // SAFETY: the request writes one integer.
+    assert_eq!(unsafe { libc::ioctl(stream.as_raw_fd(), request, &raw mut answer) }, 0);
+    answer
+}
+
+/// Segments a socket has sent again.
+#[allow(unsafe_code, reason = "asks the kernel about a socket of the test")]
+pub(super) fn retransmissions(stream: &TcpStream) -> u32 {
+    let mut info = [0_u8; 104];
+    let mut length = libc::socklen_t::try_from(info.len()).expect("short");
+    // SAFETY: `info` is valid for writes of `length` bytes.
+    let answer = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(answer, 0);
+    u32::from_ne_bytes(info[100..104].try_into().expect("four bytes"))
+}
+
+/// Bytes that look random and depend on a seed.
+pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_ne_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

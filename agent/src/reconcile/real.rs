@@ -1,0 +1,467 @@
+//! The real hands: shims, the proxy process, files and sockets of this machine.
+
+mod prepare;
+mod proxy;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use faultbed_common::{
+    generation::Incarnation,
+    host_spec::NodeSpec,
+    name::{LabName, NodeName},
+    probe::Probe,
+    proxy_spec::ProxyFile,
+    render::node_dir,
+    report::Identity,
+};
+
+use super::{
+    Asked, Ended, NodeOrders, NodeRecord, PauseUntil, Run, Running, Why,
+    hands::{
+        CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
+        SurveyOrder,
+    },
+    step::Cause,
+};
+pub use crate::node::run_dir;
+use crate::{
+    args::AgentArgs,
+    binaries::{self, Binary, Hashes},
+    bypass,
+    clock::{self, BootTime},
+    ledger::Accepted,
+    listeners,
+    node::{
+        self, AskedRecord, AskedWhy, LaunchError, LaunchSpec, Pause, RunRecord, RunState,
+        ShimOrders,
+        records::{
+            EXIT_FILE, IDENTITY_FILE, IdentityRecord, ORDERS_FILE, RUN_FILE, VERSION, read_record,
+            write_record,
+        },
+        runs::{RUNS_KEPT, all_runs, try_lock},
+    },
+    probe::{Asker, command},
+};
+
+/// The file of a node's marks, in its directory.
+const RECORD_FILE: &str = "node.json";
+
+/// The output of a node is rotated at this size,
+const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// into so many files, the current one included.
+const LOG_FILES: u32 = 4;
+
+/// A program that is asked for its version has so long.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Lines of a failed command that are shown.
+const COMMAND_LINES: usize = 5;
+
+/// Where programs are looked for when the agent has no PATH.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The hands of an agent of this machine.
+#[derive(Debug)]
+pub struct RealHands {
+    lab: LabName,
+    dir: PathBuf,
+    address: Option<IpAddr>,
+    proxy: proxy::Proxy,
+    hashes: Mutex<Hashes>,
+    known_listeners: Mutex<listeners::Known>,
+}
+
+impl RealHands {
+    /// The hands of the agent of `dir`.
+    #[must_use]
+    pub fn new(args: &AgentArgs, dir: &Path) -> Self {
+        let socket = args.runtime.join(format!("{}-proxy.sock", args.host));
+        Self::with(args.lab.clone(), dir, Some(args.address), socket)
+    }
+
+    /// The hands of `down`, which has no agent's command line: what it needs is in the ledger.
+    #[must_use]
+    pub fn for_down(dir: &Path, accepted: Option<&Accepted>, runtime: Option<&Path>) -> Self {
+        let noted = || fs::read_to_string(dir.join("runtime")).ok().map(PathBuf::from);
+        let runtime = runtime.map(Path::to_owned).or_else(noted).unwrap_or_default();
+        let host = match accepted {
+            Some(accepted) => accepted.spec.host.to_string(),
+            None => dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        // Only starts name the lab, and nothing is started.
+        let lab = accepted.map(|accepted| accepted.spec.lab.clone());
+        let lab = lab.or_else(|| LabName::parse("unknown").ok());
+        #[allow(clippy::expect_used, reason = "a constant that parses")]
+        let lab = lab.expect("`unknown` is a name");
+        Self::with(lab, dir, None, runtime.join(format!("{host}-proxy.sock")))
+    }
+
+    fn with(lab: LabName, dir: &Path, address: Option<IpAddr>, socket: PathBuf) -> Self {
+        Self {
+            lab,
+            dir: dir.to_owned(),
+            address,
+            proxy: proxy::Proxy::new(dir.join("proxy"), socket),
+            hashes: Mutex::default(),
+            known_listeners: Mutex::default(),
+        }
+    }
+
+    /// Ends the proxy process, and waits until it is gone.
+    ///
+    /// # Errors
+    /// Why it is not, for people.
+    pub fn stop_proxy(&self) -> Result<(), String> {
+        self.proxy.stop()
+    }
+
+    fn run_dir(&self, node: &NodeName, incarnation: Incarnation) -> PathBuf {
+        run_dir(&self.node_dir(node), incarnation)
+    }
+
+    /// The living run of this incarnation; `None` where it is over.
+    fn living(
+        &self,
+        node: &NodeName,
+        of: Incarnation,
+    ) -> Result<Option<(RunRecord, PathBuf, Option<AskedRecord>)>, String> {
+        let dir = self.run_dir(node, of);
+        match node::inspect(&dir) {
+            RunState::Running { record, asked, .. } => Ok(Some((record, dir, asked))),
+            RunState::Exited { .. } | RunState::None => Ok(None),
+            RunState::Unknown { why } => Err(why),
+        }
+    }
+
+    /// The newest run that ever ran: a start that was refused left a directory and nothing else.
+    fn newest(&self, node: &NodeName) -> io::Result<Option<(Incarnation, PathBuf)>> {
+        let mut runs = all_runs(&self.node_dir(node))?;
+        while let Some((incarnation, dir)) = runs.pop() {
+            let never_ran = !dir.join(RUN_FILE).exists()
+                && (dir.join(EXIT_FILE).exists() || node::inspect(&dir) == RunState::None);
+            if !never_ran {
+                return Ok(Some((incarnation, dir)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What shall be run, for this cause.
+    fn binary(&self, order: &StartOrder) -> Result<(Binary, PathBuf), String> {
+        let search = std::env::var("PATH").unwrap_or_else(|_| PATH_DEFAULT.to_owned());
+        let now_there = || {
+            let binary = binaries::find(&order.spec.launch.program, &search)
+                .map_err(|error| error.to_string())?;
+            let known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner).known(&binary);
+            let binary = known.unwrap_or(binary);
+            Ok((binary.clone(), binary.path))
+        };
+        match (&order.before, order.cause) {
+            (None, _) | (Some(_), Cause::Command) => now_there(),
+            (Some(before), Cause::Crash) => match binaries::again(before) {
+                Ok(path) => Ok((before.clone(), path)),
+                Err(error) => Err(error.to_string()),
+            },
+            (Some(before), Cause::FaultOver) => match binaries::again(before) {
+                Ok(path) => Ok((before.clone(), path)),
+                Err(_) => now_there(),
+            },
+        }
+    }
+}
+
+fn shim_orders(orders: &NodeOrders) -> ShimOrders {
+    ShimOrders {
+        dials: orders.dials.clone(),
+        pause: orders.pause.map(|until| Pause {
+            until_boottime_ns: match until {
+                PauseUntil::Healed => None,
+                PauseUntil::BoottimeNs(ns) => Some(ns),
+            },
+        }),
+    }
+}
+
+fn asked_record(asked: &Asked) -> AskedRecord {
+    let why = match asked.why {
+        Why::Stop => AskedWhy::Stop,
+        Why::Kill => AskedWhy::Kill,
+        Why::Restart => AskedWhy::Restart,
+        Why::Wipe => AskedWhy::Wipe,
+        Why::Remove => AskedWhy::Remove,
+    };
+    AskedRecord { why, signal: asked.signal, at_boot_ms: asked.at.ms() }
+}
+
+fn asked(record: &AskedRecord) -> Asked {
+    let why = match record.why {
+        AskedWhy::Stop => Why::Stop,
+        AskedWhy::Kill => Why::Kill,
+        AskedWhy::Restart => Why::Restart,
+        AskedWhy::Wipe => Why::Wipe,
+        AskedWhy::Remove => Why::Remove,
+    };
+    Asked { why, signal: record.signal, at: BootTime::from_ms(record.at_boot_ms) }
+}
+
+fn run(incarnation: Incarnation, state: RunState) -> Run {
+    let pid = |pid: i32| u32::try_from(pid).unwrap_or(0);
+    match state {
+        RunState::None => Run::None,
+        RunState::Unknown { why } => Run::Unknown { why },
+        RunState::Running { record, paused, asked: request } => Run::Running(Running {
+            incarnation,
+            pid: pid(record.node.pid),
+            shim: pid(record.shim.pid),
+            started: BootTime::from_ms(record.started_boot_ms),
+            paused,
+            asked: request.as_ref().map(asked),
+        }),
+        RunState::Exited { exit, asked: request } => Run::Ended(Ended {
+            incarnation,
+            code: exit.code,
+            signal: exit.signal,
+            at: BootTime::from_ms(exit.at_boot_ms),
+            asked: request.filter(|r| exit.was_asked(Some(r))).map(|r| asked(&r).why),
+        }),
+    }
+}
+
+/// What is over already need not be asked for.
+fn gone_is_fine(result: io::Result<()>) -> Result<(), String> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+impl Hands for RealHands {
+    fn now(&self) -> BootTime {
+        clock::now()
+    }
+
+    fn nodes(&self) -> io::Result<Vec<NodeName>> {
+        let entries = match fs::read_dir(self.dir.join("nodes")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut nodes = Vec::new();
+        for entry in entries {
+            // What is no node's name is not ours.
+            nodes.extend(entry?.file_name().to_str().and_then(|name| NodeName::parse(name).ok()));
+        }
+        Ok(nodes)
+    }
+
+    fn load_record(&self, node: &NodeName) -> io::Result<NodeRecord> {
+        Ok(read_record(&self.node_dir(node), RECORD_FILE)?.unwrap_or_default())
+    }
+
+    fn save_record(&self, node: &NodeName, record: &NodeRecord) -> io::Result<()> {
+        let dir = self.node_dir(node);
+        fs::create_dir_all(&dir)?;
+        write_record(&dir, RECORD_FILE, record)
+    }
+
+    fn inspect(&self, node: &NodeName) -> Run {
+        match self.newest(node) {
+            Ok(Some((incarnation, dir))) => run(incarnation, node::inspect(&dir)),
+            Ok(None) => Run::None,
+            Err(error) => Run::Unknown { why: format!("its runs cannot be read: {error}") },
+        }
+    }
+
+    fn identity(&self, node: &NodeName, incarnation: Incarnation) -> Identity {
+        let dir = self.run_dir(node, incarnation);
+        let record: Option<IdentityRecord> = read_record(&dir, IDENTITY_FILE).ok().flatten();
+        record.map(|record| record.identity).unwrap_or_default()
+    }
+
+    fn told(&self, node: &NodeName, incarnation: Incarnation) -> Option<NodeOrders> {
+        let dir = self.run_dir(node, incarnation);
+        let orders: ShimOrders = read_record(&dir, ORDERS_FILE).ok().flatten()?;
+        Some(NodeOrders {
+            dials: orders.dials,
+            pause: orders.pause.map(|pause| {
+                pause.until_boottime_ns.map_or(PauseUntil::Healed, PauseUntil::BoottimeNs)
+            }),
+        })
+    }
+
+    fn ended(
+        &self,
+        node: &NodeName,
+        running: &Running,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let dir = self.run_dir(node, running.incarnation);
+        let record: Option<RunRecord> = read_record(&dir, RUN_FILE).ok().flatten();
+        // One that cannot be watched is gone, or is looked at with everything else.
+        let shim = record.and_then(|record| node::watch(&record).ok());
+        watch::readable(shim)
+    }
+
+    fn start(&self, order: &StartOrder) -> Result<Binary, String> {
+        let StartOrder { node, spec, incarnation, orders, .. } = order;
+        let node_dir = self.node_dir(node);
+        prepare::files(&node_dir, spec)?;
+        let (binary, program) = self.binary(order)?;
+        let dir = self.run_dir(node, *incarnation);
+        prepare::free(&dir)?;
+        let launch = &spec.launch;
+        let launch = LaunchSpec {
+            version: VERSION,
+            lab: self.lab.clone(),
+            node: node.clone(),
+            incarnation: *incarnation,
+            program,
+            args: launch.args.clone(),
+            env: launch.env.clone(),
+            cwd: node_dir.clone(),
+            user: launch.user.clone().filter(|_| rustix::process::geteuid().is_root()),
+            limits: launch.limits.clone(),
+            private: spec.private,
+            log_bytes_max: LOG_BYTES_MAX,
+            log_files: LOG_FILES,
+        };
+        match node::launch(&dir, &launch, &shim_orders(orders)) {
+            Ok(record) => {
+                tracing::info!(%node, %incarnation, pid = record.node.pid, "node started");
+            }
+            Err(error @ LaunchError::Busy { .. }) => return Err(error.to_string()),
+            Err(error) => return Err(error.to_string()),
+        }
+        if let Err(error) = node::prune_runs(&node_dir, RUNS_KEPT) {
+            tracing::warn!(%node, %error, "prune old runs");
+        }
+        Ok(binary)
+    }
+
+    fn identify(&self, binary: &Binary, version: &[String]) -> Result<Binary, String> {
+        let ask = |path: &Path| {
+            (!version.is_empty()).then(|| prepare::version(path, version, VERSION_TIMEOUT))?
+        };
+        let found = binaries::identify(binary, &self.dir.join("bins"), ask)?;
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).learn(&found);
+        Ok(found)
+    }
+
+    fn signal(&self, node: &NodeName, of: Incarnation, asked: &Asked) -> Result<(), String> {
+        match self.living(node, of)? {
+            Some((record, dir, _)) => {
+                gone_is_fine(node::signal_node(&record, &dir, &asked_record(asked)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn kill_tree(&self, node: &NodeName, of: Incarnation) -> Result<(), String> {
+        let Some((record, dir, asked)) = self.living(node, of)? else { return Ok(()) };
+        // What it was asked for stays why it ends.
+        let asked = asked.unwrap_or(AskedRecord {
+            why: AskedWhy::Kill,
+            signal: libc::SIGKILL,
+            at_boot_ms: clock::now().ms(),
+        });
+        gone_is_fine(node::kill_tree(&record, &dir, &asked))
+    }
+
+    fn set_orders(
+        &self,
+        node: &NodeName,
+        of: Incarnation,
+        orders: &NodeOrders,
+    ) -> Result<(), String> {
+        match self.living(node, of)? {
+            Some((record, dir, _)) => {
+                gone_is_fine(node::set_orders(&dir, &record, &shim_orders(orders)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn wipe(&self, node: &NodeName, spec: &NodeSpec) -> Result<(), String> {
+        prepare::delete_data(&self.node_dir(node), spec)
+    }
+
+    fn retire(&self, node: &NodeName, wipe: bool) -> Result<(), String> {
+        prepare::retire(&self.node_dir(node), wipe)?;
+        if wipe {
+            return Ok(());
+        }
+        // A later node of this name finds the data, and nothing else of this one.
+        let kept = self.load_record(node).map_err(|error| error.to_string())?.retired();
+        self.save_record(node, &kept).map_err(|error| error.to_string())
+    }
+
+    async fn command(&self, order: CommandOrder) -> Result<String, CommandFailed> {
+        let dir = self.node_dir(&order.node);
+        let failed = |why: String| CommandFailed { why, output: String::new() };
+        prepare::files(&dir, &order.spec).map_err(failed)?;
+        let launch = &order.spec.launch;
+        let who = prepare::user(launch.user.as_deref()).map_err(failed)?;
+        let ran = command::run(&order.argv, &dir, &launch.env, order.timeout, who)
+            .await
+            .map_err(failed)?;
+        let output = format!("{}{}", ran.stdout, ran.stderr);
+        if ran.status == 0 {
+            return Ok(output);
+        }
+        let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = lines[lines.len().saturating_sub(COMMAND_LINES)..].join("; ");
+        let why = format!("`{}` exited with status {}: {last}", order.argv.join(" "), ran.status);
+        Err(CommandFailed { why, output })
+    }
+
+    async fn call(&self, node: &NodeName, probe: &Probe) -> Result<(), String> {
+        let mut asker = Asker::at(self.node_dir(node), BTreeMap::new(), Incarnation::default());
+        asker.check(probe).await
+    }
+
+    fn last_lines(&self, node: &NodeName, incarnation: Incarnation, count: usize) -> Vec<String> {
+        node::last_lines(&self.run_dir(node, incarnation), count).unwrap_or_default()
+    }
+
+    fn find_proxy(&self) -> Option<u32> {
+        self.proxy.find()
+    }
+
+    fn proxy_ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.proxy.ended()
+    }
+
+    fn apply_proxy(&self, file: &ProxyFile) -> Result<ProxyApplied, String> {
+        self.proxy.apply(file)
+    }
+
+    fn ask_proxy(&self) -> Result<ProxySeen, String> {
+        self.proxy.ask()
+    }
+
+    fn survey(&self, order: &SurveyOrder) -> Survey {
+        let proxy = self.find_proxy();
+        let order = SurveyOrder { address: self.address, ..order.clone() };
+        let mut known = self.known_listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        Survey {
+            bypasses: bypass::find(&order, proxy),
+            foreign: listeners::find(&order, proxy, &mut known),
+        }
+    }
+
+    fn node_dir(&self, node: &NodeName) -> PathBuf {
+        node_dir(&self.dir, node)
+    }
+}
+
+/// Whether a run directory is free, without holding it.
+fn is_free(dir: &Path) -> io::Result<bool> {
+    Ok(try_lock(dir)?.is_some())
+}

@@ -1,0 +1,159 @@
+//! What a node needs on disk before it starts, and what goes when it leaves.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::chown,
+    path::{Component, Path},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use faultbed_common::host_spec::NodeSpec;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::{
+    node::records::{EXIT_FILE, RUN_FILE},
+    probe::command::Ids,
+};
+
+/// A version is a word in the first line, not a book.
+const VERSION_BYTES_MAX: usize = 4096;
+
+/// Makes the directories and files of a node.
+pub(super) fn files(node_dir: &Path, spec: &NodeSpec) -> Result<(), String> {
+    let owner = user(spec.launch.user.as_deref())?;
+    make_dir(node_dir, owner)?;
+    make_dir(&spec.data, owner)?;
+    for dir in &spec.launch.dirs {
+        make_dir(&node_dir.join(dir), owner)?;
+    }
+    for (path, content) in &spec.launch.files {
+        let path = node_dir.join(path);
+        if let Some(parent) = path.parent() {
+            make_dir(parent, owner)?;
+        }
+        let describe = |error: io::Error| format!("write {}: {error}", path.display());
+        // What has not changed keeps its times, and a disk that is full is no trouble then.
+        if !fs::read(&path).is_ok_and(|held| held == content.as_bytes()) {
+            fs::write(&path, content).map_err(describe)?;
+        }
+        own(&path, owner).map_err(describe)?;
+    }
+    Ok(())
+}
+
+fn make_dir(dir: &Path, owner: Option<Ids>) -> Result<(), String> {
+    let describe = |error: io::Error| format!("create {}: {error}", dir.display());
+    if !dir.is_dir() {
+        fs::create_dir_all(dir).map_err(describe)?;
+    }
+    own(dir, owner).map_err(describe)
+}
+
+fn own(path: &Path, owner: Option<Ids>) -> io::Result<()> {
+    match owner {
+        Some(Ids { uid, gid }) => chown(path, Some(uid), Some(gid)),
+        None => Ok(()),
+    }
+}
+
+/// The user a node runs as, where that is another one than ours.
+pub(super) fn user(name: Option<&str>) -> Result<Option<Ids>, String> {
+    let Some(name) = name.filter(|_| rustix::process::geteuid().is_root()) else {
+        return Ok(None);
+    };
+    let users =
+        fs::read_to_string("/etc/passwd").map_err(|error| format!("find users: {error}"))?;
+    for line in users.lines() {
+        let fields: Vec<&str> = line.split(':').collect();
+        if let [held, _, uid, gid, ..] = fields[..]
+            && (held == name || uid == name)
+            && let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse())
+        {
+            return Ok(Some(Ids { uid, gid }));
+        }
+    }
+    Err(format!("find user {name:?}: there is no such user on this host"))
+}
+
+/// Makes a run directory free of a start that was refused: its number was never used.
+pub(super) fn free(dir: &Path) -> Result<(), String> {
+    let describe = |error: io::Error| format!("prepare {}: {error}", dir.display());
+    let never_ran = dir.join(EXIT_FILE).exists() && !dir.join(RUN_FILE).exists();
+    if never_ran && super::is_free(dir).map_err(describe)? {
+        fs::remove_dir_all(dir).map_err(describe)?;
+    }
+    Ok(())
+}
+
+/// Deletes a node's data. Only below the node's own directory: a spec cannot make us delete more.
+pub(super) fn delete_data(node_dir: &Path, spec: &NodeSpec) -> Result<(), String> {
+    let data = &spec.data;
+    let is_plain = data.components().all(|part| part != Component::ParentDir);
+    if !is_plain || !data.starts_with(node_dir) || data == node_dir {
+        return Err(format!("{} is not below {}", data.display(), node_dir.display()));
+    }
+    remove(data)
+}
+
+/// Puts away what a node leaves: its runs in any case, its data where `wipe` says so.
+pub(super) fn retire(node_dir: &Path, wipe: bool) -> Result<(), String> {
+    if wipe {
+        return remove(node_dir);
+    }
+    let runs = node_dir.join("runs");
+    let old = node_dir.join("runs.old");
+    let describe = |error: io::Error| format!("put away {}: {error}", runs.display());
+    if runs.exists() {
+        remove(&old)?;
+        fs::rename(&runs, &old).map_err(describe)?;
+    }
+    Ok(())
+}
+
+fn remove(dir: &Path) -> Result<(), String> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("delete {}: {error}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first line a program prints of its version.
+pub(super) fn version(program: &Path, args: &[String], limit: Duration) -> Option<String> {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let text = child.stdout.take().and_then(|mut stdout| read_within(&mut stdout, limit));
+    // It has closed its output, or its time is up; either way it is done.
+    child.kill().ok();
+    child.wait().ok();
+    let text = text?;
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
+    Some(line.trim().to_owned())
+}
+
+fn read_within(stdout: &mut std::process::ChildStdout, limit: Duration) -> Option<String> {
+    let deadline = Instant::now() + limit;
+    let mut bytes = Vec::new();
+    while bytes.len() < VERSION_BYTES_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = rustix::time::Timespec::try_from(left).ok()?;
+        let mut wait = [PollFd::new(stdout, PollFlags::IN)];
+        if poll(&mut wait, Some(&left)).ok()? == 0 {
+            return None;
+        }
+        let mut chunk = [0; VERSION_BYTES_MAX];
+        match stdout.read(&mut chunk).ok()? {
+            0 => break,
+            read => bytes.extend_from_slice(&chunk[..read]),
+        }
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,125 @@
+//! The agent's side of the proxy process: finds it, starts it, tells it, ends it.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use faultbed_common::{proxy_spec::ProxyFile, report::FaultReport};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::watch;
+use crate::{
+    node::records::record_file,
+    proxy::{self, Applied, FailedListener, FaultInForce, ProcessId, ProxyClient, ProxyState},
+    reconcile::hands::{ProxyApplied, ProxySeen},
+};
+
+/// The file that the proxy starts from, in its directory.
+const PROXY_FILE: &str = "proxy.json";
+
+/// A proxy that was asked to end has ended by then; else it is killed.
+const END_MAX: Duration = Duration::from_secs(2);
+
+/// How often it is looked at whether it has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// The proxy process of this host.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    dir: PathBuf,
+    socket: PathBuf,
+    client: ProxyClient,
+}
+
+impl Proxy {
+    pub(super) fn new(dir: PathBuf, socket: PathBuf) -> Self {
+        let client = ProxyClient::new(&socket);
+        Self { dir, socket, client }
+    }
+
+    pub(super) fn find(&self) -> Option<u32> {
+        proxy::find(&self.dir).map(|process| process.pid)
+    }
+
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        watch::readable(proxy::find(&self.dir).and_then(|process| open(&process)))
+    }
+
+    /// The file is whole on disk before the proxy is told: it may start anew at any moment.
+    pub(super) fn apply(&self, file: &ProxyFile) -> Result<ProxyApplied, String> {
+        write(&self.dir, file).map_err(|error| format!("write the proxy's rules: {error}"))?;
+        if proxy::find(&self.dir).is_none() {
+            let process = proxy::spawn(&self.dir, &self.socket)
+                .map_err(|error| format!("start the proxy: {error}"))?;
+            tracing::info!(pid = process.pid, "proxy started");
+        }
+        let Applied { failed, faults, .. } = self.client.apply().map_err(describe)?;
+        let failed = failed.into_iter().map(|FailedListener { listener, why }| (listener, why));
+        let fault = |name, FaultInForce { grade, active, why }| {
+            let links = file.spec.faults.get(&name);
+            let revision = links.map(|fault| fault.revision).unwrap_or_default();
+            (name, FaultReport { revision, active, grade, why, ..FaultReport::default() })
+        };
+        Ok(ProxyApplied {
+            failed: failed.collect(),
+            faults: faults.into_iter().map(|(name, stands)| fault(name, stands)).collect(),
+        })
+    }
+
+    pub(super) fn ask(&self) -> Result<ProxySeen, String> {
+        let ProxyState { report, faults, .. } = self.client.report().map_err(describe)?;
+        Ok(ProxySeen { report, faults })
+    }
+
+    pub(super) fn stop(&self) -> Result<(), String> {
+        let Some(process) = proxy::find(&self.dir) else { return Ok(()) };
+        if let Err(error) = self.client.stop() {
+            tracing::debug!(error = %describe(error), "ask the proxy to end");
+        }
+        if ends(&process) {
+            return Ok(());
+        }
+        // What does not hear is killed: its rules end with it, and so does all it carries.
+        if let Some(pidfd) = open(&process) {
+            pidfd_send_signal(pidfd, Signal::KILL).map_err(|error| error.to_string())?;
+        }
+        if ends(&process) { Ok(()) } else { Err("it does not end".to_owned()) }
+    }
+}
+
+fn ends(process: &ProcessId) -> bool {
+    let deadline = Instant::now() + END_MAX;
+    while process.is_alive() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    true
+}
+
+/// A descriptor of exactly this process.
+fn open(process: &ProcessId) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(process.pid).ok()?)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // Its number may have been given away before the descriptor was opened, and never after.
+    process.is_alive().then_some(pidfd)
+}
+
+fn write(dir: &Path, file: &ProxyFile) -> io::Result<()> {
+    use std::io::Write as _;
+    fs::create_dir_all(dir)?;
+    let draft = dir.join("proxy.json.agent");
+    record_file(&draft)?.write_all(&serde_json::to_vec(file)?)?;
+    fs::rename(draft, dir.join(PROXY_FILE))
+}
+
+/// An error with what caused it.
+fn describe(error: impl std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    std::iter::once(error.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
+}

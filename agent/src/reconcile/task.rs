@@ -1,0 +1,266 @@
+//! The loop around passes: it hears why to wake, takes that in, plans, begins steps, and reports.
+//!
+//! It alone owns what is remembered, so nothing is locked; steps, probes and watches are tasks that
+//! tell it what they found through one bounded queue.
+
+mod absorb;
+mod begin;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use faultbed_common::{
+    generation::Incarnation,
+    name::{FaultName, NodeName},
+    report::{FaultReport, HostReport},
+    session::Orders,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Hands, NodeAct, Observed, Run,
+    execute::Done,
+    hands::{ProxyApplied, ProxySeen, Survey},
+    plan::{self, Plan},
+    report::{self, Findings, NodeFacts},
+};
+use crate::{
+    binaries::Binary,
+    clock::BootTime,
+    ledger::Ledger,
+    probe::{Fact, Prober},
+};
+
+/// Everything is looked at again after this, heard of or not.
+const RECHECK: Duration = Duration::from_secs(5);
+
+/// While a fault is in force its evidence is asked for this often.
+const EVIDENCE: Duration = Duration::from_secs(1);
+
+/// Steps, probes and watches that wait to be heard.
+const INBOX_MAX: usize = 256;
+
+/// Orders that wait to be taken. The newest are complete, so a session may wait.
+pub const ORDERS_MAX: usize = 4;
+
+/// Why a pass is made.
+#[derive(Debug)]
+enum Wake {
+    /// The agent began.
+    Startup,
+    /// A coordinator sent orders.
+    Orders(Box<Orders>),
+    /// A step for a node is over, or was interrupted.
+    StepDone(Result<(Id, Done), JoinError>),
+    /// An incarnation is over.
+    NodeEnded(NodeName),
+    /// The proxy was told.
+    ProxyTold(Box<Result<ProxyApplied, String>>),
+    /// The proxy process is over.
+    ProxyEnded,
+    /// The proxy process said what it did.
+    ProxySeen(Box<Result<ProxySeen, String>>),
+    /// A probe found something new.
+    Fact(Fact),
+    /// A program was hashed.
+    Identified(NodeName, Box<Result<Binary, String>>),
+    /// Sockets were looked at.
+    Surveyed(Survey),
+    /// The ledger is on disk.
+    Settled(std::io::Result<()>),
+    /// A step is due.
+    Timer,
+    /// Everything is looked at again.
+    Recheck,
+    /// Evidence is asked for.
+    Evidence,
+}
+
+/// What this agent is, for its reports.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its version.
+    pub version: String,
+    /// The boot it runs in.
+    pub boot_id: String,
+}
+
+/// A task that belongs to one incarnation of a node.
+#[derive(Debug)]
+struct Attached {
+    incarnation: Incarnation,
+    task: AbortHandle,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The loop and all that it remembers.
+#[derive(Debug)]
+pub struct Reconciler<H> {
+    hands: Arc<H>,
+    identity: Identity,
+    ledger: Ledger,
+    observed: Observed,
+    facts: BTreeMap<NodeName, NodeFacts>,
+    ended_faults: BTreeMap<FaultName, FaultReport>,
+    proxy_seen: Option<ProxySeen>,
+    survey: Survey,
+    refused: Option<String>,
+    steps: JoinSet<Done>,
+    begun: HashMap<Id, (NodeName, NodeAct, AbortHandle)>,
+    watches: BTreeMap<NodeName, Attached>,
+    probes: BTreeMap<NodeName, (Prober, Attached)>,
+    proxy_watch: Option<AbortHandle>,
+    is_settling: bool,
+    settled: Option<u64>,
+    is_surveying: bool,
+    is_asking_proxy: bool,
+    inbox: mpsc::Receiver<Wake>,
+    notes: mpsc::Sender<Wake>,
+    told: watch::Sender<report::Shared>,
+}
+
+impl<H: Hands> Reconciler<H> {
+    /// A loop that has not looked at anything yet, and where its reports appear.
+    #[must_use]
+    pub fn new(
+        hands: Arc<H>,
+        ledger: Ledger,
+        identity: Identity,
+    ) -> (Self, watch::Receiver<report::Shared>) {
+        let (notes, inbox) = mpsc::channel(INBOX_MAX);
+        let (told, reports) = watch::channel(Arc::new(HostReport::default()));
+        let reconciler = Self {
+            hands,
+            identity,
+            ledger,
+            observed: Observed::default(),
+            facts: BTreeMap::new(),
+            ended_faults: BTreeMap::new(),
+            proxy_seen: None,
+            survey: Survey::default(),
+            refused: None,
+            steps: JoinSet::new(),
+            begun: HashMap::new(),
+            watches: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            proxy_watch: None,
+            is_settling: false,
+            settled: None,
+            is_surveying: false,
+            is_asking_proxy: false,
+            inbox,
+            notes,
+            told,
+        };
+        (reconciler, reports)
+    }
+
+    /// Passes, until `stop`. Nodes and the proxy process go on without us.
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Orders>, stop: CancellationToken) {
+        let mut due = self.pass(Wake::Startup);
+        let mut recheck = tokio::time::interval_at(Instant::now() + RECHECK, RECHECK);
+        let mut evidence = tokio::time::interval_at(Instant::now() + EVIDENCE, EVIDENCE);
+        recheck.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        evidence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let has_faults = self.has_link_faults();
+            // Every arm is cancel-safe: queues, timers and join_next lose nothing when dropped.
+            let wake = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(orders) = orders.recv() => Wake::Orders(Box::new(orders)),
+                Some(done) = self.steps.join_next_with_id() => Wake::StepDone(done),
+                Some(wake) = self.inbox.recv() => wake,
+                () = sleep_until(due) => Wake::Timer,
+                _ = recheck.tick() => Wake::Recheck,
+                _ = evidence.tick(), if has_faults => Wake::Evidence,
+            };
+            due = self.pass(wake);
+        }
+        // A start that was begun is finished, so that the next agent finds a whole record.
+        while self.steps.join_next().await.is_some() {}
+    }
+
+    fn has_link_faults(&self) -> bool {
+        self.ledger.accepted().is_some_and(|accepted| !accepted.spec.proxy.faults.is_empty())
+    }
+
+    /// One pass. Says when the next is due by itself.
+    fn pass(&mut self, wake: Wake) -> Option<Instant> {
+        tracing::trace!(?wake, "pass");
+        self.absorb(wake);
+        let now = self.hands.now();
+        let plan = match self.ledger.accepted() {
+            // Before the first orders nothing is known to be wanted, so nothing is touched.
+            None => Plan::default(),
+            Some(wanted) => plan::plan(wanted, &self.observed, now),
+        };
+        for step in &plan.steps {
+            self.begin(step);
+        }
+        self.attach(now);
+        self.tell(&plan, now);
+        plan.wake_after.map(|after| Instant::now() + after)
+    }
+
+    fn tell(&mut self, plan: &Plan, now: BootTime) {
+        self.note_states(now);
+        let findings = Findings {
+            accepted: self.ledger.accepted(),
+            observed: &self.observed,
+            plan,
+            refused: self.refused.as_deref(),
+            facts: &self.facts,
+            proxy: self.proxy_seen.as_ref(),
+            survey: &self.survey,
+            ended: &self.ended_faults,
+            now,
+        };
+        let next = report::report(&findings, &self.identity.version, &self.identity.boot_id);
+        self.told.send_replace(Arc::new(next));
+    }
+
+    fn note_states(&mut self, now: BootTime) {
+        for (name, observed) in &self.observed.nodes {
+            let has_probe = self
+                .ledger
+                .accepted()
+                .and_then(|accepted| accepted.spec.nodes.get(name))
+                .is_some_and(|spec| spec.ready.is_some());
+            let state = report::state(observed, has_probe);
+            let facts = self.facts.entry(name.clone()).or_default();
+            facts.been_ready |= state == faultbed_common::report::NodeState::Ready;
+            if facts.state.is_none_or(|(held, _)| held != state) {
+                let since = match (&observed.run, facts.state) {
+                    (Run::Ended(ended), _) if observed.busy.is_empty() => ended.at,
+                    (Run::Running(running), None) => running.started,
+                    _ => now,
+                };
+                facts.state = Some((state, since));
+            }
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,432 @@
+//! Takes in why the loop woke: what was heard becomes what is observed.
+
+use std::time::Duration;
+
+use faultbed_common::{name::NodeName, report::FaultReport, session::Orders};
+use tokio::task::{Id, JoinError};
+
+use super::{Reconciler, Wake};
+use crate::{
+    binaries::Binary,
+    probe::{Fact, Found},
+    reconcile::{
+        Failure, Hands, NodeAct, ObservedNode, Readiness, Run, StepKind,
+        execute::Done,
+        hands::{ProxyApplied, ProxySeen},
+        report::{self, ENDED_FAULTS_MAX, NodeFacts},
+        step::Cause,
+    },
+};
+
+/// A living run may be in doubt for so long before it is called unknown.
+const DOUBT_MAX: Duration = Duration::from_secs(2);
+
+/// Lines of a crashed node's output that are kept in its report.
+const LAST_LINES: usize = 20;
+
+impl<H: Hands> Reconciler<H> {
+    pub(super) fn absorb(&mut self, wake: Wake) {
+        match wake {
+            Wake::Startup => self.startup(),
+            Wake::Orders(orders) => self.take_orders(*orders),
+            Wake::StepDone(done) => self.step_done(done),
+            Wake::NodeEnded(node) => self.inspect(&node),
+            Wake::ProxyTold(told) => self.proxy_told(*told),
+            Wake::ProxyEnded => self.proxy_ended(),
+            Wake::ProxySeen(seen) => self.proxy_answered(*seen),
+            Wake::Fact(fact) => self.take_fact(fact),
+            Wake::Identified(node, result) => self.identified(&node, *result),
+            Wake::Surveyed(survey) => {
+                self.is_surveying = false;
+                self.survey = survey;
+            }
+            Wake::Settled(result) => {
+                self.is_settling = false;
+                if let Err(error) = result {
+                    tracing::error!(%error, "settle the ledger");
+                }
+                self.settle();
+            }
+            Wake::Timer => self.inspect_unsettled(),
+            Wake::Recheck => self.recheck(),
+            Wake::Evidence => self.ask_proxy(),
+        }
+    }
+
+    fn startup(&mut self) {
+        match self.hands.nodes() {
+            Ok(nodes) => nodes.iter().for_each(|node| self.meet(node)),
+            Err(error) => tracing::error!(%error, "list nodes"),
+        }
+        self.observed.proxy.running = self.hands.find_proxy().is_some();
+        self.survey();
+        self.ask_proxy();
+    }
+
+    /// Looks at a node for the first time.
+    fn meet(&mut self, node: &NodeName) {
+        match self.hands.load_record(node) {
+            Ok(record) => {
+                self.observed
+                    .nodes
+                    .insert(node.clone(), ObservedNode { record, ..Default::default() });
+                self.inspect(node);
+            }
+            Err(error) => {
+                let run = Run::Unknown { why: format!("its record cannot be read: {error}") };
+                let unknown = ObservedNode { run, ..Default::default() };
+                self.observed.nodes.insert(node.clone(), unknown);
+            }
+        }
+    }
+
+    fn take_orders(&mut self, orders: Orders) {
+        let before = self.ledger.accepted().cloned();
+        match self.ledger.accept(orders, self.hands.now()) {
+            Ok(()) => self.refused = None,
+            Err(refusal) => {
+                tracing::warn!(error = %refusal, "refuse orders");
+                self.refused = Some(refusal.to_string());
+                return;
+            }
+        }
+        let Some(accepted) = self.ledger.accepted() else { return };
+        tracing::info!(generation = %accepted.spec.generation, "orders accepted");
+        for (name, spec) in &accepted.spec.nodes {
+            let held = before.as_ref().and_then(|before| before.spec.nodes.get(name));
+            // What failed with other orders may succeed with these.
+            if held != Some(spec)
+                && let Some(node) = self.observed.nodes.get_mut(name)
+            {
+                node.failures.clear();
+            }
+        }
+        let new: Vec<NodeName> = accepted
+            .spec
+            .nodes
+            .keys()
+            .filter(|name| !self.observed.nodes.contains_key(*name))
+            .cloned()
+            .collect();
+        if let Some(before) = &before {
+            self.note_ended_faults(before);
+        }
+        new.iter().for_each(|node| self.meet(node));
+        self.settle();
+    }
+
+    /// Faults on nodes that left the orders stay visible as ended.
+    fn note_ended_faults(&mut self, before: &crate::ledger::Accepted) {
+        let Some(accepted) = self.ledger.accepted() else { return };
+        let now = self.hands.now();
+        let faults_of = |of: &crate::ledger::Accepted| -> Vec<_> {
+            let nodes = of.spec.nodes.values();
+            nodes.flat_map(|n| n.faults.iter().map(|(k, f)| (k.clone(), f.revision))).collect()
+        };
+        let wanted = faults_of(accepted);
+        for (name, _) in &wanted {
+            self.ended_faults.remove(name);
+        }
+        for (name, revision) in faults_of(before) {
+            if !wanted.iter().any(|(held, _)| *held == name) {
+                let expired = before.is_over(&name, now);
+                let ended = FaultReport { revision, expired, ..FaultReport::default() };
+                self.ended_faults.insert(name, ended);
+            }
+        }
+        while self.ended_faults.len() > ENDED_FAULTS_MAX {
+            self.ended_faults.pop_first();
+        }
+    }
+
+    fn recheck(&mut self) {
+        let nodes: Vec<NodeName> = self.observed.nodes.keys().cloned().collect();
+        for node in &nodes {
+            self.inspect(node);
+            // Only a program that was met while it ran tells how it can be named.
+            if let Some(Run::Running(running)) = self.observed.nodes.get(node).map(|n| &n.run) {
+                let identity = self.hands.identity(node, running.incarnation);
+                self.facts.entry(node.clone()).or_default().identity = identity;
+            }
+        }
+        let running = self.hands.find_proxy().is_some();
+        if self.observed.proxy.running && !running {
+            self.proxy_ended();
+        }
+        self.observed.proxy.running = running;
+        self.ledger.note_ages(self.hands.now());
+        self.survey();
+        self.ask_proxy();
+    }
+
+    /// Looks again at nodes that are about to become something else.
+    fn inspect_unsettled(&mut self) {
+        let is_unsettled = |node: &ObservedNode| match &node.run {
+            Run::Unknown { .. } => true,
+            Run::Running(running) => {
+                let holds = node.orders.as_ref().is_some_and(|orders| orders.pause.is_some());
+                running.paused != holds || running.asked.is_some() || node.doubted_since.is_some()
+            }
+            Run::None | Run::Ended(_) => false,
+        };
+        let nodes = self.observed.nodes.iter();
+        let unsettled: Vec<NodeName> =
+            nodes.filter(|(_, node)| is_unsettled(node)).map(|(name, _)| name.clone()).collect();
+        unsettled.iter().for_each(|node| self.inspect(node));
+    }
+
+    /// Looks at a node again, and takes note of what became of it.
+    pub(super) fn inspect(&mut self, node: &NodeName) {
+        let run = self.hands.inspect(node);
+        let now = self.hands.now();
+        let Some(observed) = self.observed.nodes.get_mut(node) else { return };
+        if observed.run == run {
+            observed.doubted_since = None;
+            return;
+        }
+        if let (Run::Unknown { .. }, Run::Running(_)) = (&run, &observed.run) {
+            // While a run ends its records contradict each other for a moment; its watch tells
+            // when that is over.
+            let since = *observed.doubted_since.get_or_insert(now);
+            if now < since + DOUBT_MAX {
+                return;
+            }
+        }
+        observed.doubted_since = None;
+        let facts = self.facts.entry(node.clone()).or_default();
+        if observed.run.incarnation() != run.incarnation() {
+            observed.ready = Readiness::NotYet;
+            observed.orders = None;
+            *facts = NodeFacts { state: facts.state, ..NodeFacts::default() };
+        }
+        match &run {
+            Run::Running(running) => {
+                facts.identity = self.hands.identity(node, running.incarnation);
+                if observed.orders.is_none() {
+                    observed.orders = self.hands.told(node, running.incarnation);
+                }
+            }
+            Run::Ended(ended) => {
+                observed.failures.remove(&StepKind::KillTree);
+                observed.failures.remove(&StepKind::Signal);
+                observed.orders = None;
+                let known = observed.record.exit.as_ref().map(|exit| exit.incarnation);
+                if known != Some(ended.incarnation) {
+                    let lines = match ended.asked {
+                        Some(_) => Vec::new(),
+                        None => self.hands.last_lines(node, ended.incarnation, LAST_LINES),
+                    };
+                    let exit =
+                        report::exit(ended, self.ledger.accepted(), facts.probe.clone(), lines);
+                    tracing::info!(%node, incarnation = %ended.incarnation, asked = exit.asked,
+                        how = ended.describe(), "node ended");
+                    observed.record.exit = Some(exit);
+                    save(&*self.hands, node, observed);
+                }
+            }
+            Run::None | Run::Unknown { .. } => {}
+        }
+        observed.run = run;
+    }
+
+    fn step_done(&mut self, done: Result<(Id, Done), JoinError>) {
+        let (id, result) = match done {
+            Ok((id, done)) => (id, done.result),
+            Err(error) if error.is_cancelled() => (error.id(), Err("interrupted".to_owned())),
+            Err(error) => (error.id(), Err(format!("step failed: {error}"))),
+        };
+        let Some((node, act, _)) = self.begun.remove(&id) else { return };
+        let now = self.hands.now();
+        if let NodeAct::Retire { .. } = act
+            && result.is_ok()
+        {
+            tracing::info!(%node, "node is gone");
+            self.ledger.retired(&node);
+            self.observed.nodes.remove(&node);
+            self.facts.remove(&node);
+            // It may be wanted again already, as a new node of the same name.
+            if self.ledger.accepted().is_some_and(|a| a.spec.nodes.contains_key(&node)) {
+                self.meet(&node);
+            }
+            return;
+        }
+        let Some(observed) = self.observed.nodes.get_mut(&node) else { return };
+        let kind = act.kind();
+        observed.busy.remove(&kind);
+        match result {
+            Ok(binary) => {
+                observed.failures.remove(&kind);
+                step_succeeded(observed, &act, binary, now);
+                save(&*self.hands, &node, observed);
+                if let NodeAct::Start { .. } = act {
+                    self.identify(&node);
+                }
+            }
+            Err(why) => {
+                tracing::warn!(%node, step = %kind.verb(), %why, "step failed");
+                step_failed(observed, &act, &kind, why, now);
+                save(&*self.hands, &node, observed);
+            }
+        }
+        self.inspect(&node);
+    }
+
+    fn identified(&mut self, node: &NodeName, result: Result<Binary, String>) {
+        let Some(observed) = self.observed.nodes.get_mut(node) else { return };
+        match result {
+            Ok(binary) => {
+                if observed.record.binary.as_ref().is_some_and(|held| held.is_same_file(&binary)) {
+                    observed.record.binary = Some(binary);
+                    save(&*self.hands, node, observed);
+                }
+            }
+            Err(why) => tracing::warn!(%node, %why, "hash its program"),
+        }
+    }
+
+    fn take_fact(&mut self, fact: Fact) {
+        let Fact { node, incarnation, found } = fact;
+        let Some(observed) = self.observed.nodes.get_mut(&node) else { return };
+        // A fact of an earlier incarnation says nothing of this one.
+        if observed.run.incarnation() != incarnation {
+            return;
+        }
+        let facts = self.facts.entry(node).or_default();
+        match found {
+            Found::Ready => {
+                observed.ready = Readiness::Ready;
+                facts.probe = None;
+            }
+            Found::NotReady { why, was_ready } => {
+                observed.ready = if was_ready { Readiness::Unready } else { Readiness::NotYet };
+                facts.probe = Some(why);
+            }
+            Found::Role(role) => facts.role = role,
+        }
+    }
+
+    fn proxy_told(&mut self, told: Result<ProxyApplied, String>) {
+        let now = self.hands.now();
+        let proxy = &mut self.observed.proxy;
+        proxy.busy = false;
+        let file = proxy.telling.take();
+        match told {
+            Ok(ProxyApplied { failed, faults }) => {
+                proxy.running = true;
+                proxy.applied = file.map(|file| *file);
+                proxy.applied_at = now;
+                proxy.failed = failed;
+                proxy.failure = None;
+                let seen = self.proxy_seen.get_or_insert_default();
+                for (name, fault) in faults {
+                    // Counters come with the next report; being in force is told at once.
+                    let links = seen.faults.remove(&name).map(|f| f.links).unwrap_or_default();
+                    seen.faults.insert(name, FaultReport { links, ..fault });
+                }
+                if self.proxy_watch.is_none() {
+                    self.watch_proxy();
+                }
+                self.ask_proxy();
+            }
+            Err(why) => {
+                tracing::warn!(%why, "apply the proxy's rules");
+                let attempts = proxy.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
+                proxy.failure = Some(Failure { why, attempts, at: now });
+                proxy.running = self.hands.find_proxy().is_some();
+            }
+        }
+    }
+
+    fn proxy_ended(&mut self) {
+        tracing::error!("the proxy process ended");
+        self.proxy_watch = None;
+        let proxy = &mut self.observed.proxy;
+        proxy.running = false;
+        proxy.applied = None;
+        proxy.failed.clear();
+    }
+
+    fn proxy_answered(&mut self, seen: Result<ProxySeen, String>) {
+        self.is_asking_proxy = false;
+        match seen {
+            Ok(seen) => self.proxy_seen = Some(seen),
+            Err(why) => tracing::debug!(%why, "ask the proxy"),
+        }
+    }
+}
+
+fn step_succeeded(
+    observed: &mut ObservedNode,
+    act: &NodeAct,
+    binary: Option<Binary>,
+    now: crate::clock::BootTime,
+) {
+    let record = &mut observed.record;
+    match act {
+        NodeAct::Start { cause, orders, .. } => {
+            record.restarts = if *cause == Cause::Crash { record.restarts + 1 } else { 0 };
+            record.binary = binary;
+            record.left = false;
+            observed.orders = Some(orders.clone());
+            observed.told_at = now;
+        }
+        NodeAct::Orders { orders, .. } => {
+            observed.orders = Some(orders.clone());
+            observed.told_at = now;
+        }
+        NodeAct::Init { index } => record.init_done = index + 1,
+        NodeAct::Join => record.joined = true,
+        NodeAct::Leave => record.left = true,
+        NodeAct::Bootstrap => record.bootstrapped = true,
+        NodeAct::Wipe { wipes } => *record = record.wiped(*wipes),
+        NodeAct::EffectOn { fault, incarnation, .. } => {
+            if let Some(mark) = record.effects.get_mut(fault) {
+                mark.on_in = Some(*incarnation);
+            }
+        }
+        NodeAct::EffectOff { fault, .. } => {
+            record.effects.remove(fault);
+        }
+        // It was asked; until it is gone, asking again waits as a retry would.
+        NodeAct::KillTree { .. } | NodeAct::Signal { .. } => {
+            let why = "its processes do not end".to_owned();
+            note_failure(observed, &act.kind(), why, now);
+        }
+        NodeAct::Interrupt | NodeAct::Retire { .. } => {}
+    }
+}
+
+fn step_failed(
+    observed: &mut ObservedNode,
+    act: &NodeAct,
+    kind: &StepKind,
+    why: String,
+    now: crate::clock::BootTime,
+) {
+    if let NodeAct::EffectOff { fault, .. } = act {
+        let mark = observed.record.effects.get(fault);
+        // A new process may never have heard of the effect: then there is nothing to undo.
+        if mark.is_some_and(|mark| mark.on_in != Some(observed.run.incarnation())) {
+            observed.record.effects.remove(fault);
+            return;
+        }
+    }
+    note_failure(observed, kind, format!("{}: {why}", kind.verb()), now);
+}
+
+fn note_failure(
+    observed: &mut ObservedNode,
+    kind: &StepKind,
+    why: String,
+    now: crate::clock::BootTime,
+) {
+    let attempts = observed.failures.get(kind).map_or(1, |failure| failure.attempts + 1);
+    observed.failures.insert(kind.clone(), Failure { why, attempts, at: now });
+}
+
+/// Keeps a node's marks. A disk that does not take them is logged: the node must go on.
+pub(super) fn save<H: Hands>(hands: &H, node: &NodeName, observed: &ObservedNode) {
+    if let Err(error) = hands.save_record(node, &observed.record) {
+        tracing::error!(%node, %error, "keep the node's record");
+    }
+}

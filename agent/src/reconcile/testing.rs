@@ -1,0 +1,98 @@
+//! Host specs for tests.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use faultbed_common::{
+    duration::Span,
+    generation::{Generation, Incarnation},
+    host_spec::{HostSpec, Launch, Limits, NodeSpec, Stop, StopBy, Wanted},
+    name::NodeName,
+    probe::{Ask, Probe},
+    proxy_spec::{Listener, ProxySpec},
+    session::Orders,
+    spec::OnCrash,
+};
+
+pub(crate) const BOOT: &str = "this-boot";
+
+pub(crate) fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn node_spec() -> NodeSpec {
+    NodeSpec {
+        cluster: "kv".parse().unwrap(),
+        role: "kv".parse().unwrap(),
+        wanted: Wanted::Running,
+        incarnation: Incarnation(1),
+        stop_by: StopBy::Grace,
+        wipes: 0,
+        gate: None,
+        launch: Launch {
+            program: "/bin/true".to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            user: None,
+            dirs: Vec::new(),
+            files: BTreeMap::new(),
+            init: Vec::new(),
+            bootstrap: None,
+            join: None,
+            leave: None,
+            limits: Limits::default(),
+            version: Vec::new(),
+        },
+        data: "/lab/nodes/x/data".into(),
+        private: "127.128.0.1".parse().unwrap(),
+        address: "127.77.1.1".parse().unwrap(),
+        ports: BTreeMap::new(),
+        logs: Vec::new(),
+        ready: None,
+        role_state: None,
+        stop: Stop { signal: 15, grace: Span(Duration::from_secs(5)) },
+        on_crash: OnCrash::Stay,
+        faults: BTreeMap::new(),
+        dials: BTreeSet::new(),
+    }
+}
+
+pub(crate) fn host_spec(nodes: impl IntoIterator<Item = (NodeName, NodeSpec)>) -> HostSpec {
+    let nodes: BTreeMap<NodeName, NodeSpec> = nodes.into_iter().collect();
+    HostSpec {
+        lab: "try".parse().unwrap(),
+        generation: Generation(1),
+        host: "h1".parse().unwrap(),
+        proxy: ProxySpec {
+            generation: Generation(1),
+            listeners: nodes.keys().zip(2379..).map(|(n, port)| listener(n, port)).collect(),
+            ..ProxySpec::default()
+        },
+        nodes,
+        wipe_removed: BTreeSet::new(),
+    }
+}
+
+fn listener(node: &NodeName, port: u16) -> Listener {
+    Listener {
+        node: node.clone(),
+        port: "client".parse().unwrap(),
+        listen: SocketAddr::new("127.77.1.1".parse().unwrap(), port),
+        upstream: SocketAddr::new("127.128.0.1".parse().unwrap(), port),
+    }
+}
+
+pub(crate) fn orders(spec: HostSpec) -> Orders {
+    Orders { spec, fault_ages_ms: BTreeMap::new() }
+}
+
+pub(crate) fn probe() -> Probe {
+    Probe {
+        ask: Ask::Tcp { address: "127.0.0.1:1".to_owned() },
+        expect: None,
+        timeout: Span(Duration::from_secs(1)),
+    }
+}

@@ -1,0 +1,332 @@
+//! The one stream to a coordinator: orders down, reports up. Its loss changes nothing on the host.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use faultbed_common::{
+    host_spec::HostSpec,
+    logs::{LogBatch, LogRequest},
+    session::{Hello, Orders},
+};
+use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    logs::{self, Places},
+    reconcile::report::{Shared, Urgency, urgency},
+};
+
+/// The first try to connect again comes after this; each further one after twice as long.
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+
+/// No try waits longer.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Connecting takes no longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Counters are told at most this often.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// A report is sent at least this often, so that silence means a dead host.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// A coordinator that does not answer a ping is gone.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// Messages that wait to be sent. A coordinator that does not read holds us up, not our memory.
+const OUTBOX_MAX: usize = 16;
+
+/// Log batches that wait to be sent.
+const LOG_BATCHES_MAX: usize = 8;
+
+/// Requests for logs at a time; more are answered with an end.
+const LOG_REQUESTS_MAX: usize = 64;
+
+/// The largest message taken: the orders of a host with very many nodes.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// A session that lived so long was a good one: the next is tried at once.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+
+/// Where a coordinator is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Coordinator {
+    /// On this machine.
+    Unix(PathBuf),
+    /// At an address.
+    Http(String),
+}
+
+impl std::str::FromStr for Coordinator {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) => Ok(Self::Unix(path.into())),
+            None if text.starts_with("http://") => Ok(Self::Http(text.to_owned())),
+            None => Err(format!("{text:?} is no coordinator: write unix:PATH or http://ADDRESS")),
+        }
+    }
+}
+
+/// What a session needs from the rest of the agent.
+#[derive(Debug)]
+pub struct Session {
+    /// Where the coordinator is.
+    pub coordinator: Coordinator,
+    /// What this agent says first.
+    pub hello: Hello,
+    /// Where orders go.
+    pub orders: mpsc::Sender<Orders>,
+    /// Where reports come from.
+    pub reports: watch::Receiver<Shared>,
+    /// The log files of nodes, by the orders that came last.
+    places: Places,
+}
+
+/// Why a session is over.
+#[derive(Debug, thiserror::Error)]
+enum Over {
+    #[error("connect to the coordinator")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("talk to the coordinator: {0}")]
+    Status(#[from] tonic::Status),
+    #[error("the coordinator closed the stream")]
+    Closed,
+    #[error("the agent stops")]
+    Stopping,
+}
+
+impl Session {
+    /// A session that has not begun.
+    #[must_use]
+    pub fn new(
+        coordinator: Coordinator,
+        hello: Hello,
+        orders: mpsc::Sender<Orders>,
+        reports: watch::Receiver<Shared>,
+    ) -> Self {
+        Self { coordinator, hello, orders, reports, places: Places::default() }
+    }
+
+    /// Knows where logs are before the first orders of this run came.
+    pub fn knows(&mut self, spec: &HostSpec) {
+        let dir = |name| faultbed_common::render::node_dir(&self.hello.dir, name);
+        self.places = Places {
+            dirs: spec.nodes.keys().map(|name| (name.clone(), dir(name))).collect(),
+            files: spec.nodes.iter().map(|(name, n)| (name.clone(), n.logs.clone())).collect(),
+        };
+    }
+
+    /// Keeps a session, and tries again whenever it is lost, until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut retry = RETRY_FIRST;
+        let mut was_told = false;
+        while !stop.is_cancelled() {
+            let began = Instant::now();
+            let over = tokio::select! {
+                () = stop.cancelled() => Over::Stopping,
+                result = self.hold() => match result {
+                    Ok(()) => Over::Closed,
+                    Err(over) => over,
+                },
+            };
+            if matches!(over, Over::Stopping) {
+                return;
+            }
+            if began.elapsed() > GOOD_AFTER {
+                (retry, was_told) = (RETRY_FIRST, false);
+            }
+            // Once is enough: a coordinator may be away for days.
+            if was_told {
+                tracing::debug!(error = %over, "session lost");
+            } else {
+                tracing::warn!(error = %over, "session lost; nodes and faults stay as they are");
+                was_told = true;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(retry) => {}
+            }
+            retry = (retry * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn hold(&mut self) -> Result<(), Over> {
+        let channel = connect(&self.coordinator).await.map_err(Over::Connect)?;
+        let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let (outbox, queued) = mpsc::channel(OUTBOX_MAX);
+        let hello = encode(&self.hello)?;
+        outbox.try_send(message(from_agent::Kind::Hello(hello))).ok();
+        // The first report goes with the hello: the coordinator knows the host at once.
+        let mut reporter = Reporter::new(self.reports.clone());
+        outbox.try_send(reporter.next()?).ok();
+        let mut stream = client.session(ReceiverStream::new(queued)).await?.into_inner();
+        tracing::info!("session begun");
+        let (batches, mut batched) = mpsc::channel::<LogBatch>(LOG_BATCHES_MAX);
+        let mut requests = Requests::default();
+        loop {
+            // Every arm is cancel-safe; sending happens outside of the select.
+            let next = tokio::select! {
+                message = stream.message() => match message? {
+                    Some(message) => {
+                        self.take(message, &mut requests, &batches).await;
+                        continue;
+                    }
+                    None => return Err(Over::Closed),
+                },
+                () = reporter.is_due() => reporter.next()?,
+                Some(batch) = batched.recv() => {
+                    message(from_agent::Kind::LogBatch(encode(&batch)?))
+                }
+            };
+            outbox.send(next).await.map_err(|_| Over::Closed)?;
+        }
+    }
+
+    async fn take(
+        &mut self,
+        message: ToAgent,
+        requests: &mut Requests,
+        batches: &mpsc::Sender<LogBatch>,
+    ) {
+        match message.kind {
+            Some(to_agent::Kind::Orders(text)) => match serde_json::from_str::<Orders>(&text) {
+                Ok(orders) => {
+                    self.knows(&orders.spec);
+                    // The loop is gone only when the agent stops.
+                    self.orders.send(orders).await.ok();
+                }
+                Err(error) => tracing::error!(%error, "read orders"),
+            },
+            Some(to_agent::Kind::Logs(text)) => match serde_json::from_str::<LogRequest>(&text) {
+                Ok(request) => requests.take(request, self.places.clone(), batches),
+                Err(error) => tracing::error!(%error, "read a request for logs"),
+            },
+            // A newer coordinator may say what we do not know.
+            None => {}
+        }
+    }
+}
+
+/// The requests for logs that are being answered. They end with the session.
+#[derive(Debug, Default)]
+struct Requests {
+    answering: BTreeMap<u64, AbortHandle>,
+}
+
+impl Requests {
+    fn take(&mut self, request: LogRequest, places: Places, batches: &mpsc::Sender<LogBatch>) {
+        let LogRequest { id, wanted } = request;
+        if let Some(task) = self.answering.remove(&id) {
+            task.abort();
+        }
+        self.answering.retain(|_, task| !task.is_finished());
+        let Some(wanted) = wanted else { return };
+        if self.answering.len() >= LOG_REQUESTS_MAX {
+            tracing::warn!(id, "refuse a request for logs: too many at a time");
+            batches.try_send(LogBatch { id, lines: Vec::new(), end: true }).ok();
+            return;
+        }
+        let task = tokio::spawn(logs::send(id, wanted, places, batches.clone()));
+        self.answering.insert(id, task.abort_handle());
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        self.answering.values().for_each(AbortHandle::abort);
+    }
+}
+
+/// Decides when a report is sent: transitions at once, counters once a second.
+#[derive(Debug)]
+struct Reporter {
+    reports: watch::Receiver<Shared>,
+    told: Shared,
+    told_at: Instant,
+}
+
+impl Reporter {
+    fn new(reports: watch::Receiver<Shared>) -> Self {
+        Self { reports, told: Shared::default(), told_at: Instant::now() }
+    }
+
+    /// Is over when a report must be sent.
+    async fn is_due(&mut self) {
+        loop {
+            let urgency = urgency(&self.told, &self.reports.borrow_and_update());
+            let at = match urgency {
+                Urgency::Now => return,
+                Urgency::Soon => self.told_at + REPORT_EVERY,
+                Urgency::None => self.told_at + KEEPALIVE,
+            };
+            tokio::select! {
+                () = sleep_until(at) => return,
+                changed = self.reports.changed() => {
+                    if changed.is_err() {
+                        // The loop is gone: the agent stops.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<FromAgent, Over> {
+        let report = self.reports.borrow_and_update().clone();
+        // Ages count from the moment of sending, however old the report is.
+        let mut sent = (*report).clone();
+        let age_ms = crate::clock::now().ms().saturating_sub(report.now_ms);
+        sent.now_ms += age_ms;
+        for fault in sent.faults.values_mut() {
+            fault.remaining_ms = fault.remaining_ms.map(|ms| ms.saturating_sub(age_ms));
+        }
+        self.told = report;
+        self.told_at = Instant::now();
+        Ok(message(from_agent::Kind::Report(encode(&sent)?)))
+    }
+}
+
+fn message(kind: from_agent::Kind) -> FromAgent {
+    FromAgent { kind: Some(kind) }
+}
+
+fn encode(document: &impl serde::Serialize) -> Result<String, Over> {
+    serde_json::to_string(document)
+        .map_err(|error| Over::Status(tonic::Status::internal(error.to_string())))
+}
+
+async fn connect(coordinator: &Coordinator) -> Result<Channel, tonic::transport::Error> {
+    let settled = |endpoint: Endpoint| {
+        endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_EVERY)
+            .keep_alive_while_idle(true)
+    };
+    match coordinator {
+        Coordinator::Http(url) => settled(Endpoint::from_shared(url.clone())?).connect().await,
+        Coordinator::Unix(path) => {
+            let path = path.clone();
+            // The name is never looked up: the connector knows where to go.
+            settled(Endpoint::from_static("http://coordinator"))
+                .connect_with_connector(tower::service_fn(move |_| {
+                    let path = path.clone();
+                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                }))
+                .await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

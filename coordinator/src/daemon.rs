@@ -1,0 +1,215 @@
+//! The daemon: arguments, start-up order, readiness and the end.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use faultbed_common::name::LabName;
+use faultbed_proto::v1::{agent_server::AgentServer, operator_server::OperatorServer};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    chore::{Chores, Refused},
+    editor::Editor,
+    http,
+    journal::Journal,
+    listen::{self, Door},
+    mirror::Mirror,
+    service::{DOCUMENT_BYTES_MAX, agent::AgentService, operator::OperatorService},
+    sessions::Sessions,
+    store::{self, StoreChoice},
+};
+
+/// `faultbed-coordinator`: keeps the desired state of one lab.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Args {
+    /// The lab's name.
+    #[arg(long)]
+    pub lab: LabName,
+    /// Where the embedded store and the journal are.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Where sockets, addresses and tokens are; cleared of stale ones.
+    #[arg(long)]
+    pub runtime: PathBuf,
+    /// The third byte of the lab's addresses on this machine: hosts are 127.77.OCTET.N.
+    #[arg(long)]
+    pub octet: u8,
+    /// `embedded`, or `etcd=http://HOST:PORT,…`.
+    #[arg(long, default_value = "embedded")]
+    pub store: StoreChoice,
+    /// How log lines are written to standard error.
+    #[arg(long, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts the log. `RUST_LOG` selects as usual; without it `info`.
+pub fn start_log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Says which of its directories, sockets or stores cannot be had.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    make_private_dir(&args.dir)?;
+    make_private_dir(&args.runtime)?;
+    let _pid_file = claim_pid_file(&args.dir.join("coordinator.pid"))?;
+    prune_runtime(&args.runtime);
+
+    // Listeners open early, so that callers queue instead of failing; nothing is answered before
+    // the lab is known.
+    let unix = listen::bind_unix(&args.runtime.join("api.sock"))?;
+    let tcp = TcpListener::bind("127.0.0.1:0").await.context("listen on loopback")?;
+    let address = tcp.local_addr().context("read own address")?;
+    let token = new_token();
+    write_private(&args.runtime.join("api.token"), &token)?;
+    write_private(&args.runtime.join("api.addr"), &address.to_string())?;
+
+    let store = store::open(&args.store, &args.dir).await.context("open the lab's store")?;
+    let mirror = Mirror::start(store, args.lab.clone(), args.octet)
+        .await
+        .with_context(|| format!("read lab {} from its store", args.lab))?;
+    let editor = Editor::new(Arc::clone(&mirror));
+    let journal = Arc::new(Journal::open(&args.dir.join("events.jsonl")));
+    let refused = Arc::new(Refused::default());
+    let sessions = Arc::new(Sessions::default());
+    let operator = OperatorService {
+        mirror: Arc::clone(&mirror),
+        editor: editor.clone(),
+        journal: Arc::clone(&journal),
+        refused: Arc::clone(&refused),
+        sessions: Arc::clone(&sessions),
+    };
+    let agents = AgentService { mirror: Arc::clone(&mirror), editor: editor.clone(), sessions };
+    let grpc = tonic::service::Routes::new(
+        OperatorServer::new(operator.clone()).max_decoding_message_size(DOCUMENT_BYTES_MAX),
+    )
+    .add_service(AgentServer::new(agents).max_decoding_message_size(DOCUMENT_BYTES_MAX));
+    let router = grpc.into_axum_router().merge(http::routes(operator));
+
+    let stop = CancellationToken::new();
+    let chores = Chores { mirror, editor, journal, refused };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(chores.run(stop.clone()));
+    let uid = rustix::process::getuid().as_raw();
+    let door = Door { uid, token: token.into(), address };
+    tasks.spawn(listen::serve(router, door, (unix, tcp), stop.clone()));
+    info!(lab = %args.lab, %address, store = %args.store, "coordinator ready");
+    notify_ready();
+
+    wait_for_end().await?;
+    info!("coordinator ends; nodes and faults stay as they are");
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    for name in ["api.sock", "api.addr", "api.token"] {
+        let _ = fs::remove_file(args.runtime.join(name));
+    }
+    Ok(())
+}
+
+async fn wait_for_end() -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("catch SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("catch SIGINT")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+fn make_private_dir(path: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("make directory {}", path.display()))
+}
+
+/// Holds the lock that makes this the only coordinator of its directory, and names its pid.
+fn claim_pid_file(path: &Path) -> anyhow::Result<fs::File> {
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let holder = fs::read_to_string(path).unwrap_or_default();
+        bail!("another coordinator runs this lab: pid {}", holder.trim());
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).context("write pid")?;
+    Ok(file)
+}
+
+/// Removes what an earlier coordinator left: whoever reads an address file must find a living one.
+fn prune_runtime(runtime: &Path) {
+    for name in ["api.addr", "api.token"] {
+        let _ = fs::remove_file(runtime.join(name));
+    }
+}
+
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let fresh = path.with_extension("new");
+    let _ = fs::remove_file(&fresh);
+    fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&fresh)
+        .and_then(|mut file| writeln!(file, "{text}"))
+        .and_then(|()| fs::rename(&fresh, path))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+fn new_token() -> String {
+    let bytes: [u8; 16] = rand::random();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Tells systemd that the daemon serves, where systemd started it.
+fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
+    let sent = match path.to_str().and_then(|path| path.strip_prefix('@')) {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            std::os::unix::net::SocketAddr::from_abstract_name(name)
+                .and_then(|address| socket.send_to_addr(b"READY=1", &address))
+        }
+        None => socket.send_to(b"READY=1", &path),
+    };
+    if let Err(error) = sent {
+        tracing::warn!(%error, "tell systemd that we are ready");
+    }
+}

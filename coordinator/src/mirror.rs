@@ -1,0 +1,254 @@
+//! A coordinator's copy of its lab: kept by list and watch through whatever happens to the store, and the way changes go back.
+//!
+//! It is always the lab as it was at some revision, a whole one, and never goes backwards. While the
+//! store is away it stays as it was and says so in [`Mirror::trouble`].
+
+mod state;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use faultbed_common::{
+    edit::HistoryEntry,
+    generation::Generation,
+    lab::Lab,
+    name::{HostName, LabName},
+    report::HostReport,
+};
+use futures::StreamExt;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+use self::state::State;
+pub use self::write::{CommitOutcome, Published};
+use crate::store::{
+    Revision, Store, StoreError,
+    keys::{self, Keys, Specs},
+};
+
+/// The first wait before the store is asked again.
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(10);
+
+/// The longest wait before the store is asked again.
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// Most revisions that become visible at once, when many are there.
+const BATCHES_AT_ONCE: usize = 64;
+
+/// What a coordinator knows of its lab at one moment.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// The accepted lab.
+    pub lab: Arc<Lab>,
+    /// When head was written: a change decided on this mirror is guarded by it.
+    pub head: Revision,
+    /// The editing surface, as people left it.
+    pub specs: Arc<Specs>,
+    /// The last report of each host that ever sent one.
+    pub reports: BTreeMap<HostName, HostReport>,
+    /// The hosts whose agents some coordinator holds a stream to.
+    pub alive: BTreeSet<HostName>,
+    /// When each report arrived here.
+    pub seen: BTreeMap<HostName, Instant>,
+    /// Why this may be old or wrong: the store cannot be reached, or holds what cannot be read.
+    pub trouble: Option<String>,
+    /// The newest revision that is in here.
+    pub revision: Revision,
+    /// A large change is accepted and not yet folded.
+    unfolded: bool,
+}
+
+impl Mirror {
+    /// Begins to mirror a lab, and makes it where it is new.
+    ///
+    /// # Errors
+    /// The store cannot be reached; or it holds this lab with another octet, or unreadable.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        lab: LabName,
+        octet: u8,
+    ) -> Result<Arc<MirrorHandle>, StoreError> {
+        let keys = Keys::new(&lab);
+        let new = Lab {
+            name: lab,
+            octet,
+            generation: Generation::default(),
+            hosts: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            removed_wiped: BTreeMap::new(),
+        };
+        store.txn(keys::found(&keys, &new)).await?;
+        let (revision, kvs) = store.range(keys.prefix().as_bytes()).await?;
+        let state = State::new(keys.clone(), new, (revision, kvs), Instant::now())
+            .map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let held = state.mirror.lab.octet;
+        if held != octet {
+            return Err(StoreError::Invalid(format!(
+                "open lab {}: the store holds a lab of this name whose addresses are 127.77.{held}.N, \
+                 and this one was set up for 127.77.{octet}.N; use another lab name or another store",
+                state.mirror.lab.name
+            )));
+        }
+        let (sender, receiver) = watch::channel(Arc::new(state.mirror.clone()));
+        let task = tokio::spawn(follow(store.clone(), state, sender));
+        Ok(Arc::new(MirrorHandle { store, keys, receiver, task }))
+    }
+}
+
+/// A running mirror; it ends when this is dropped.
+#[derive(Debug)]
+pub struct MirrorHandle {
+    store: Arc<dyn Store>,
+    keys: Keys,
+    receiver: watch::Receiver<Arc<Mirror>>,
+    task: JoinHandle<()>,
+}
+
+impl MirrorHandle {
+    /// The lab as it is known now.
+    #[must_use]
+    pub fn now(&self) -> Arc<Mirror> {
+        self.receiver.borrow().clone()
+    }
+
+    /// The lab as it changes.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Mirror>> {
+        self.receiver.clone()
+    }
+
+    /// The store behind it, for leases.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Every accepted generation that is kept, oldest first.
+    ///
+    /// # Errors
+    /// The store cannot be reached. An entry that cannot be read is left out with a warning.
+    pub async fn history(&self) -> Result<Vec<HistoryEntry>, StoreError> {
+        let (_, kvs) = self.store.range(&self.keys.histories()).await?;
+        let read = |kv: &crate::store::Kv| match serde_json::from_slice::<keys::Record>(&kv.value) {
+            Ok(record) => Some(record.entry),
+            Err(error) => {
+                let key = String::from_utf8_lossy(&kv.key);
+                tracing::warn!(%key, %error, "reading a history entry failed");
+                None
+            }
+        };
+        Ok(kvs.iter().filter_map(read).collect())
+    }
+
+    /// Waits until the mirror satisfies `enough`, at most `time`; says whether it did.
+    pub(crate) async fn wait(&self, time: Duration, enough: impl Fn(&Mirror) -> bool) -> bool {
+        let mut receiver = self.subscribe();
+        let waited = tokio::time::timeout(time, receiver.wait_for(|mirror| enough(mirror))).await;
+        matches!(waited, Ok(Ok(_)))
+    }
+}
+
+impl Drop for MirrorHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why following stopped for a moment.
+enum Lost {
+    /// What lies between is compacted.
+    History,
+    /// The store went away.
+    Store(String),
+}
+
+/// Lists, then watches; after a broken watch goes on from the last revision; where that is
+/// compacted lists again.
+async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<Arc<Mirror>>) {
+    let mut list = false;
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let before = state.mirror.revision;
+        let lost = match list {
+            true => relist(store.as_ref(), &mut state).await,
+            false => Ok(()),
+        };
+        let lost = match lost {
+            Ok(()) => watch_until_lost(store.as_ref(), &mut state, &sender).await,
+            Err(lost) => lost,
+        };
+        if state.mirror.revision > before {
+            backoff = BACKOFF_MIN;
+        }
+        match lost {
+            Lost::History => list = true,
+            Lost::Store(why) => {
+                // The list is still owed where it was the list that failed.
+                list = list && state.mirror.revision == before;
+                tracing::warn!(error = %why, "following the store was interrupted");
+                state.store_trouble(Some(why));
+                publish(&state, &sender);
+            }
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+async fn relist(store: &dyn Store, state: &mut State) -> Result<(), Lost> {
+    let prefix = state.keys.prefix().as_bytes().to_vec();
+    match store.range(&prefix).await {
+        Ok((revision, kvs)) => {
+            state.replace(revision, kvs, Instant::now());
+            Ok(())
+        }
+        Err(error) => Err(Lost::Store(error.to_string())),
+    }
+}
+
+async fn watch_until_lost(
+    store: &dyn Store,
+    state: &mut State,
+    sender: &watch::Sender<Arc<Mirror>>,
+) -> Lost {
+    let prefix = state.keys.prefix().as_bytes().to_vec();
+    let watch = match store.watch(&prefix, state.mirror.revision.next()).await {
+        Ok(watch) => watch,
+        Err(error) => return lost(error),
+    };
+    state.store_trouble(None);
+    publish(state, sender);
+    let mut batches = watch.ready_chunks(BATCHES_AT_ONCE);
+    while let Some(chunk) = batches.next().await {
+        for batch in chunk {
+            match batch {
+                Ok(batch) => state.apply(batch, Instant::now()),
+                Err(error) => {
+                    publish(state, sender);
+                    return lost(error);
+                }
+            }
+        }
+        publish(state, sender);
+    }
+    Lost::Store("watch store: it ended".into())
+}
+
+fn lost(error: StoreError) -> Lost {
+    match error {
+        StoreError::Compacted(_) => Lost::History,
+        StoreError::NoLease | StoreError::Invalid(_) | StoreError::Unavailable(_) => {
+            Lost::Store(error.to_string())
+        }
+    }
+}
+
+fn publish(state: &State, sender: &watch::Sender<Arc<Mirror>>) {
+    sender.send_replace(Arc::new(state.mirror.clone()));
+}

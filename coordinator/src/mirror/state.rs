@@ -1,0 +1,175 @@
+//! What the mirror holds and how changes of keys change it. Pure: revisions and time come from outside.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use faultbed_common::{lab::Lab, name::HostName};
+use tokio::time::Instant;
+
+use super::Mirror;
+use crate::store::{
+    Batch, Event, Kv, Revision,
+    keys::{self, Keys, KeysError, Kvs},
+};
+
+/// The keys of a lab and what they amount to.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) keys: Keys,
+    /// All but history, which nobody needs until it is asked for.
+    kvs: Kvs,
+    pub(super) mirror: Mirror,
+    unreadable: Option<String>,
+    store_trouble: Option<String>,
+}
+
+/// What a change of keys makes necessary.
+#[derive(Debug, Default)]
+struct Dirty {
+    lab: bool,
+    specs: bool,
+}
+
+impl State {
+    /// The state after a first list. A lab that cannot be read is an error only here: later the
+    /// last good one stays.
+    pub(super) fn new(
+        keys: Keys,
+        new: Lab,
+        (revision, kvs): (Revision, Vec<Kv>),
+        now: Instant,
+    ) -> Result<Self, KeysError> {
+        let mirror = Mirror {
+            lab: Arc::new(new),
+            head: Revision::ABSENT,
+            specs: Arc::default(),
+            reports: BTreeMap::new(),
+            alive: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            trouble: None,
+            revision,
+            unfolded: false,
+        };
+        let mut state =
+            Self { keys, kvs: Kvs::new(), mirror, unreadable: None, store_trouble: None };
+        for kv in kvs {
+            state.event(Event::Put(kv), now);
+        }
+        state.read(&Dirty { lab: true, specs: true })?;
+        Ok(state)
+    }
+
+    /// Takes a new list for the old one.
+    pub(super) fn replace(&mut self, revision: Revision, kvs: Vec<Kv>, now: Instant) {
+        let there: BTreeSet<_> = kvs.iter().map(|kv| kv.key.clone()).collect();
+        let gone = self.kvs.keys().filter(|key| !there.contains(*key)).cloned();
+        for key in gone.collect::<Vec<_>>() {
+            self.event(Event::Delete(key), now);
+        }
+        for kv in kvs {
+            // What has not changed since is not news: a report keeps its age.
+            if self.kvs.get(&kv.key) != Some(&kv) {
+                self.event(Event::Put(kv), now);
+            }
+        }
+        self.mirror.revision = revision;
+        self.refresh(&Dirty { lab: true, specs: true });
+    }
+
+    /// Takes one whole revision.
+    pub(super) fn apply(&mut self, batch: Batch, now: Instant) {
+        let mut dirty = Dirty::default();
+        for event in batch.events {
+            let below = self.keys.below(event.key()).unwrap_or_default();
+            dirty.lab |= below == "head" || below.starts_with("accepted/");
+            dirty.specs |= below == "head" || below.starts_with("spec/");
+            self.event(event, now);
+        }
+        self.mirror.revision = batch.revision;
+        self.refresh(&dirty);
+    }
+
+    /// Says whether, and why, the store does not answer.
+    pub(super) fn store_trouble(&mut self, why: Option<String>) {
+        self.store_trouble = why;
+        self.show_trouble();
+    }
+
+    fn show_trouble(&mut self) {
+        let trouble = self.unreadable.as_ref().or(self.store_trouble.as_ref());
+        self.mirror.trouble = trouble.cloned();
+    }
+
+    fn event(&mut self, event: Event, now: Instant) {
+        let below = self.keys.below(event.key()).unwrap_or_default().to_owned();
+        let value = match &event {
+            Event::Put(kv) => Some(kv.value.as_slice()),
+            Event::Delete(_) => None,
+        };
+        if below.starts_with("history/") {
+            return;
+        } else if let Some(host) = below.strip_prefix("observed/") {
+            self.report(host, value, now);
+        } else if let Some(Ok(host)) = below.strip_prefix("alive/").map(HostName::parse) {
+            match value {
+                Some(_) => self.mirror.alive.insert(host),
+                None => self.mirror.alive.remove(&host),
+            };
+        }
+        match event {
+            Event::Put(kv) => self.kvs.insert(kv.key.clone(), kv),
+            Event::Delete(key) => self.kvs.remove(&key),
+        };
+    }
+
+    fn report(&mut self, host: &str, value: Option<&[u8]>, now: Instant) {
+        let Ok(name) = HostName::parse(host) else { return };
+        match value.map(serde_json::from_slice) {
+            Some(Ok(report)) => {
+                self.mirror.reports.insert(name.clone(), report);
+                self.mirror.seen.insert(name, now);
+            }
+            // The last report that could be read stays, and ages.
+            Some(Err(error)) => tracing::warn!(host, %error, "reading a report failed"),
+            None => {
+                self.mirror.reports.remove(&name);
+                self.mirror.seen.remove(&name);
+            }
+        }
+    }
+
+    fn refresh(&mut self, dirty: &Dirty) {
+        if !dirty.lab && !dirty.specs {
+            return;
+        }
+        self.unreadable = match self.read(dirty) {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(%error, "reading the lab failed, the last good one stays");
+                Some(error.to_string())
+            }
+        };
+        self.show_trouble();
+    }
+
+    fn read(&mut self, dirty: &Dirty) -> Result<(), KeysError> {
+        let (Some((head, revision)), Some(lab)) =
+            (keys::head_from(&self.keys, &self.kvs)?, keys::lab_from(&self.keys, &self.kvs)?)
+        else {
+            let key = String::from_utf8_lossy(&self.keys.head()).into_owned();
+            return Err(KeysError::Unreadable { key, why: "it is gone".into() });
+        };
+        let specs = keys::specs_from(&self.keys, &self.kvs)?;
+        if dirty.lab && *self.mirror.lab != lab {
+            self.mirror.lab = Arc::new(lab);
+        }
+        if *self.mirror.specs != specs {
+            self.mirror.specs = Arc::new(specs);
+        }
+        self.mirror.head = revision;
+        self.mirror.unfolded = head.staged.is_some();
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! One stream for each agent: host specs down, reports up. The host is alive while its stream is.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+
+use faultbed_common::{
+    compile::compile,
+    lab::{Host, Lab, Phase},
+    logs::{LogBatch, LogRequest},
+    name::{FaultName, HostName},
+    report::HostReport,
+    session::{Hello, Orders},
+};
+use faultbed_proto::v1::{FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
+use futures::Stream;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::decode;
+use crate::{
+    chore::AUTOMATIC,
+    decide::edit::host_joins,
+    editor::{Editor, asked, unix_ms},
+    mirror::MirrorHandle,
+    sessions::Sessions,
+    store::{LeaseId, StoreError},
+};
+
+/// How long the first message of a stream may take.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+
+/// Messages on their way to one agent.
+const TO_AGENT_MAX: usize = 16;
+
+/// How long a host stays alive after its stream broke without a word; renewed three times as often.
+pub const ALIVE_TTL: Duration = Duration::from_secs(9);
+
+type ToAgents = Pin<Box<dyn Stream<Item = Result<ToAgent, Status>> + Send>>;
+
+/// The service for agents.
+#[derive(Debug, Clone)]
+pub struct AgentService {
+    /// The lab.
+    pub mirror: Arc<MirrorHandle>,
+    /// Commits new hosts.
+    pub editor: Editor,
+    /// Who is connected.
+    pub sessions: Arc<Sessions>,
+}
+
+#[tonic::async_trait]
+impl Agent for AgentService {
+    type SessionStream = ToAgents;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<FromAgent>>,
+    ) -> Result<Response<ToAgents>, Status> {
+        let mut incoming = request.into_inner();
+        let hello = read_hello(&mut incoming).await?;
+        let lab = self.mirror.now().lab.name.clone();
+        if hello.lab != lab {
+            return Err(Status::failed_precondition(format!(
+                "this is lab {lab}; the agent of {} serves lab {}",
+                hello.host, hello.lab
+            )));
+        }
+        self.register(&hello).await?;
+        let (id, log_requests) = self.sessions.enter(&hello.host);
+        info!(host = %hello.host, address = %hello.address, "agent connected");
+        let (send, receive) = mpsc::channel(TO_AGENT_MAX);
+        let lease = self.claim(&hello.host).await?;
+        let session = Session { service: self.clone(), host: hello.host, id, lease };
+        tokio::spawn(session.run(incoming, log_requests, send));
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
+    }
+}
+
+async fn read_hello(incoming: &mut Streaming<FromAgent>) -> Result<Hello, Status> {
+    let first = tokio::time::timeout(HELLO_WITHIN, incoming.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no hello within 5 s"))??;
+    match first.and_then(|message| message.kind) {
+        Some(from_agent::Kind::Hello(json)) => decode("hello", &json),
+        Some(from_agent::Kind::Report(_) | from_agent::Kind::LogBatch(_)) | None => {
+            Err(Status::invalid_argument("the first message must be hello"))
+        }
+    }
+}
+
+impl AgentService {
+    /// Makes the host alive, for as long as its lease is kept.
+    async fn claim(&self, host: &HostName) -> Result<LeaseId, StoreError> {
+        let lease = self.mirror.store().lease_grant(ALIVE_TTL).await?;
+        self.mirror.claim_host(host, lease).await?;
+        Ok(lease)
+    }
+
+    /// Enters a host into the lab the first time it comes, or when its address or directory moved.
+    async fn register(&self, hello: &Hello) -> Result<(), Status> {
+        loop {
+            let seen = self.mirror.now();
+            let host = Host {
+                address: hello.address,
+                dir: hello.dir.clone(),
+                labels: BTreeMap::new(),
+            };
+            let decision = host_joins(&seen.lab, (&hello.host, host), &asked(AUTOMATIC))
+                .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+            if !decision.reply.changed {
+                return Ok(());
+            }
+            if self.editor.commit(&seen, &decision, AUTOMATIC).await? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+struct Session {
+    service: AgentService,
+    host: HostName,
+    id: u64,
+    lease: LeaseId,
+}
+
+enum Wake {
+    Changed,
+    Logs(LogRequest),
+    Message(Option<from_agent::Kind>),
+    Renew,
+    Gone,
+}
+
+impl Session {
+    async fn run(
+        mut self,
+        mut incoming: Streaming<FromAgent>,
+        mut log_requests: mpsc::Receiver<LogRequest>,
+        send: mpsc::Sender<Result<ToAgent, Status>>,
+    ) {
+        let mirror = Arc::clone(&self.service.mirror);
+        let mut changes = mirror.subscribe();
+        changes.mark_changed();
+        let mut sent_generation = None;
+        let mut renew = tokio::time::interval(ALIVE_TTL / 3);
+        loop {
+            // Every arm is cancel-safe: watch, mpsc, a tonic stream and an interval lose nothing.
+            let wake = tokio::select! {
+                changed = changes.changed() => if changed.is_ok() { Wake::Changed } else { Wake::Gone },
+                Some(request) = log_requests.recv() => Wake::Logs(request),
+                message = incoming.message() => match message {
+                    Ok(Some(message)) => Wake::Message(message.kind),
+                    Ok(None) | Err(_) => Wake::Gone,
+                },
+                _ = renew.tick() => Wake::Renew,
+                () = send.closed() => Wake::Gone,
+            };
+            let gone = match wake {
+                Wake::Changed => !self.send_orders(&mut sent_generation, &send).await,
+                Wake::Logs(request) => {
+                    let json = serde_json::to_string(&request).unwrap_or_default();
+                    send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Logs(json)) })).await.is_err()
+                }
+                Wake::Message(kind) => !self.take(kind).await,
+                Wake::Renew => {
+                    self.renew().await;
+                    !self.service.sessions.is_current(&self.host, self.id)
+                }
+                Wake::Gone => true,
+            };
+            if gone {
+                break;
+            }
+        }
+        info!(host = %self.host, "agent disconnected");
+        self.service.sessions.leave(&self.host, self.id);
+        // The claim is the lease's own, so a newer session's claim stays.
+        if let Err(error) = mirror.release_host(&self.host, self.lease).await {
+            warn!(host = %self.host, %error, "release host");
+        }
+    }
+
+    /// Keeps the host alive. A store that was away may have let the lease end: then a new one.
+    async fn renew(&mut self) {
+        let store = self.service.mirror.store();
+        let renewed = match store.lease_keep(self.lease).await {
+            Err(StoreError::NoLease) => match self.service.claim(&self.host).await {
+                Ok(lease) => {
+                    self.lease = lease;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            kept => kept,
+        };
+        if let Err(error) = renewed {
+            warn!(host = %self.host, %error, "renew host");
+        }
+    }
+
+    /// Sends the host's share where the lab is at another generation than was sent last.
+    async fn send_orders(
+        &self,
+        sent: &mut Option<faultbed_common::generation::Generation>,
+        send: &mpsc::Sender<Result<ToAgent, Status>>,
+    ) -> bool {
+        let seen = self.service.mirror.now();
+        if *sent == Some(seen.lab.generation) {
+            return true;
+        }
+        let specs = match compile(&seen.lab) {
+            Ok(specs) => specs,
+            Err(error) => {
+                warn!(%error, "compile lab");
+                return true;
+            }
+        };
+        *sent = Some(seen.lab.generation);
+        let Some(spec) = specs.get(&self.host).cloned() else { return true };
+        let orders = Orders { spec, fault_ages_ms: fault_ages(&seen.lab, unix_ms()) };
+        let json = serde_json::to_string(&orders).unwrap_or_default();
+        send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
+    }
+
+    async fn take(&self, kind: Option<from_agent::Kind>) -> bool {
+        match kind {
+            Some(from_agent::Kind::Report(json)) => match decode::<HostReport>("report", &json) {
+                // An agent speaks for its own host only.
+                Ok(report) if report.host.as_ref() == Some(&self.host) => {
+                    if let Err(error) = self.service.mirror.publish_report(&self.host, &report, self.lease).await {
+                        warn!(host = %self.host, %error, "publish report");
+                    }
+                    true
+                }
+                Ok(report) => {
+                    warn!(host = %self.host, claims = ?report.host, "refuse report for another host");
+                    false
+                }
+                Err(error) => {
+                    warn!(host = %self.host, %error, "refuse report");
+                    false
+                }
+            },
+            Some(from_agent::Kind::LogBatch(json)) => match decode::<LogBatch>("log batch", &json) {
+                Ok(batch) => {
+                    let id = batch.id;
+                    if !self.service.sessions.deliver(batch).await {
+                        self.service.sessions.end(&self.host, id);
+                    }
+                    true
+                }
+                Err(_) => false,
+            },
+            Some(from_agent::Kind::Hello(_)) | None => false,
+        }
+    }
+}
+
+/// How long ago each fault in force began. Only here a wall clock becomes a duration.
+fn fault_ages(lab: &Lab, now_unix_ms: u64) -> BTreeMap<FaultName, u64> {
+    lab.faults
+        .iter()
+        .filter_map(|(name, fault)| match fault.phase {
+            Phase::Active { since_unix_ms } => {
+                Some((name.clone(), now_unix_ms.saturating_sub(since_unix_ms)))
+            }
+            Phase::Pending { .. } | Phase::Ended { .. } => None,
+        })
+        .collect()
+}

@@ -1,0 +1,198 @@
+//! What people and tools ask: edits, status, events, logs.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use faultbed_common::{
+    edit::{EditRequest, Query},
+    event::EventQuery,
+    logs::{LogBatch, LogQuery, LogWanted},
+    name::{HostName, NodeName},
+    target,
+};
+use faultbed_proto::v1::{Document, operator_server::Operator};
+use futures::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use super::{Caller, decode, encode};
+use crate::{
+    chore::Refused,
+    editor::{Editor, reports_of_living, unix_ms},
+    journal::Journal,
+    mirror::MirrorHandle,
+    sessions::{Sessions, notice},
+    view::status_of,
+};
+
+/// Ages move without changes: a watcher hears at least this often.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// A watcher hears at most this often.
+const WATCH_AT_MOST_EVERY: Duration = Duration::from_millis(20);
+
+type Answers = Pin<Box<dyn Stream<Item = Result<Document, Status>> + Send>>;
+
+/// The service for people.
+#[derive(Debug, Clone)]
+pub struct OperatorService {
+    /// The lab.
+    pub mirror: Arc<MirrorHandle>,
+    /// Changes it.
+    pub editor: Editor,
+    /// Its events.
+    pub journal: Arc<Journal>,
+    /// Hand edits that were refused.
+    pub refused: Arc<Refused>,
+    /// Its agents.
+    pub sessions: Arc<Sessions>,
+}
+
+impl OperatorService {
+    /// The status now.
+    #[must_use]
+    pub fn status_now(&self) -> faultbed_common::status::Status {
+        status_of(&self.mirror.now(), &self.refused.sentences(), unix_ms())
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    async fn edit(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        let by = caller(&request)?.user;
+        let edit: EditRequest = decode("edit", &request.get_ref().json)?;
+        let reply = self.editor.edit(&edit, &by).await?;
+        Ok(Response::new(encode(&reply)?))
+    }
+
+    async fn status(&self, _request: Request<Document>) -> Result<Response<Document>, Status> {
+        Ok(Response::new(encode(&self.status_now())?))
+    }
+
+    type WatchStream = Answers;
+
+    async fn watch(&self, _request: Request<Document>) -> Result<Response<Answers>, Status> {
+        let service = self.clone();
+        let mut changes = self.mirror.subscribe();
+        Ok(Response::new(Box::pin(async_stream::try_stream! {
+            loop {
+                changes.mark_unchanged();
+                yield encode(&service.status_now())?;
+                tokio::time::sleep(WATCH_AT_MOST_EVERY).await;
+                if let Ok(Err(_)) = tokio::time::timeout(WATCH_EVERY, changes.changed()).await {
+                    return;
+                }
+            }
+        })))
+    }
+
+    async fn get(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        match decode("query", &request.get_ref().json)? {
+            Query::Lab => Ok(Response::new(encode(&self.mirror.now().lab)?)),
+            Query::History => Ok(Response::new(encode(&self.mirror.history().await?)?)),
+        }
+    }
+
+    type EventsStream = Answers;
+
+    async fn events(&self, request: Request<Document>) -> Result<Response<Answers>, Status> {
+        let query: EventQuery = decode("query", &request.get_ref().json)?;
+        let journal = Arc::clone(&self.journal);
+        let mut newest = journal.subscribe();
+        Ok(Response::new(Box::pin(async_stream::try_stream! {
+            let mut events = journal.after(0);
+            if let Some(tail) = query.tail {
+                events.drain(..events.len().saturating_sub(tail as usize));
+            }
+            let mut last = 0;
+            loop {
+                newest.mark_unchanged();
+                for event in events {
+                    last = event.seq;
+                    yield encode(&event)?;
+                }
+                if !query.follow || newest.changed().await.is_err() {
+                    return;
+                }
+                events = journal.after(last);
+            }
+        })))
+    }
+
+    type LogsStream = Answers;
+
+    async fn logs(&self, request: Request<Document>) -> Result<Response<Answers>, Status> {
+        let query: LogQuery = decode("query", &request.get_ref().json)?;
+        let seen = self.mirror.now();
+        let nodes = target::nodes(&seen.lab, &reports_of_living(&seen), &query.targets)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let streams: Vec<_> = by_host(&seen.lab, nodes)
+            .into_iter()
+            .map(|(host, nodes)| log_stream(Arc::clone(&self.sessions), host, nodes, &query))
+            .collect();
+        Ok(Response::new(Box::pin(futures::stream::select_all(streams))))
+    }
+}
+
+fn caller(request: &Request<Document>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::internal("the listener did not say who called"))
+}
+
+fn by_host(
+    lab: &faultbed_common::lab::Lab,
+    nodes: Vec<NodeName>,
+) -> std::collections::BTreeMap<HostName, Vec<NodeName>> {
+    let mut hosts: std::collections::BTreeMap<HostName, Vec<NodeName>> = Default::default();
+    for node in nodes {
+        if let Some(placement) = lab.clusters.values().find_map(|c| c.nodes.get(&node)) {
+            hosts.entry(placement.host.clone()).or_default().push(node);
+        }
+    }
+    hosts
+}
+
+/// Ends the request at the agent when the reader goes away.
+struct Reading {
+    sessions: Arc<Sessions>,
+    host: HostName,
+    id: u64,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.sessions.end(&self.host, self.id);
+    }
+}
+
+fn log_stream(
+    sessions: Arc<Sessions>,
+    host: HostName,
+    nodes: Vec<NodeName>,
+    query: &LogQuery,
+) -> Answers {
+    let wanted = LogWanted {
+        nodes: nodes.clone(),
+        follow: query.follow,
+        tail: query.tail,
+        incarnation: query.incarnation,
+    };
+    let Some((id, mut batches)) = sessions.ask(&host, wanted) else {
+        let text = format!("host {host} is not connected; its files are in its own directory");
+        let lines = nodes.iter().map(|node| encode(&notice(node, &text))).collect::<Vec<_>>();
+        return Box::pin(futures::stream::iter(lines));
+    };
+    let reading = Reading { sessions, host, id };
+    Box::pin(
+        async_stream::stream! {
+            let _reading = reading;
+            while let Some(LogBatch { lines, end, .. }) = batches.recv().await {
+                for line in lines {
+                    yield encode(&line);
+                }
+                if end {
+                    return;
+                }
+            }
+        }
+        .boxed(),
+    )
+}

@@ -1,0 +1,27 @@
+//! Turns what the mirror holds into what `decide::status` takes: the one place that turns instants into ages.
+
+use faultbed_common::{duration::millis, status::Status};
+
+use tokio::time::Instant;
+
+use crate::{
+    decide::status::{HostSeen, status},
+    mirror::Mirror,
+};
+
+/// The status of the lab as `seen`.
+#[must_use]
+pub fn status_of(seen: &Mirror, refused: &[String], now_unix_ms: u64) -> Status {
+    let now = Instant::now();
+    let hosts = seen
+        .reports
+        .iter()
+        .map(|(host, report)| {
+            let arrived = seen.seen.get(host).copied().unwrap_or(now);
+            let age_ms = millis(now.saturating_duration_since(arrived));
+            let connected = seen.alive.contains(host);
+            (host.clone(), HostSeen { report: report.clone(), connected, age_ms })
+        })
+        .collect();
+    status(&seen.lab, &hosts, refused, now_unix_ms)
+}

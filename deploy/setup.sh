@@ -1,0 +1,63 @@
+#!/bin/sh
+# Brings what building and testing Faultbed needs and a fresh Debian 12 with Rust lacks.
+#
+#   deploy/setup.sh [--install] run|test
+#
+# As root, or with --install (then with sudo), missing packages are installed; else they are
+# printed and nothing is changed. Services of installed packages are never started.
+set -eu
+
+install=no
+if [ "${1:-}" = --install ]; then install=yes; shift; fi
+purpose=${1:-run}
+
+missing=
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || case " $missing " in *" $2 "*) ;; *) missing="$missing $2" ;; esac
+}
+need cc gcc
+[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+need protoc protobuf-compiler
+need etcd etcd-server
+need etcdctl etcd-client
+if [ "$purpose" = test ]; then
+    need redis-server redis-server
+    need python3 python3-minimal
+fi
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "cargo is missing: install Rust first (https://rustup.rs)" >&2
+    exit 2
+fi
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ]; then
+    as_root=
+elif [ "$install" = yes ]; then
+    as_root=sudo
+else
+    echo "these Debian packages are missing; install them, or run again with --install:" >&2
+    echo "    sudo apt-get install --no-install-recommends$missing" >&2
+    exit 2
+fi
+
+# policy-rc.d is Debian's way to say that no service may start while packages are set up.
+policy=/usr/sbin/policy-rc.d
+made_policy=no
+if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+    $as_root chmod 755 $policy
+    made_policy=yes
+fi
+clean_up() { [ $made_policy = no ] || $as_root rm -f $policy; }
+trap clean_up EXIT
+echo "installing:$missing" >&2
+$as_root apt-get update -qq >&2
+# shellcheck disable=SC2086 # one word for each package
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
+# Nor at the next boot: the lab starts its own.
+for service in etcd redis-server; do
+    case " $missing " in
+    *" $service "* | *" $service-server "*)
+        if [ -d /run/systemd/system ]; then $as_root systemctl disable -q $service || true; fi ;;
+    esac
+done

@@ -1,0 +1,113 @@
+//! Bad input and bad luck: one clear error with the place and what to do, and nothing changes.
+
+use faultbed_common::report::NodeState;
+use faultbed_tests::lab::{ETCD, Lab, Ran};
+
+/// Demands a refusal that says all of `texts`.
+fn refused(ran: &Ran, texts: &[&str]) {
+    assert_eq!(ran.code, 2, "{}\n{}", ran.stdout, ran.stderr);
+    for text in texts {
+        assert!(ran.stderr.contains(text), "should say {text:?}:\n{}", ran.stderr);
+    }
+}
+
+#[test]
+fn mistakes_in_a_file_are_all_shown_with_their_places_and_nothing_is_started() {
+    let lab = Lab::new("badfile");
+    let file = lab.write(
+        "lab.toml",
+        "[lab]\nhosts = 3\n\n[cluster.kv]\nblueprint = \"etdc\"\ncuont = 3\n\n[cluster.kv2]\nblueprint = \"etcd\"\n\
+         [cluster.kv2.etcd]\ncount = 0\nargs = 7\n\n[fault.f]\npartition = [[\"kv\"]]\nfor = \"-3s\"\n",
+    );
+    let ran = lab.run(&["up", "-d", &file.display().to_string()]);
+    refused(
+        &ran,
+        &[
+            "lab.toml:5",
+            "did you mean \"etcd\"",
+            "lab.toml:11",
+            "lab.toml:12",
+            "-3s",
+            "lab.toml:16",
+        ],
+    );
+    assert!(!lab.dir().exists(), "nothing was started");
+}
+
+#[test]
+fn bad_requests_to_a_running_lab_change_nothing() {
+    let lab = Lab::up("badverbs", ETCD);
+    let before = lab.status().generation;
+    let big = lab.write("big.toml", &format!("{ETCD}# {}\n", "x".repeat(10_000_000)));
+    let big = big.display().to_string();
+    let ten_million =
+        lab.write("ten.toml", &format!("{ETCD}[cluster.kv.etcd]\ncount = 10000000\n"));
+    let ten_million = ten_million.display().to_string();
+    lab.write("noexec", "not a program");
+    let cases: [(&[&str], &[&str]); 13] = [
+        (&["partition", "kv-1"], &["two"]),
+        (&["partition", "kv-1", "kv-9"], &["kv-9", "kv-"]),
+        (&["isolate", "leader:nosuch"], &["nosuch"]),
+        (&["inject", "latency", "-3s", "--from", "kv-1", "--to", "kv-2"], &["-3s"]),
+        (&["inject", "latnecy", "3s", "--from", "kv-1", "--to", "kv-2"], &["latency"]),
+        (&["stop", "zk-1"], &["zk-1"]),
+        (&["start", "cluster", "--name", "a/b", "--etcd.count", "1"], &["a/b"]),
+        (&["start", "cluster", "--name", "a\nb", "--etcd.count", "1"], &["a\\nb"]),
+        (&["start", "cluster", "--blueprint", "etdc"], &["etcd"]),
+        (&["start", "cluster", "--name", "z", "--etcd.count", "0"], &["1"]),
+        (
+            &["start", "cluster", "--name", "z", "--etcd.path", "./noexec"],
+            &["noexec", "executable"],
+        ),
+        (&["apply", "-f", &big], &["1000000"]),
+        (&["apply", "-f", &ten_million], &["1000"]),
+    ];
+    for (args, texts) in cases {
+        refused(&lab.run(args), texts);
+    }
+    assert_eq!(lab.status().generation, before);
+}
+
+#[test]
+fn a_port_in_use_moves_the_whole_set_and_a_late_clash_is_stuck_with_the_holder_named() {
+    let taken = std::net::TcpListener::bind("0.0.0.0:2379");
+    let lab = Lab::up("ports", ETCD);
+    let client = lab.node("kv-1").endpoints["client"].clone();
+    if taken.is_ok() {
+        assert!(!client.ends_with(":2379"), "somebody listens on every address: {client}");
+    }
+    assert_eq!(lab.etcdctl(&["kv-1"], &["put", "a", "b"]).stdout, "OK\n");
+}
+
+#[test]
+fn a_node_that_exits_at_once_shows_its_exit_its_last_lines_and_the_probe() {
+    let lab = Lab::up("exits", ETCD);
+    let ran = lab.run(&["set", "kv-3", "args=--no-such-flag"]);
+    assert_ne!(ran.code, 0, "it never gets ready: {}", ran.stdout);
+    let all = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(all.contains("kv-3") && all.contains("no-such-flag"), "{all}");
+    assert_eq!(lab.node("kv-3").observed, NodeState::Crashed);
+}
+
+#[test]
+fn of_two_users_applying_at_once_neither_loses_work() {
+    let lab = Lab::up("contended", ETCD);
+    let verbs: Vec<_> = (0..8)
+        .map(|n| {
+            let name = format!("slow-{n}");
+            lab.command(&[
+                "inject", "latency", "1ms", "--from", "kv-1", "--to", "kv-2", "--name", &name,
+            ])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("run faultbed")
+        })
+        .collect();
+    for mut verb in verbs {
+        assert!(verb.wait().expect("wait").success());
+    }
+    assert_eq!(lab.status().faults.len(), 8);
+    let generation = lab.status().generation.0.to_string();
+    let stale = lab.run(&["heal", "--all", "--if-generation", "1"]);
+    refused(&stale, &[&generation]);
+}

@@ -1,0 +1,104 @@
+//! From the start of the CLI's `partition` to the last byte delivered on any cut link, with a 1 kHz writer on each.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use faultbed_tests::{bins, lab::Lab, wait::wait_for};
+
+use super::table::{Row, Table};
+
+/// Cuts measured.
+const CUTS: usize = 50;
+
+pub(crate) fn run() -> anyhow::Result<Table> {
+    let lab = Lab::new("benchflip");
+    lab.write("mini.toml", &blueprint());
+    let file =
+        lab.write("lab.toml", "[lab]\nhosts = 3\n\n[cluster.m]\nblueprint = \"./mini.toml\"\n");
+    lab.ok(&["up", "-d", &file.display().to_string()]);
+    let addresses: BTreeMap<String, String> = lab
+        .status()
+        .nodes
+        .iter()
+        .map(|n| {
+            let url = n.private["http"].trim_start_matches("http://").to_owned();
+            (n.name.to_string(), url)
+        })
+        .collect();
+    let cut_links = [("m-1", "m-2"), ("m-2", "m-1"), ("m-1", "m-3"), ("m-3", "m-1")];
+    let heard_since = |since: u64| {
+        cut_links.iter().all(|(from, to)| last_ns(&addresses[*to], from).is_ok_and(|at| at > since))
+    };
+    let mut flips = Vec::new();
+    let mut startups = Vec::new();
+    for _ in 0..CUTS {
+        let now = monotonic_ns();
+        wait_for("all links carry bytes", Duration::from_secs(30), || {
+            heard_since(now).then_some(()).ok_or_else(|| "not yet".to_owned())
+        });
+        let start = Instant::now();
+        lab.ok(&["version"]);
+        startups.push(start.elapsed().as_secs_f64() * 1e3);
+
+        let start = monotonic_ns();
+        lab.ok(&["partition", "m-1", "m-2,m-3", "--name", "flip", "--for", "1m"]);
+        let in_force = monotonic_ns();
+        std::thread::sleep(Duration::from_millis(50));
+        let mut last = start;
+        for (from, to) in cut_links {
+            let at = last_ns(&addresses[to], from)?;
+            anyhow::ensure!(at < in_force, "{from}>{to} delivered after the cut was in force");
+            last = last.max(at);
+        }
+        flips.push(Duration::from_nanos(last - start).as_secs_f64() * 1e3);
+        lab.ok(&["heal", "flip"]);
+        lab.ok(&["delete", "fault", "flip"]);
+    }
+    let apart = flips.iter().zip(&startups).map(|(f, s)| f - s).collect();
+    Ok(Table {
+        bench: "flip",
+        rows: vec![
+            Row::new("last byte after the start", "faultbed partition", "ms", flips),
+            Row::new("CLI start-up", "faultbed version", "ms", startups),
+            Row::new("last byte less start-up", "faultbed partition", "ms", apart),
+        ],
+    })
+}
+
+fn blueprint() -> String {
+    format!(
+        r#"
+name = "mini"
+summary = "streams to every peer"
+[role.mini]
+program = "{program}"
+count = 3
+port.peer = {{ default = 7001 }}
+port.http = {{ default = 7002, url = "http", proxied = false }}
+args = ["--name={{{{ node.name }}}}", "--listen={{{{ node.port.peer.bind }}}}", "--http={{{{ node.port.http.bind }}}}",
+        "--peers={{% for n in role.mini %}}{{{{ n.name }}}}={{{{ n.port.peer.advertise }}}},{{% endfor %}}"]
+ready = {{ http = "{{{{ node.port.http.bind }}}}/status", expect = "status == 200" }}
+"#,
+        program = bins::path("mini-node").display()
+    )
+}
+
+fn last_ns(address: &str, from: &str) -> anyhow::Result<u64> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split("\r\n\r\n").nth(1).context("body")?;
+    let json: serde_json::Value = serde_json::from_str(body)?;
+    json["last_ns"][from].as_u64().context("never heard")
+}
+
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
