@@ -72,7 +72,14 @@ pub fn main() -> ExitCode {
         Err(failure) => return end(Err(failure)),
     };
     match matches.and_then(|matches| Ok((args::from_matches(&matches)?, matches))) {
-        Ok((args, matches)) => end(run(&args, &matches, &argv)),
+        Ok((args, matches)) => {
+            let outcome = run(&args, &matches, &argv);
+            let typed = matches.value_source("lab") == Some(clap::parser::ValueSource::CommandLine);
+            end(outcome.map_err(|failure| match &args.lab {
+                Some(lab) if typed => failure.in_lab(lab),
+                Some(_) | None => failure,
+            }))
+        }
         Err(error) => {
             // Help goes to stdout; nobody reading it is no failure.
             let _ = error.print();

@@ -35,7 +35,7 @@ pub struct StartArgs {
     #[command(subcommand)]
     what: Option<StartWhat>,
     #[command(flatten)]
-    verb: Option<VerbArgs>,
+    verb: VerbArgs,
 }
 
 /// What else can be started.
@@ -173,8 +173,8 @@ pub async fn run(
     matches: &ArgMatches,
     argv: &[OsString],
 ) -> Outcome {
-    match (&args.what, &args.verb) {
-        (Some(StartWhat::Cluster(cluster)), _) => {
+    match &args.what {
+        Some(StartWhat::Cluster(cluster)) => {
             let matches = matches
                 .subcommand_matches("start")
                 .and_then(|start| start.subcommand_matches("cluster"));
@@ -184,12 +184,10 @@ pub async fn run(
             };
             start_cluster(session, cluster, matches, argv).await
         }
-        (None, Some(verb)) => {
-            crate::cli::node::verb(session, verb, faultbed_common::edit::NodeVerb::Start).await
+        None => {
+            crate::cli::node::verb(session, &args.verb, faultbed_common::edit::NodeVerb::Start)
+                .await
         }
-        (None, None) => Err(Failure::refused("say what to start")
-            .next("faultbed start kv-1")
-            .next("faultbed start cluster --help")),
     }
 }
 
@@ -225,7 +223,7 @@ async fn start_cluster(
     let request = args.change.request(Edit::StartCluster { name: name.clone(), spec }, own);
     let outcome = change::perform(&client, request, &args.change).await?;
     if args.change.output == Format::Table && !args.change.no_wait {
-        let now = client.status().await?;
+        let now = up::bring::with_leaders(&client, client.status().await?).await;
         output::data(format!("\n{}", up::bring::welcome(&client.context, &now)))?;
     }
     Ok(outcome)
