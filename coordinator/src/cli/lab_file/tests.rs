@@ -57,6 +57,36 @@ fn an_unknown_field_is_shown_where_it_stands() {
 }
 
 #[test]
+fn all_mistakes_of_a_file_are_shown_at_once() {
+    check(
+        r#"
+[cluster.kv]
+blueprint = "etdc"
+[fault.x]
+isolate = "kv-1"
+"#,
+        expect![[r#"
+            error: DIR/lab.toml has 2 mistakes
+
+            error: there is no blueprint "etdc"
+             --> DIR/lab.toml:3:13
+              |
+            3 | blueprint = "etdc"
+              |             ^^^^^^
+              = help: did you mean "etcd"?
+
+
+            error: fault x does not say how long it lasts
+             --> DIR/lab.toml:4:8
+              |
+            4 | [fault.x]
+              |        ^
+              = help: add for = "30s", or for = "none" until it is healed
+              next: $EDITOR DIR/lab.toml"#]],
+    );
+}
+
+#[test]
 fn paths_become_absolute_and_configuration_becomes_its_content() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("db.toml"), "a = 1\n").unwrap();
