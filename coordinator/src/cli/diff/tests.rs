@@ -52,7 +52,9 @@ fn a_plan_shows_clusters_and_faults_alike_and_what_becomes_of_nodes() {
         .into(),
         notes: vec!["fault slow is kept: a verb made it".into()],
     };
-    check(&reply, expect![[r#"
+    check(
+        &reply,
+        expect![[r#"
         ~ cluster kv
     
             [etcd]
@@ -74,7 +76,8 @@ fn a_plan_shows_clusters_and_faults_alike_and_what_becomes_of_nodes() {
 
         split: kv-1 | kv-2, kv-3; in no group, keeps all links: kv-4
 
-        note: fault slow is kept: a verb made it"#]]);
+        note: fault slow is kept: a verb made it"#]],
+    );
 }
 
 #[test]

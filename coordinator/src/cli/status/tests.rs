@@ -16,13 +16,16 @@ fn check(status: &Status, expected: Expect) {
 
 #[test]
 fn a_healthy_lab_is_one_table_with_its_leader_marked() {
-    check(&testing::three_nodes(), expect![[r#"
+    check(
+        &testing::three_nodes(),
+        expect![[r#"
         lab lab · generation 4 · 3/3 hosts up · converged · kv ready
 
         NODE  ROLE  HOST  STATE  LEADER  ADDRESS                 RUN  PID   BINARY           AGE
         kv-1  etcd  h1    ready  *       http://127.77.1.1:2379  1    4001  9f86d081 3.4.23  12s
         kv-2  etcd  h2    ready          http://127.77.1.2:2379  1    4002  9f86d081 3.4.23  12s
-        kv-3  etcd  h3    ready          http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s"#]]);
+        kv-3  etcd  h3    ready          http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s"#]],
+    );
 }
 
 #[test]
@@ -30,10 +33,13 @@ fn an_empty_lab_says_what_to_do() {
     let mut status = testing::three_nodes();
     status.nodes.clear();
     status.clusters.clear();
-    check(&status, expect![[r#"
+    check(
+        &status,
+        expect![[r#"
         lab lab · generation 4 · 3/3 hosts up · converged
 
-        no clusters yet; try: faultbed start cluster --etcd.count 3"#]]);
+        no clusters yet; try: faultbed start cluster --etcd.count 3"#]],
+    );
 }
 
 #[test]
@@ -49,7 +55,9 @@ fn stopped_killed_and_crashed_are_three_things_on_the_screen() {
         status.nodes[node].leader = None;
         status.nodes[node].pid = None;
     }
-    check(&status, expect![[r#"
+    check(
+        &status,
+        expect![[r#"
         lab lab · generation 4 · 3/3 hosts up · converged · kv degraded
 
         NODE  ROLE  HOST  STATE             LEADER  ADDRESS                 RUN  PID  BINARY           AGE
@@ -61,7 +69,8 @@ fn stopped_killed_and_crashed_are_three_things_on_the_screen() {
           faults in force then: split
           last failed probe: http 127.128.128.2:2379/health: connection refused
           | panic: index out of range
-          | goroutine 1 [running]:"#]]);
+          | goroutine 1 [running]:"#]],
+    );
 }
 
 #[test]
@@ -82,7 +91,9 @@ fn faults_show_what_they_did_and_problems_stand_below() {
         address: "127.128.128.1:2379".into(),
     });
     status.nodes[1].identity = Identity::Lookup("seccomp is not available".into());
-    check(&status, expect![[r#"
+    check(
+        &status,
+        expect![[r#"
         lab lab · generation 4 · 2/3 hosts up · stuck · kv ready
 
         NODE  ROLE  HOST  STATE  LEADER  ADDRESS                 RUN  PID   BINARY           AGE  FAULTS
@@ -101,7 +112,8 @@ fn faults_show_what_they_did_and_problems_stand_below() {
 
         bypass  pid 99 (curl) reaches kv-1 at 127.128.128.1:2379 around its proxy
 
-        lookup  kv-2's connections are named by asking the kernel: seccomp is not available"#]]);
+        lookup  kv-2's connections are named by asking the kernel: seccomp is not available"#]],
+    );
 }
 
 #[test]
@@ -110,9 +122,11 @@ fn unknown_names_bring_the_nearest() {
     let failure = known_node("kv-11", &status).unwrap_err();
     expect![[r#"
         error: there is no node "kv-11"; the nearest is kv-1
-          next: faultbed status"#]].assert_eq(&failure.to_string());
+          next: faultbed status"#]]
+    .assert_eq(&failure.to_string());
     let failure = known_node("zzz", &status).unwrap_err();
     expect![[r#"
         error: there is no node "zzz"; there are: kv-1, kv-2, kv-3
-          next: faultbed status"#]].assert_eq(&failure.to_string());
+          next: faultbed status"#]]
+    .assert_eq(&failure.to_string());
 }
