@@ -1,5 +1,6 @@
 //! Runs the real agent with real nodes: what it starts, keeps, adopts, and takes down.
 
+mod etcd;
 mod lab;
 
 use faultbed_common::{
