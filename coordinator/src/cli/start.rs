@@ -6,9 +6,10 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use clap_complete::ArgValueCandidates;
 use faultbed_common::{
     blueprint::Blueprint,
-    edit::Edit,
+    edit::{Edit, NodeVerb},
     name::{ClusterName, RoleName},
     spec::{COUNT_MAX, ClusterSpec, OnCrash, RoleSpec},
 };
@@ -17,9 +18,9 @@ use serde::Serialize;
 use crate::cli::{
     Session, blueprints,
     change::{self, ChangeArgs},
+    completion,
     failure::{Exit, Failure, Outcome},
-    lab_file,
-    node::VerbArgs,
+    lab_file, node,
     output::{self, Format},
     paths, up,
 };
@@ -34,8 +35,11 @@ use crate::cli::{
 pub struct StartArgs {
     #[command(subcommand)]
     what: Option<StartWhat>,
+    /// `kv-1`, `kv`, `db/tikv`, `leader:kv`, `host:h1`, `kv-*`; several with commas or spaces
+    #[arg(value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
+    targets: Vec<String>,
     #[command(flatten)]
-    verb: Option<VerbArgs>,
+    change: ChangeArgs,
 }
 
 /// What else can be started.
@@ -173,8 +177,8 @@ pub async fn run(
     matches: &ArgMatches,
     argv: &[OsString],
 ) -> Outcome {
-    match (&args.what, &args.verb) {
-        (Some(StartWhat::Cluster(cluster)), _) => {
+    match &args.what {
+        Some(StartWhat::Cluster(cluster)) => {
             let matches = matches
                 .subcommand_matches("start")
                 .and_then(|start| start.subcommand_matches("cluster"));
@@ -184,12 +188,10 @@ pub async fn run(
             };
             start_cluster(session, cluster, matches, argv).await
         }
-        (None, Some(verb)) => {
-            crate::cli::node::verb(session, verb, faultbed_common::edit::NodeVerb::Start).await
-        }
-        (None, None) => Err(Failure::refused("say what to start")
+        None if args.targets.is_empty() => Err(Failure::refused("say what to start")
             .next("faultbed start kv-1")
             .next("faultbed start cluster --help")),
+        None => node::verb(session, &args.targets, &args.change, NodeVerb::Start).await,
     }
 }
 
