@@ -253,7 +253,7 @@ fn put(core: &mut Core, key: &str, value: Vec<u8>, lease: Option<LeaseId>) {
 #[test]
 fn the_first_lease_to_end_is_the_one_kept_least() {
     let mut core = Core::new();
-    let mut grant = |core: &mut Core, now| {
+    let grant = |core: &mut Core, now| {
         let (id, commit) = core.decide_grant(TTL);
         core.apply(commit, now);
         id
