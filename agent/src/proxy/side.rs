@@ -35,6 +35,7 @@ pub(crate) const INTEREST: EventFlags =
 pub(crate) struct Side {
     pub(crate) fd: OwnedFd,
     local: IpAddr,
+    peer: SocketAddr,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// The peer has ended its stream; a read that is short does not mean that nothing is left.
@@ -42,20 +43,23 @@ pub(crate) struct Side {
     /// The kernel has reported an error.
     pub(crate) failed: bool,
     deaf: bool,
+    mute: bool,
     /// Bytes written to it since it was made.
     pub(crate) written: u64,
 }
 
 impl Side {
-    pub(crate) fn new(fd: OwnedFd, local: IpAddr) -> Self {
+    pub(crate) fn new(fd: OwnedFd, local: IpAddr, peer: SocketAddr) -> Self {
         Self {
             fd,
             local,
+            peer,
             readable: false,
             writable: false,
             hung: false,
             failed: false,
             deaf: false,
+            mute: false,
             written: 0,
         }
     }
@@ -144,6 +148,29 @@ impl Side {
             sockopt::set_tcp_keepidle(&self.fd, KEEPALIVE_IDLE_HEALED)?;
         }
         Ok(true)
+    }
+
+    /// Makes the kernel send nothing either, where it can: probes, retransmissions and the end of
+    /// the connection, should this process die.
+    pub(crate) fn set_mute(&mut self, mute: bool) {
+        if self.mute == mute {
+            return;
+        }
+        match sys::set_mute(&self.fd, self.peer, mute) {
+            Ok(()) => self.mute = mute,
+            // A kernel without signatures: what is deaf gets no acknowledgement, and falls silent
+            // after what it has already been allowed to send.
+            Err(error) => tracing::debug!(%error, mute, "make socket mute"),
+        }
+    }
+
+    pub(crate) fn is_mute(&self) -> bool {
+        self.mute
+    }
+
+    /// Bytes written to it that the kernel has not sent.
+    pub(crate) fn unsent_bytes(&self) -> u64 {
+        sys::unsent_bytes(&self.fd)
     }
 
     pub(crate) fn is_deaf(&self) -> bool {

@@ -316,3 +316,7 @@ pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes.truncate(length);
     bytes
 }
+
+pub(super) fn fault(name: &str) -> FaultName {
+    name.parse().expect("a fault")
+}
