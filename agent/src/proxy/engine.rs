@@ -139,6 +139,7 @@ impl Engine {
         let in_force = self.publish();
         self.turn_doors();
         self.steer(&[&self.table.links.clone()]);
+        self.try_steering();
         self.note_past();
         in_force
     }
@@ -177,6 +178,16 @@ impl Engine {
                     tracing::warn!(listener = %address, %error, "steer new connections");
                     self.unsteered.insert(*address, error.to_string());
                 }
+            }
+        }
+    }
+
+    /// Sees that what was steered is kept out. Not before the rules are in force: they come first.
+    fn try_steering(&mut self) {
+        for (address, open) in &mut self.doors {
+            if let Err(error) = open.gate.try_out() {
+                tracing::error!(listener = %address, %error, "try the steering");
+                self.unsteered.insert(*address, error.to_string());
             }
         }
     }

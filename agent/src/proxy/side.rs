@@ -25,6 +25,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE_HEALED: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 3;
+/// How long a socket without an answer lives during a cut: longer than any fault.
+const PATIENCE_CUT_MS: u32 = i32::MAX as u32;
+/// The longest time between its retransmissions meanwhile.
+const BACKOFF_CUT: Duration = Duration::from_secs(1);
 /// What epoll is asked for, once, when a socket joins a worker.
 pub(crate) const INTEREST: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
@@ -144,7 +148,12 @@ impl Side {
         // A deaf socket hears no answers to its keepalives: it would end a connection that a
         // real network keeps.
         sockopt::set_socket_keepalive(&self.fd, !deaf)?;
-        if !deaf {
+        if deaf {
+            // Nor may what it had sent before, and sends again without an answer, end it. An older
+            // kernel takes its time after the heal instead.
+            sockopt::set_tcp_user_timeout(&self.fd, PATIENCE_CUT_MS)?;
+            let _older_kernel = sys::bound_backoff(&self.fd, BACKOFF_CUT);
+        } else {
             sockopt::set_tcp_keepidle(&self.fd, KEEPALIVE_IDLE_HEALED)?;
         }
         Ok(true)
@@ -177,9 +186,15 @@ impl Side {
         self.deaf
     }
 
-    /// Back to the ordinary pace of keepalives.
+    /// Back to the ordinary pace of keepalives and retransmissions, some time after a heal: before,
+    /// a long cut would count as time without an answer.
     pub(crate) fn settle(&self) {
+        if self.deaf {
+            return;
+        }
         let _gone = sockopt::set_tcp_keepidle(&self.fd, KEEPALIVE_IDLE);
+        let _gone = sockopt::set_tcp_user_timeout(&self.fd, 0);
+        let _older_kernel = sys::bound_backoff(&self.fd, Duration::ZERO);
     }
 
     /// Ends the connection with a real RST when the descriptor is closed.

@@ -112,6 +112,7 @@ pub(crate) struct Gate {
     _closed: OwnedFd,
     drops: Vec<DropListener>,
     steering: Steering,
+    tried: bool,
 }
 
 #[derive(Debug)]
@@ -138,7 +139,14 @@ impl Gate {
         listen(&closed, 1)?;
         listen(&real, BACKLOG)?;
         let real = Arc::new(real);
-        Ok(Self { listen: listen_at, real, _closed: closed, drops: Vec::new(), steering })
+        Ok(Self {
+            listen: listen_at,
+            real,
+            _closed: closed,
+            drops: Vec::new(),
+            steering,
+            tried: false,
+        })
     }
 
     pub(crate) fn real(&self) -> &Arc<OwnedFd> {
@@ -163,7 +171,7 @@ impl Gate {
     /// seen to dial from addresses that are not theirs: who dials unnamed may then be a node.
     ///
     /// # Errors
-    /// Where the steering is not in force; it is as before then.
+    /// Where the kernel refuses the program; the steering is as before then.
     pub(crate) fn steer(
         &mut self,
         cut: &BTreeSet<Party>,
@@ -197,7 +205,8 @@ impl Gate {
         for listener in &mut self.drops {
             listener.party = listener.party.take().filter(|party| cut.contains(party));
         }
-        self.try_out()
+        self.tried = false;
+        Ok(())
     }
 
     /// The place in the group of the deaf listener for a party, which is opened where there is none.
@@ -218,15 +227,26 @@ impl Gate {
         Ok(u32::try_from(at).map_err(io::Error::other)? + FIRST_DROP)
     }
 
-    /// Dials from addresses that are kept out, and sees that each SYN is dropped. Only addresses
-    /// of this machine can be tried; a program that works for one works for all.
-    fn try_out(&mut self) -> io::Result<()> {
-        let kept_out: Vec<(IpAddr, u32)> = self
-            .steering
-            .places
+    /// Dials from addresses that are kept out, and sees that each SYN is dropped; once for each
+    /// steering. Only addresses of this machine can be tried; a program that works for one works
+    /// for all.
+    ///
+    /// # Errors
+    /// Where a SYN was not dropped.
+    pub(crate) fn try_out(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.tried, true) {
+            return Ok(());
+        }
+        let Steering { places, others } = &self.steering;
+        // Whoever is not named dials a loopback address from this one.
+        let unnamed = IpAddr::from([127, 0, 0, 1]);
+        let anybody = (self.listen.ip().is_loopback() && !places.contains_key(&unnamed))
+            .then_some((unnamed, *others));
+        let kept_out: Vec<(IpAddr, u32)> = places
             .iter()
-            .filter(|(_, place)| **place >= FIRST_DROP)
             .map(|(address, place)| (*address, *place))
+            .chain(anybody)
+            .filter(|(_, place)| *place >= FIRST_DROP)
             .take(TRIED_MAX)
             .collect();
         for (address, place) in kept_out {

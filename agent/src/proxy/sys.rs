@@ -6,6 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -17,6 +18,9 @@ const MEMINFO_DROPS: usize = 8;
 /// How many numbers SO_MEMINFO answers.
 const MEMINFO_LEN: usize = 9;
 const SO_MEMINFO: libc::c_int = 55;
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+/// `TCP_RTO_MAX`: what the kernel does by itself.
+const BACKOFF_DEFAULT: Duration = Duration::from_secs(120);
 const SIOCOUTQNSD: libc::c_ulong = 0x894B;
 /// Unsent bytes above which a socket is not writable: what a cut cannot call back.
 const NOTSENT_BYTES_MAX: libc::c_int = 256 * 1024;
@@ -127,6 +131,17 @@ pub(crate) fn bound_unsent(fd: &impl AsFd) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &NOTSENT_BYTES_MAX)
 }
 
+/// Bounds the time between retransmissions, so that what this socket had sent before a cut arrives
+/// soon after the heal. 0 is the kernel's own bound.
+///
+/// # Errors
+/// Where the kernel is older than 6.15.
+pub(crate) fn bound_backoff(fd: &impl AsFd, bound: Duration) -> io::Result<()> {
+    let milliseconds = if bound.is_zero() { BACKOFF_DEFAULT } else { bound };
+    let milliseconds = libc::c_int::try_from(milliseconds.as_millis()).map_err(io::Error::other)?;
+    set_option(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, &milliseconds)
+}
+
 /// One instruction of classic BPF.
 pub(crate) type Instruction = libc::sock_filter;
 
@@ -217,7 +232,7 @@ impl SocketTables {
             OwnedFd::from_raw_fd(fd)
         };
         // The kernel answers at once; the bound is for what nobody has thought of.
-        let patience = Some(std::time::Duration::from_secs(1));
+        let patience = Some(Duration::from_secs(1));
         rustix::net::sockopt::set_socket_timeout(
             &netlink,
             rustix::net::sockopt::Timeout::Recv,

@@ -10,9 +10,11 @@ use std::{
 
 use faultbed_common::{fault::Grade, proxy_spec::Cut};
 
+use rustix::process::{Resource, Rlimit};
+
 use crate::proxy::{Proxy, ProxyError};
 
-use super::harness::{Lab, cut, eventually, fault, is_silent, pass};
+use super::harness::{Lab, cut, eventually, fault, in_child, is_silent, pass};
 
 /// Says something to a control socket and reads one line.
 fn say(socket: &Path, words: &[u8]) -> String {
@@ -141,4 +143,31 @@ fn connections_of_a_wildcard_holder_are_named_too() {
     let Ok(_everywhere) = everywhere else { return };
     lab.run();
     assert!(lab.apply().failed[0].why.contains("port in use by pid"));
+}
+
+/// The limit is the process's own, so that this test runs alone in another one.
+#[test]
+fn without_descriptors_connections_are_refused_and_later_ones_carried() {
+    let name = "control::without_descriptors_connections_are_refused_and_later_ones_carried";
+    if !in_child(name, ("FEW", "descriptors")) {
+        return;
+    }
+    let lab = Lab::start(&["x", "y"]);
+    let (near, far) = lab.join("x", "y");
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let mut taken = Vec::new();
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(200), ..limit }).unwrap();
+    // One for the dialler, and none for the proxy.
+    while let Ok(file) = fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    taken.pop();
+    let read = |near: std::net::TcpStream| (&mut &near).read(&mut [0]);
+    let error = lab.dial("x", "y").and_then(read).expect_err("there is no room for it");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    pass(&near, &far, "others go on");
+    drop(taken);
+    let (near, far) = lab.join("x", "y");
+    pass(&near, &far, "room again");
+    assert!(lab.report().refused > 0);
 }

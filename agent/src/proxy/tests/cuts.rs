@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -14,8 +15,8 @@ use faultbed_common::{
 };
 
 use super::harness::{
-    Lab, PATIENCE, begin, cut, eventually, fault, finish, is_silent, late, noise, pass,
-    retransmissions, unacknowledged,
+    Lab, PATIENCE, begin, cut, eventually, fault, finish, in_child, is_silent, late, noise, pass,
+    retransmissions, unacknowledged, unread,
 };
 
 const BOTH: [&str; 2] = ["x>y", "y>x"];
@@ -196,7 +197,7 @@ fn a_proxy_that_starts_again_during_a_cut_is_never_open() {
     lab.halt();
     assert!(lab.dial("x", "y").is_err(), "nobody listens");
     // Dials of x meet each moment of the start; not one of them may be answered.
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     let (stop, to) = (&stop, lab.listen("y"));
     let from = lab.file.spec.diallers.iter().find(|(_, node)| node.as_str() == "x");
     let from = *from.expect("x dials").0;
@@ -205,7 +206,7 @@ fn a_proxy_that_starts_again_during_a_cut_is_never_open() {
             .map(|_| {
                 scope.spawn(move || {
                     let mut answered = 0;
-                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    while !stop.load(Ordering::Relaxed) {
                         let dial = begin(Some(from), to);
                         let dial = dial.and_then(|dial| finish(dial, Duration::from_millis(3)));
                         answered += u32::from(dial.is_ok());
@@ -216,7 +217,7 @@ fn a_proxy_that_starts_again_during_a_cut_is_never_open() {
             .collect();
         lab.run();
         let unanswered = lab.is_unanswered("x", "y", "z");
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         assert!(unanswered);
         for dialler in diallers {
             assert_eq!(dialler.join().unwrap(), 0, "a dial of x was answered");
@@ -320,6 +321,93 @@ fn a_node_that_dials_from_another_address_is_found_by_its_process() {
     child.wait().unwrap();
 }
 
+/// Dials as a node whose address does not name it; only another process can be such a node.
+#[test]
+fn connections_that_cannot_be_kept_out_are_held_and_are_few() {
+    const DIALS: usize = 70;
+    if !in_child(
+        "cuts::connections_that_cannot_be_kept_out_are_held_and_are_few",
+        ("FAULTBED_NODE", "demo/x/1"),
+    ) {
+        return;
+    }
+    let mut lab = Lab::prepare(&["x", "y"]);
+    lab.file.lab = Some("demo".parse().unwrap());
+    lab.inject("split", cut(Cut::Packets), &BOTH);
+    lab.run();
+    let dial = || finish(begin(None, lab.listen("y")).unwrap(), PATIENCE).unwrap();
+    let dials: Vec<_> = (0..DIALS).map(|_| dial()).collect();
+    let counted = || lab.evidence("split", "x>y").attempts_refused;
+    eventually("all are known to be of x", || counted() == DIALS as u64);
+    assert_eq!(lab.report().report.connections, 64);
+    lab.server("y").set_nonblocking(true).unwrap();
+    assert!(lab.server("y").accept().is_err(), "the node is not dialled");
+    for mut near in &dials {
+        // Some were reset: their dialler learns it when it speaks.
+        let _reset = near.write_all(b"x");
+    }
+    assert!(lab.server("y").accept().is_err(), "nor when the dialler speaks");
+    lab.heal("split");
+    let mut arrived = Vec::new();
+    eventually("those that were held go on", || {
+        arrived.extend(lab.server("y").accept());
+        arrived.len() == 64
+    });
+    for (mut far, _) in arrived {
+        far.set_nonblocking(false).unwrap();
+        far.read_exact(&mut [0]).unwrap();
+    }
+}
+
+#[test]
+fn a_stream_at_full_speed_stops_at_the_cut_and_goes_on_after_it() {
+    let mut lab = Lab::start(&["x", "y"]);
+    let (near, far) = lab.join("x", "y");
+    let stop = AtomicBool::new(false);
+    let got = AtomicUsize::new(0);
+    let (seen, order) = (|| got.load(Ordering::SeqCst), Ordering::SeqCst);
+    thread::scope(|scope| {
+        let part = noise(9, 1 << 16);
+        let writer = scope.spawn({
+            let (near, stop) = (&near, &stop);
+            move || {
+                let mut sent = 0;
+                while !stop.load(order) {
+                    (&mut &*near).write_all(&part).unwrap();
+                    sent += part.len();
+                }
+                near.shutdown(std::net::Shutdown::Write).unwrap();
+                sent
+            }
+        });
+        scope.spawn(|| {
+            let mut bytes = vec![0; 1 << 16];
+            loop {
+                match (&mut &far).read(&mut bytes).unwrap() {
+                    0 => break,
+                    count => got.fetch_add(count, order),
+                };
+            }
+        });
+        for round in 1..=3 {
+            let before = seen();
+            eventually("the stream flows", || seen() > before + (1 << 20));
+            lab.inject("split", cut(Cut::Packets), &BOTH);
+            lab.apply();
+            // What had arrived is read; from then on there is nothing, as often as it is sent again.
+            eventually("what had arrived is read", || unread(&far) == 0);
+            let (at_cut, tries) = (seen(), retransmissions(&near));
+            eventually("it is sent again", || retransmissions(&near) > tries);
+            assert_eq!(seen(), at_cut, "round {round}: bytes crossed a cut");
+            assert_eq!(lab.evidence("split", "x>y").leaked_bytes, 0);
+            lab.heal("split");
+        }
+        stop.store(true, order);
+        let sent = writer.join().unwrap();
+        eventually("all of it arrives", || seen() == sent);
+    });
+}
+
 /// Bytes flow both ways while faults come and go; every byte arrives, once and in order.
 #[test]
 fn a_stream_survives_any_sequence_of_faults_whole() {
@@ -335,7 +423,7 @@ fn survive(seed: u64) {
     let mut lab = Lab::start(&["x", "y"]);
     let joined = [lab.join("x", "y"), lab.join("y", "x")];
     let dice: Vec<usize> = noise(seed, 64).into_iter().map(usize::from).collect();
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for (number, (one, other)) in joined.iter().enumerate() {
             for (from, to) in [(one, other), (other, one)] {
@@ -345,7 +433,7 @@ fn survive(seed: u64) {
                 let writer = scope.spawn(move || {
                     let mut total = 0;
                     for part in sent.chunks(1500).cycle() {
-                        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        if stop.load(Ordering::Relaxed) {
                             break;
                         }
                         (&mut &*from).write_all(part).unwrap();
@@ -383,7 +471,7 @@ fn survive(seed: u64) {
         }
         lab.file.spec.faults.clear();
         lab.apply();
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
     });
     for fault in lab.report().faults.values() {
         for (link, evidence) in &fault.links {
