@@ -72,7 +72,14 @@ pub fn main() -> ExitCode {
         Err(failure) => return end(Err(failure)),
     };
     match matches.and_then(|matches| Ok((args::from_matches(&matches)?, matches))) {
-        Ok((args, matches)) => end(run(&args, &matches, &argv)),
+        Ok((args, matches)) => {
+            let outcome = run(&args, &matches, &argv);
+            let typed = matches.value_source("lab") == Some(clap::parser::ValueSource::CommandLine);
+            end(outcome.map_err(|failure| match &args.lab {
+                Some(lab) if typed => failure.in_lab(lab),
+                Some(_) | None => failure,
+            }))
+        }
         Err(error) => {
             // Help goes to stdout; nobody reading it is no failure.
             let _ = error.print();
@@ -136,14 +143,12 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::Up(args) => Box::pin(up::run(session, args)).await,
         Verb::Down(args) => down::run(session, args).await,
         Verb::Start(args) => Box::pin(start::run(session, args, matches, argv)).await,
-        Verb::Stop(args) => node::verb(session, &args.targets, &args.change, NodeVerb::Stop).await,
-        Verb::Restart(args) => {
-            node::verb(session, &args.targets, &args.change, NodeVerb::Restart).await
-        }
+        Verb::Stop(args) => node::verb(session, args, NodeVerb::Stop).await,
+        Verb::Restart(args) => node::verb(session, args, NodeVerb::Restart).await,
         Verb::Kill(args) => node::kill(session, args).await,
         Verb::Pause(args) => node::pause(session, args).await,
         Verb::Resume(args) => node::resume(session, args).await,
-        Verb::Wipe(args) => node::verb(session, &args.targets, &args.change, NodeVerb::Wipe).await,
+        Verb::Wipe(args) => node::verb(session, args, NodeVerb::Wipe).await,
         Verb::Set(args) => node::set(session, args).await,
         Verb::Upgrade(args) => Box::pin(node::upgrade::run(session, args)).await,
         Verb::Partition(args) => fault::partition(session, args).await,

@@ -54,10 +54,12 @@ impl Context {
         self.runtime.join("api.sock")
     }
 
-    /// A command for this lab, to be typed: with `--lab` where it is not the usual one.
+    /// A command for this lab, to be typed: with `--lab` where neither it is the usual one nor the
+    /// environment names it.
     #[must_use]
     pub fn typed(&self, command: &str) -> String {
-        if self.name.as_str() == LAB_DEFAULT {
+        let is_set = std::env::var("FAULTBED_LAB").is_ok_and(|name| name == self.name.as_str());
+        if is_set || self.name.as_str() == LAB_DEFAULT {
             format!("faultbed {command}")
         } else {
             format!("faultbed --lab {} {command}", self.name)
@@ -230,16 +232,17 @@ impl Places {
 
     fn missing(&self, name: &LabName) -> Failure {
         let others: Vec<String> = self.labs().iter().map(|lab| lab.name.to_string()).collect();
-        let up =
+        let lab =
             if name.as_str() == LAB_DEFAULT { String::new() } else { format!("--lab {name} ") };
+        let up = format!("faultbed {lab}up -d");
         let failure = Failure::unreachable(format!(
             "there is no lab `{name}`: no {}",
             self.lab_dir(name).join(CONTEXT_FILE).display()
         ));
         if others.is_empty() {
-            failure.next(format!("faultbed up {up}-d"))
+            failure.next(up)
         } else {
-            failure.next(format!("faultbed up {up}-d")).next(format!(
+            failure.next(up).next(format!(
                 "faultbed --lab {} status   # there is: {}",
                 others[0],
                 others.join(", ")

@@ -63,6 +63,19 @@ impl Failure {
         Self::no(format!("{what}: {error}"))
     }
 
+    /// Puts `--lab` into the commands to type next, for a lab that was named by that flag.
+    #[must_use]
+    pub fn in_lab(mut self, lab: &str) -> Self {
+        for line in &mut self.next {
+            if let Some(rest) = line.strip_prefix("faultbed ")
+                && !rest.contains("--lab")
+            {
+                *line = format!("faultbed --lab {lab} {rest}");
+            }
+        }
+        self
+    }
+
     /// Nobody reads our output any more: success, silently.
     #[must_use]
     pub fn pipe_closed() -> Self {

@@ -207,34 +207,13 @@ fn span_of(text: &str, path: &[&str]) -> Range<usize> {
 pub fn failure(path: &Path, text: &str, problems: &[Problem]) -> Failure {
     let shown = path.display();
     let rendered: Vec<String> =
-        problems.iter().map(|problem| render(problem, &shown.to_string(), text)).collect();
+        problems.iter().map(|problem| problem.render(&shown.to_string(), text)).collect();
     let count = match problems.len() {
         1 => "a mistake".to_owned(),
         many => format!("{many} mistakes"),
     };
     Failure::refused(format!("{shown} has {count}\n\n{}\n", rendered.join("\n\n")))
         .next(format!("$EDITOR {shown}"))
-}
-
-/// One mistake: place, line, the text underlined, what is allowed.
-fn render(problem: &Problem, path: &str, text: &str) -> String {
-    let start = problem.span.start.min(text.len());
-    let begin = text[..start].rfind('\n').map_or(0, |at| at + 1);
-    let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
-    let number = text[..start].matches('\n').count() + 1;
-    let column = text[begin..start].chars().count() + 1;
-    let width = text[start..problem.span.end.clamp(start, end)].chars().count().max(1);
-    let gutter = " ".repeat(number.to_string().len());
-    let mut lines = vec![
-        format!("{path}:{number}:{column}: {}", problem.message),
-        format!("{gutter} |"),
-        format!("{number} | {}", &text[begin..end]),
-        format!("{gutter} | {}{}", " ".repeat(column - 1), "^".repeat(width)),
-    ];
-    if let Some(help) = &problem.help {
-        lines.push(format!("{gutter} = {help}"));
-    }
-    lines.join("\n")
 }
 
 #[cfg(test)]
