@@ -322,7 +322,6 @@ impl Ledger {
     }
 
     /// What makes the last change survive a power cut. It may run on another thread, one at a time.
-    #[must_use]
     pub fn settle(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
         let (accepted, path) = (self.accepted.clone(), self.path.clone());
         move || {

@@ -189,7 +189,9 @@ impl Asker {
             Some(expected) => match expr::is_true(expected, &answer) {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(format!("{}: not {expected}: {}", name(probe), short(&answer))),
-                Err(why) => Err(format!("{}: {expected}: {why}", name(probe))),
+                // An answer that is an error by itself says more than that it cannot be read.
+                Err(_) if !is_success => Err(format!("{}: {}", name(probe), short(&answer))),
+                Err(why) => Err(format!("{}: {why}", name(probe))),
             },
             None if is_success => Ok(()),
             None => Err(format!("{}: {}", name(probe), short(&answer))),

@@ -15,7 +15,7 @@ pub mod report;
 pub mod step;
 pub mod task;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

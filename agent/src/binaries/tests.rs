@@ -1,1 +1,86 @@
-//! Tests.
+//! Which program a node runs when.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use super::*;
+
+fn program(dir: &Path, name: &str, content: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_name_is_looked_up_and_a_path_is_taken_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = program(dir.path(), "mykv", "one");
+    let search = format!("/nowhere:{}", dir.path().display());
+    assert_eq!(find("mykv", &search).unwrap().path, path);
+    assert_eq!(find(path.to_str().unwrap(), "").unwrap().path, path);
+    let error = find("yourkv", &search).unwrap_err().to_string();
+    assert!(error.contains("find `yourkv`") && error.contains("/nowhere"), "{error}");
+}
+
+#[test]
+fn what_is_no_program_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("text"), "x").unwrap();
+    let search = dir.path().to_str().unwrap();
+    for (name, why) in [
+        (dir.path().join("text").to_str().unwrap(), "not executable"),
+        (search, "not a file"),
+        (dir.path().join("none").to_str().unwrap(), "No such file"),
+        ("./text", "absolute path"),
+        ("text", "not executable"),
+    ] {
+        let error = find(name, search).unwrap_err().to_string();
+        assert!(error.contains(why), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_replaced_file_does_not_come_up_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = program(dir.path(), "mykv", "one");
+    let bins = dir.path().join("bins");
+    let found = find(path.to_str().unwrap(), "").unwrap();
+    let binary = identify(&found, &bins, |_| Some("mykv 1".to_owned())).unwrap();
+    assert_eq!(binary.version.as_deref(), Some("mykv 1"));
+    assert_eq!(binary.sha256.as_ref().unwrap().len(), 64);
+    assert_eq!(again(&binary).unwrap(), path);
+    // A build writes a new file and renames it: the old one lives on under its pin.
+    let next = program(dir.path(), "next", "two");
+    fs::rename(next, &path).unwrap();
+    let pinned = again(&binary).unwrap();
+    assert_eq!(fs::read_to_string(&pinned).unwrap(), "one");
+    assert_eq!(pinned.file_name().unwrap(), "mykv");
+    // Without a pin it is refused.
+    let unpinned = Binary { pinned: None, ..binary };
+    let error = again(&unpinned).unwrap_err().to_string();
+    assert!(error.contains("has changed since"), "{error}");
+}
+
+#[test]
+fn a_file_that_was_overwritten_in_place_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = program(dir.path(), "mykv", "one");
+    let found = find(path.to_str().unwrap(), "").unwrap();
+    let binary = identify(&found, &dir.path().join("bins"), |_| None).unwrap();
+    fs::write(&path, "another one").unwrap();
+    assert!(matches!(again(&binary), Err(BinaryError::Changed { .. })));
+}
+
+#[test]
+fn the_version_is_asked_for_once_for_each_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = program(dir.path(), "mykv", "one");
+    let found = find(path.to_str().unwrap(), "").unwrap();
+    let bins = dir.path().join("bins");
+    identify(&found, &bins, |_| Some("mykv 1".to_owned())).unwrap();
+    let again = identify(&found, &bins, |_| panic!("asked twice")).unwrap();
+    assert_eq!(again.version.as_deref(), Some("mykv 1"));
+    let mut hashes = Hashes::default();
+    hashes.learn(&again);
+    assert_eq!(hashes.known(&found), Some(again));
+}

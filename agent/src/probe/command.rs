@@ -81,7 +81,7 @@ pub async fn run(
     };
     match timeout(limit, running).await {
         Ok(Ok((stdout, stderr, status))) => {
-            group.is_over();
+            group.forget();
             use std::os::unix::process::ExitStatusExt as _;
             let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
             Ok(Ran { status: i64::from(code.unwrap_or(-1)), stdout, stderr })
@@ -95,7 +95,7 @@ pub async fn run(
 struct Group(Option<u32>);
 
 impl Group {
-    fn is_over(mut self) {
+    fn forget(mut self) {
         self.0 = None;
     }
 }

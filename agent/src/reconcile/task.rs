@@ -15,7 +15,7 @@ use std::{
 use faultbed_common::{
     generation::Incarnation,
     name::{FaultName, NodeName},
-    report::{FaultReport, HostReport},
+    report::{FaultReport, HostReport, NodeState},
     session::Orders,
 };
 use tokio::{
@@ -233,6 +233,10 @@ impl<H: Hands> Reconciler<H> {
         self.told.send_replace(Arc::new(next));
     }
 
+    fn is_leaving(&self, node: &NodeName) -> bool {
+        self.ledger.accepted().is_some_and(|accepted| accepted.retiring.contains_key(node))
+    }
+
     fn note_states(&mut self, now: BootTime) {
         for (name, observed) in &self.observed.nodes {
             let has_probe = self
@@ -240,9 +244,13 @@ impl<H: Hands> Reconciler<H> {
                 .accepted()
                 .and_then(|accepted| accepted.spec.nodes.get(name))
                 .is_some_and(|spec| spec.ready.is_some());
-            let state = report::state(observed, has_probe);
+            let state = match report::state(observed, has_probe) {
+                // A node that leaves may end by itself once its cluster is told.
+                NodeState::Crashed if self.is_leaving(name) => NodeState::Stopped,
+                state => state,
+            };
             let facts = self.facts.entry(name.clone()).or_default();
-            facts.been_ready |= state == faultbed_common::report::NodeState::Ready;
+            facts.been_ready |= state == NodeState::Ready;
             if facts.state.is_none_or(|(held, _)| held != state) {
                 let since = match (&observed.run, facts.state) {
                     (Run::Ended(ended), _) if observed.busy.is_empty() => ended.at,

@@ -1,1 +1,65 @@
-//! Tests.
+//! When a coordinator is told what.
+
+use std::sync::Arc;
+
+use faultbed_common::report::{FaultReport, HostReport, LinkEvidence, NodeReport, NodeState};
+
+use super::*;
+
+fn reporter(first: HostReport) -> (Reporter, watch::Sender<Shared>) {
+    let (tell, reports) = watch::channel(Arc::new(first));
+    let mut reporter = Reporter::new(reports);
+    reporter.next().unwrap();
+    (reporter, tell)
+}
+
+fn node(state: NodeState) -> HostReport {
+    let node = NodeReport { observed: state, ..NodeReport::default() };
+    HostReport { nodes: [("kv-1".parse().unwrap(), node)].into(), ..HostReport::default() }
+}
+
+fn evidence(bytes: u64, remaining_ms: u64) -> HostReport {
+    let links = LinkEvidence { held_bytes: bytes, ..LinkEvidence::default() };
+    let fault = FaultReport {
+        active: true,
+        remaining_ms: Some(remaining_ms),
+        links: [("kv-1>kv-2".parse().unwrap(), links)].into(),
+        ..FaultReport::default()
+    };
+    HostReport { faults: [("cut-1".parse().unwrap(), fault)].into(), ..HostReport::default() }
+}
+
+/// How long it takes until a report is due.
+async fn due(reporter: &mut Reporter) -> Duration {
+    let began = Instant::now();
+    reporter.is_due().await;
+    reporter.next().unwrap();
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn transitions_are_told_at_once_and_counters_once_a_second() {
+    let (mut reporter, tell) = reporter(node(NodeState::Starting));
+    tell.send_replace(Arc::new(node(NodeState::Ready)));
+    assert_eq!(due(&mut reporter).await, Duration::ZERO);
+    tell.send_replace(Arc::new(evidence(0, 9000)));
+    assert_eq!(due(&mut reporter).await, Duration::ZERO);
+    tell.send_replace(Arc::new(evidence(1, 8999)));
+    assert_eq!(due(&mut reporter).await.as_millis(), REPORT_EVERY.as_millis());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ages_are_no_news_and_silence_is_broken_every_five_seconds() {
+    let (mut reporter, tell) = reporter(evidence(1, 9000));
+    tell.send_replace(Arc::new(HostReport { now_ms: 77, ..evidence(1, 8000) }));
+    assert_eq!(due(&mut reporter).await.as_millis(), KEEPALIVE.as_millis());
+    assert_eq!(due(&mut reporter).await.as_millis(), KEEPALIVE.as_millis());
+}
+
+#[test]
+fn coordinators_are_named_by_a_socket_or_an_address() {
+    assert_eq!("unix:/run/api.sock".parse(), Ok(Coordinator::Unix("/run/api.sock".into())));
+    assert!(matches!("http://10.0.0.1:7".parse(), Ok(Coordinator::Http(_))));
+    let error = "10.0.0.1".parse::<Coordinator>().unwrap_err();
+    assert!(error.contains("unix:PATH"), "{error}");
+}

@@ -14,6 +14,7 @@ use faultbed_common::{
     duration::Span,
     generation::{Generation, Incarnation},
     host_spec::{HostSpec, Launch, Limits, NodePort, NodeSpec, Stop, StopBy, Wanted},
+    logs::{LogBatch, LogRequest},
     name::NodeName,
     proxy_spec::{Listener, ProxySpec},
     report::{HostReport, NodeReport, NodeState},
@@ -41,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Heard {
     hello: Option<Hello>,
     report: Option<HostReport>,
-    said: Vec<FromAgent>,
+    said: Vec<LogBatch>,
     session: Option<mpsc::Sender<Result<ToAgent, Status>>>,
     orders: Option<Orders>,
 }
@@ -71,14 +72,16 @@ impl Agent for Coordinator {
         tokio::spawn(async move {
             while let Ok(Some(message)) = stream.message().await {
                 let mut heard = heard.lock().unwrap();
-                match message.kind.clone().unwrap() {
+                match message.kind.unwrap() {
                     from_agent::Kind::Hello(text) => {
                         heard.hello = Some(serde_json::from_str(&text).unwrap());
                     }
                     from_agent::Kind::Report(text) => {
                         heard.report = Some(serde_json::from_str(&text).unwrap());
                     }
-                    from_agent::Kind::LogBatch(_) => heard.said.push(message),
+                    from_agent::Kind::LogBatch(text) => {
+                        heard.said.push(serde_json::from_str(&text).unwrap());
+                    }
                 }
             }
         });
@@ -112,6 +115,7 @@ impl Lab {
             generation: Generation(0),
             host: "h1".parse().unwrap(),
             nodes: BTreeMap::new(),
+            clusters: Default::default(),
             wipe_removed: Default::default(),
             proxy: ProxySpec::default(),
         };
@@ -216,12 +220,28 @@ impl Lab {
         }
     }
 
-    pub(crate) fn say(&self, message: ToAgent) {
-        self.heard.0.lock().unwrap().session.as_ref().unwrap().try_send(Ok(message)).unwrap();
+    pub(crate) fn ask_logs(&self, request: &LogRequest) {
+        let kind = to_agent::Kind::Logs(serde_json::to_string(request).unwrap());
+        let heard = self.heard.0.lock().unwrap();
+        let session = heard.session.as_ref().unwrap();
+        session.try_send(Ok(ToAgent { kind: Some(kind) })).unwrap();
     }
 
-    pub(crate) fn heard_logs(&self) -> Vec<FromAgent> {
-        self.heard.0.lock().unwrap().said.clone()
+    /// Waits until the lines of one request are so.
+    pub(crate) fn wait_lines(&self, id: u64, is_so: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let lines: Vec<String> = {
+                let heard = self.heard.0.lock().unwrap();
+                let batches = heard.said.iter().filter(|batch| batch.id == id);
+                batches.flat_map(|batch| &batch.lines).map(|line| line.text.clone()).collect()
+            };
+            if is_so(&lines) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not in time: {lines:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     pub(crate) fn hello(&self) -> Option<Hello> {

@@ -1,10 +1,14 @@
 //! Runs the real agent with real nodes: what it starts, keeps, adopts, and takes down.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which end by panics")]
+
+mod etcd;
 mod lab;
 
 use faultbed_common::{
     generation::{FaultRevision, Incarnation},
     host_spec::{NodeEffect, NodeFault, StopBy, Wanted},
+    logs::{LogRequest, LogWanted},
     report::NodeState,
     spec::OnCrash,
 };
@@ -201,6 +205,33 @@ fn a_removed_node_leaves_and_is_gone_with_its_data_kept() {
     lab.add("kv-1", POLITE);
     lab.order();
     assert_eq!(lab.wait_state("kv-1", NodeState::Ready).incarnation, Incarnation(1));
+}
+
+#[test]
+fn lines_are_sent_to_whoever_asks_until_the_request_ends() {
+    let mut lab = Lab::new();
+    lab.add("kv-1", "echo one; echo two; while :; do sleep 0.02; test -e data/go && echo go; done");
+    lab.order();
+    lab.wait_state("kv-1", NodeState::Ready);
+    let wanted = LogWanted {
+        nodes: vec!["kv-1".parse().unwrap()],
+        follow: true,
+        tail: Some(1),
+        incarnation: None,
+    };
+    lab.ask_logs(&LogRequest { id: 4, wanted: Some(wanted) });
+    lab.wait_lines(4, |lines| lines == ["two"]);
+    std::fs::write(lab.host_dir().join("nodes/kv-1/data/go"), "").unwrap();
+    lab.wait_lines(4, |lines| lines.iter().any(|line| line == "go"));
+    lab.ask_logs(&LogRequest { id: 4, wanted: None });
+    let wanted = LogWanted {
+        nodes: vec!["kv-1".parse().unwrap()],
+        follow: false,
+        tail: Some(3),
+        incarnation: Some(Incarnation(1)),
+    };
+    lab.ask_logs(&LogRequest { id: 5, wanted: Some(wanted) });
+    lab.wait_lines(5, |lines| lines.len() == 3);
 }
 
 #[test]

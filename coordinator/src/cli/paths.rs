@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use faultbed_common::spec::SPEC_BYTES_MAX;
+use faultbed_common::spec::{SPEC_BYTES_MAX, content};
 
 use crate::cli::failure::Failure;
 
@@ -141,6 +141,7 @@ fn check_program(path: &Path) -> Result<(), PathProblem> {
 pub fn config(text: &str, base: &Path) -> Result<String, PathProblem> {
     let path = absolute(text, base);
     read_text(&path)
+        .map(content)
         .map_err(|message| PathProblem { message, help: format!("ls -l {}", path.display()) })
 }
 

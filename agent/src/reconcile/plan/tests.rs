@@ -222,7 +222,7 @@ prop_compose! {
         spec.launch.init = vec![command.clone(); init];
         spec.launch.join = hooks[0].then(|| command.clone());
         spec.launch.leave = hooks[1].then(|| command.clone());
-        spec.launch.bootstrap = hooks[2].then(|| Bootstrap { command, done: None });
+        spec.launch.bootstrap = hooks[2].then_some(Bootstrap { command, done: None });
         spec.on_crash = if restarts { OnCrash::Restart } else { OnCrash::Stay };
         spec.faults = faults;
         spec
