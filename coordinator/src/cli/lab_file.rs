@@ -220,8 +220,10 @@ fn span_of(text: &str, path: &[&str]) -> Range<usize> {
 #[must_use]
 pub fn failure(path: &Path, text: &str, problems: &[Problem]) -> Failure {
     let shown = path.display();
-    let rendered: Vec<String> =
-        problems.iter().map(|problem| problem.render(&shown.to_string(), text)).collect();
+    let rendered: Vec<String> = problems
+        .iter()
+        .map(|problem| problem.render(&shown.to_string(), text).trim_end().to_owned())
+        .collect();
     let count = match problems.len() {
         1 => "a mistake".to_owned(),
         many => format!("{many} mistakes"),

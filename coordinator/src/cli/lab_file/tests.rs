@@ -36,7 +36,6 @@ node.2.path = "bin/etcd-next"
               |        ^^^^^^^^^^
               = help: ls DIR/bin
 
-
             error: DIR/bin/etcd-next does not exist
              --> DIR/lab.toml:8:15
               |
@@ -74,7 +73,6 @@ isolate = "kv-1"
             3 | blueprint = "etdc"
               |             ^^^^^^
               = help: did you mean "etcd"?
-
 
             error: fault x does not say how long it lasts
              --> DIR/lab.toml:4:8
