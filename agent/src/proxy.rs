@@ -73,6 +73,8 @@ pub fn main(dir: &Path, socket: &Path) -> ExitCode {
     tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
     // A session of its own: what ends the agent's session or its terminal does not end this.
     let _leads_already = rustix::process::setsid();
+    // Started through /proc/self/exe it would be called `exe` where ports and processes are listed.
+    let _as_before = rustix::thread::set_name(c"faultbed-proxy");
     sys::raise_descriptor_limit();
     // A thread that panics leaves connections that nobody carries: the agent must start another
     // process, which has the rules before it has listeners.

@@ -127,7 +127,8 @@ impl<K: Kind> Name<K> {
         if text.ends_with('-') || text.contains("--") {
             return refuse("it must not end in '-' or hold '--'");
         }
-        if RESERVED.contains(&text) && K::WORD != "role" && K::WORD != "port" {
+        // Labs, roles and ports are never named where targets are.
+        if RESERVED.contains(&text) && !matches!(K::WORD, "lab" | "role" | "port") {
             return refuse("this word means something else where targets are named");
         }
         Ok(Self { text: text.to_owned(), kind: PhantomData })
@@ -161,7 +162,8 @@ impl<K> PartialOrd for Name<K> {
         Some(self.cmp(other))
     }
 }
-/// Natural order: `kv-2` before `kv-10`.
+/// Natural order: `kv-2` before `kv-10`. It is not the order of texts, so a name cannot be looked
+/// up by its text (there is no `Borrow<str>`): a map would search in the wrong place.
 impl<K> Ord for Name<K> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         fn split(text: &str) -> (&str, u64) {
@@ -189,14 +191,6 @@ impl<K: Kind> FromStr for Name<K> {
 }
 impl<K> AsRef<str> for Name<K> {
     fn as_ref(&self) -> &str {
-        &self.text
-    }
-}
-impl<K> std::borrow::Borrow<str> for Name<K>
-where
-    Self: Sized,
-{
-    fn borrow(&self) -> &str {
         &self.text
     }
 }

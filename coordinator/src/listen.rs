@@ -115,15 +115,17 @@ where
 }
 
 async fn check(door: Door, way: Way, mut request: Request, next: Next) -> Response {
-    let caller = match way {
-        Way::Unix { uid } if uid == door.uid || uid == 0 => Caller { user: user_name(uid) },
+    let checked = match way {
+        Way::Unix { uid } if uid == door.uid || uid == 0 => Ok(Caller { user: user_name(uid) }),
         Way::Unix { uid } => {
-            return refuse(StatusCode::FORBIDDEN, &format!("user {uid} has no part in this lab"));
+            Err((StatusCode::FORBIDDEN, format!("user {uid} has no part in this lab")))
         }
-        Way::Tcp => match check_tcp(&door, request.headers(), request.uri().authority()) {
-            Ok(caller) => caller,
-            Err((status, why)) => return refuse(status, why),
-        },
+        Way::Tcp => check_tcp(&door, request.headers(), request.uri().authority())
+            .map_err(|(status, why)| (status, why.to_owned())),
+    };
+    let caller = match checked {
+        Ok(caller) => caller,
+        Err((status, why)) => return refuse(request.headers(), status, why),
     };
     request.extensions_mut().insert(caller);
     next.run(request).await
@@ -160,7 +162,12 @@ fn same(left: &[u8], right: &[u8]) -> bool {
     left.len() == right.len() && left.iter().zip(right).fold(0, |all, (l, r)| all | (l ^ r)) == 0
 }
 
-fn refuse(status: StatusCode, why: &str) -> Response {
+/// Each caller is refused in its own protocol, so that the reason reaches a person.
+fn refuse(headers: &HeaderMap, status: StatusCode, why: String) -> Response {
+    let content = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+    if content.is_some_and(|content| content.starts_with(b"application/grpc")) {
+        return tonic::Status::permission_denied(why).into_http();
+    }
     (status, format!("{why}\n")).into_response()
 }
 

@@ -3,6 +3,10 @@
 //! It is always the lab as it was at some revision, a whole one, and never goes backwards. While the
 //! store is away it stays as it was and says so in [`Mirror::trouble`].
 
+#[cfg(test)]
+mod gate;
+#[cfg(test)]
+mod outages;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -174,7 +178,7 @@ async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<A
     let mut list = false;
     let mut backoff = BACKOFF_MIN;
     loop {
-        let before = state.mirror.revision;
+        let (before, began) = (state.mirror.revision, Instant::now());
         let lost = match list {
             true => relist(store.as_ref(), &mut state).await,
             false => Ok(()),
@@ -183,7 +187,8 @@ async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<A
             Ok(()) => watch_until_lost(store.as_ref(), &mut state, &sender).await,
             Err(lost) => lost,
         };
-        if state.mirror.revision > before {
+        // It worked for a while: whatever happened now is new.
+        if state.mirror.revision > before || began.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF_MIN;
         }
         match lost {

@@ -54,7 +54,11 @@ impl Sessions {
     }
 
     /// Asks one agent for lines. `None` where it is not connected here.
-    pub fn ask(&self, host: &HostName, wanted: LogWanted) -> Option<(u64, mpsc::Receiver<LogBatch>)> {
+    pub fn ask(
+        &self,
+        host: &HostName,
+        wanted: LogWanted,
+    ) -> Option<(u64, mpsc::Receiver<LogBatch>)> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (send, receive) = mpsc::channel(LOG_BATCHES_MAX);
         self.lock_readers().insert(id, send);

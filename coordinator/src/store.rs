@@ -23,8 +23,10 @@
 mod contract;
 mod core;
 mod embedded;
-mod etcd;
+pub(crate) mod etcd;
 pub mod keys;
+#[cfg(test)]
+pub(crate) mod seed;
 
 use std::{
     collections::BTreeSet, fmt, path::Path, pin::Pin, str::FromStr, sync::Arc, time::Duration,

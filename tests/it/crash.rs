@@ -119,7 +119,7 @@ fn a_proxy_killed_during_a_cut_never_comes_back_open() {
     let pid = || {
         let text = std::fs::read_to_string(&record).unwrap_or_default();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        json["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok())
+        json["process"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok())
     };
     let first = pid().expect("the proxy runs");
     signal(first, Signal::KILL);

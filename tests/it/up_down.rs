@@ -48,7 +48,7 @@ fn a_command_gets_its_environment_and_its_exit_code_passes_through() {
     let script = "echo \"$FAULTBED_LAB $FAULTBED_ENDPOINTS_KV\"; exit 7";
     let ran = lab.run(&["up", &file, "--ephemeral", "--", "sh", "-c", script]);
     assert_eq!(ran.code, 7, "{}\n{}", ran.stdout, ran.stderr);
-    assert!(ran.stdout.contains("withcmd 127.77."), "{}", ran.stdout);
+    assert!(ran.stdout.contains("withcmd http://127.77."), "{}", ran.stdout);
     assert!(ran.stderr.contains("bundle"), "a failure is bundled: {}", ran.stderr);
     assert!(!lab.dir().exists(), "an ephemeral lab leaves nothing");
 }

@@ -213,7 +213,8 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         let down = self.run(&["down", "--wipe"]);
-        if !std::thread::panicking() {
+        let never_was = down.code == 4 && !self.dir().exists();
+        if !std::thread::panicking() && !never_was {
             assert_eq!(down.code, 0, "down: {}\n{}", down.stdout, down.stderr);
         }
     }

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use faultbed_common::proxy_spec::Listener;
@@ -30,6 +31,8 @@ use crate::proxy::{
 
 /// Connections taken from one listener before the others have their turn.
 const ACCEPTS_MAX: u32 = 64;
+/// How long the thread rests where it can neither accept nor refuse.
+const REST: Duration = Duration::from_millis(10);
 const EVENTS_MAX: usize = 64;
 const WAKE: u64 = 0;
 
@@ -131,6 +134,9 @@ impl Acceptor {
                 }
                 Err(Errno::MFILE | Errno::NFILE) => {
                     if !self.refuse(listening) {
+                        // Not even that was possible. The listener stays readable: without a rest
+                        // the thread would spin until there is room.
+                        std::thread::sleep(REST);
                         return;
                     }
                 }
@@ -151,7 +157,7 @@ impl Acceptor {
         drop(place.take());
         let accepted = acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
         if let Ok((fd, _)) = &accepted {
-            let _gone = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+            let _gone = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
         let refused = accepted.is_ok();

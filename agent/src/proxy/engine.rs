@@ -63,6 +63,8 @@ pub(crate) struct Engine {
     table: Table,
     doors: BTreeMap<SocketAddr, OpenDoor>,
     failed: BTreeMap<SocketAddr, String>,
+    /// When the failed ones are tried again, in nanoseconds of CLOCK_BOOTTIME.
+    retry_ns: u64,
     /// Listeners that hold the connections of a cut dialler because they cannot drop its SYNs.
     unsteered: BTreeMap<SocketAddr, String>,
     refused: Ledger,
@@ -92,6 +94,7 @@ impl Engine {
             table: Table::default(),
             doors: BTreeMap::new(),
             failed: BTreeMap::new(),
+            retry_ns: 0,
             unsteered: BTreeMap::new(),
             refused: Ledger::default(),
             past: BTreeMap::new(),
@@ -136,6 +139,7 @@ impl Engine {
         let in_force = self.publish();
         self.turn_doors();
         self.steer(&[&self.table.links.clone()]);
+        self.try_steering();
         self.note_past();
         in_force
     }
@@ -178,6 +182,16 @@ impl Engine {
         }
     }
 
+    /// Sees that what was steered is kept out. Not before the rules are in force: they come first.
+    fn try_steering(&mut self) {
+        for (address, open) in &mut self.doors {
+            if let Err(error) = open.gate.try_out() {
+                tracing::error!(listener = %address, %error, "try the steering");
+                self.unsteered.insert(*address, error.to_string());
+            }
+        }
+    }
+
     /// Closes and opens listeners.
     fn turn_doors(&mut self) {
         let open = self.doors.values().map(|open| &open.door.listener);
@@ -189,6 +203,7 @@ impl Engine {
             }
         }
         self.failed.clear();
+        self.retry_ns = sys::boottime_ns() + RETRY_NS;
         for listener in difference.open {
             let address = listener.listen;
             if let Err(error) = self.open_door(listener) {
@@ -210,6 +225,8 @@ impl Engine {
         let unnamed = self.crew.lookup.has_unnamed_nodes();
         if let Err(error) = gate.steer(&cut, &self.table.diallers, unnamed) {
             self.unsteered.insert(address, error.to_string());
+            // Those who cannot be kept out are held when they are in; the others must get in.
+            gate.steer(&BTreeSet::new(), &self.table.diallers, unnamed)?;
         }
         let door = Arc::new(Door { listener });
         let id = self.crew.acceptor.add(Arc::clone(&door), Arc::clone(gate.real()))?;
@@ -283,7 +300,7 @@ impl Engine {
 
     /// When [`Self::make_true`] is due again, in nanoseconds of CLOCK_BOOTTIME.
     pub(crate) fn due_ns(&self) -> Option<u64> {
-        let retry = (!self.failed.is_empty()).then(|| sys::boottime_ns() + RETRY_NS);
+        let retry = (!self.failed.is_empty()).then_some(self.retry_ns);
         self.table.deadline_ns.into_iter().chain(retry).min()
     }
 

@@ -8,7 +8,6 @@ use crate::proxy::{
     evidence::Ledger,
     flow::Flow,
     side::Side,
-    sys,
     table::{Acting, Order},
 };
 
@@ -91,7 +90,7 @@ impl Lane {
             (Some(_), None) => {
                 self.stopped = Some(Stopped {
                     written: to.map_or(0, |side| side.written),
-                    unsent: to.map_or(0, |side| sys::unsent_bytes(&side.fd)),
+                    unsent: to.map_or(0, Side::unsent_bytes),
                     held: 0,
                 });
             }
@@ -119,8 +118,11 @@ impl Lane {
         let mut leaked = written.saturating_sub(stopped.written);
         // A cut of bytes lets those be that the kernel had taken before: they are on their way.
         if order.rule.cut == Some(Cut::Packets) {
-            let unsent = to.map_or(0, |side| sys::unsent_bytes(&side.fd));
-            leaked += stopped.unsent.saturating_sub(unsent);
+            let unsent = to.map_or(0, Side::unsent_bytes);
+            // What a mute socket sends, its peer's kernel drops.
+            if to.is_some_and(|side| !side.is_mute()) {
+                leaked += stopped.unsent.saturating_sub(unsent);
+            }
             stopped.unsent = unsent;
         }
         let more = LinkEvidence {

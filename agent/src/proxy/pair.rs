@@ -86,7 +86,7 @@ pub(crate) struct Pair {
 impl Pair {
     /// An accepted connection. `salt` makes its dice differ from those of other connections.
     pub(crate) fn new(door: Arc<Door>, fd: OwnedFd, peer: SocketAddr, salt: u64) -> Self {
-        let near = Side::new(fd, door.listener.listen.ip());
+        let near = Side::new(fd, door.listener.listen.ip(), peer);
         Self {
             door,
             peer,
@@ -176,17 +176,21 @@ impl Pair {
 
     /// Does what a verdict says. The order matters: nothing is written before the kernel drops the
     /// answers to it, and a direction that opens finds both sockets hearing.
-    fn enforce(&mut self, wanted: Verdict, tools: &mut Tools) {
+    fn enforce(&mut self, mut wanted: Verdict, tools: &mut Tools) {
+        if self.has_full_window(wanted) {
+            self.spent = true;
+            wanted = self.judge();
+        }
         self.verdict = wanted;
         self.forward.flow.set_gate(wanted.forward);
         self.backward.flow.set_gate(wanted.backward);
-        self.forward.note_stop(self.far.as_ref());
-        self.backward.note_stop(Some(&self.near));
+        let mute = wanted.near_deaf && wanted.far_deaf;
         let mut heard = false;
         let mut set = |side: &mut Side, deaf: bool, drops: &mut u32| {
             if deaf && !side.is_deaf() {
                 *drops = sys::drops(&side.fd);
             }
+            side.set_mute(mute);
             match side.set_deaf(deaf) {
                 Ok(changed) => heard |= changed && !deaf,
                 Err(error) => tracing::error!(%error, deaf, "make socket deaf"),
@@ -197,9 +201,20 @@ impl Pair {
         if let (Some(far), Stage::Carrying) = (&mut self.far, self.stage) {
             set(far, wanted.far_deaf, &mut self.far_drops);
         }
+        self.forward.note_stop(self.far.as_ref());
+        self.backward.note_stop(Some(&self.near));
         if heard {
             tools.wake_at(sys::monotonic_ns() + SETTLE_NS, Alarm::Settle);
         }
+    }
+
+    /// Whether a one-way cut of packets meets a connection whose destination has not yet been sent
+    /// all that was written. As long as that socket hears acknowledgements its kernel goes on
+    /// sending; so it must not, and the other way has had its allowance.
+    fn has_full_window(&self, wanted: Verdict) -> bool {
+        let unsent = |side: Option<&Side>| side.is_some_and(|side| side.unsent_bytes() > 0);
+        (wanted.near_deaf && wanted.backward == Gate::Ajar && unsent(self.far.as_ref()))
+            || (wanted.far_deaf && wanted.forward == Gate::Ajar && unsent(Some(&self.near)))
     }
 
     /// What waited for the end of a cut.
@@ -229,7 +244,8 @@ impl Pair {
 
     /// The socket to the node, on its way or connected.
     pub(crate) fn dialled(&mut self, fd: OwnedFd, connected: bool, tools: &mut Tools) -> Fate {
-        self.far = Some(Side::new(fd, self.door.listener.upstream.ip()));
+        let upstream = self.door.listener.upstream;
+        self.far = Some(Side::new(fd, upstream.ip(), upstream));
         self.stage = Stage::Dialling;
         if connected {
             return self.connected(tools);

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -91,6 +92,7 @@ pub fn spawn_program(program: &Path, dir: &Path, socket: &Path) -> io::Result<Pr
     let log_path = dir.join("proxy.log");
     let log = fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
     let mut child = Command::new(program)
+        .arg0("faultbed-agent")
         .arg("proxy")
         .arg(dir)
         .arg(socket)
@@ -152,4 +154,63 @@ pub(crate) fn forget_self(dir: &Path) {
 
 fn record_path(dir: &Path) -> PathBuf {
     dir.join("proxy.pid.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_by_its_record_while_it_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(find(dir.path()), None);
+        record_self(dir.path()).unwrap();
+        let found = find(dir.path()).unwrap();
+        assert_eq!(found.pid, std::process::id());
+        assert!(found.is_alive());
+        forget_self(dir.path());
+        assert_eq!(find(dir.path()), None);
+    }
+
+    #[test]
+    fn another_process_of_the_same_number_is_not_taken_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        record_self(dir.path()).unwrap();
+        let text = fs::read_to_string(record_path(dir.path())).unwrap();
+        for field in ["boot_id", "start_ticks", "pidfd_inode"] {
+            let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+            match field {
+                "boot_id" => record[field] = "another boot".into(),
+                _ => record["process"][field] = 1.into(),
+            }
+            fs::write(record_path(dir.path()), record.to_string()).unwrap();
+            assert_eq!(find(dir.path()), None, "{field}");
+        }
+    }
+
+    #[test]
+    fn the_remains_of_a_process_are_not_alive() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = ProcessId::of(child.id()).unwrap();
+        assert!(process.is_alive());
+        child.kill().unwrap();
+        // Not waited for yet: it is a zombie, or about to be one.
+        let end = Instant::now() + START_MAX;
+        while process.is_alive() {
+            assert!(Instant::now() < end, "a zombie counts as alive");
+            std::thread::sleep(START_POLL);
+        }
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+    }
+
+    #[test]
+    fn a_proxy_that_does_not_come_up_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("proxy.log"), "the reason\n").unwrap();
+        let socket = dir.path().join("s");
+        let error = spawn_program(Path::new("/bin/false"), dir.path(), &socket).unwrap_err();
+        assert!(error.to_string().contains("the reason"), "{error}");
+        assert!(spawn_program(Path::new("/no/such"), dir.path(), &socket).is_err());
+    }
 }

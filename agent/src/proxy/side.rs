@@ -25,6 +25,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE_HEALED: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 3;
+/// How long a socket without an answer lives during a cut: longer than any fault.
+const PATIENCE_CUT_MS: u32 = i32::MAX as u32;
+/// The longest time between its retransmissions meanwhile.
+const BACKOFF_CUT: Duration = Duration::from_secs(1);
 /// What epoll is asked for, once, when a socket joins a worker.
 pub(crate) const INTEREST: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
@@ -35,6 +39,7 @@ pub(crate) const INTEREST: EventFlags =
 pub(crate) struct Side {
     pub(crate) fd: OwnedFd,
     local: IpAddr,
+    peer: SocketAddr,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// The peer has ended its stream; a read that is short does not mean that nothing is left.
@@ -42,20 +47,23 @@ pub(crate) struct Side {
     /// The kernel has reported an error.
     pub(crate) failed: bool,
     deaf: bool,
+    mute: bool,
     /// Bytes written to it since it was made.
     pub(crate) written: u64,
 }
 
 impl Side {
-    pub(crate) fn new(fd: OwnedFd, local: IpAddr) -> Self {
+    pub(crate) fn new(fd: OwnedFd, local: IpAddr, peer: SocketAddr) -> Self {
         Self {
             fd,
             local,
+            peer,
             readable: false,
             writable: false,
             hung: false,
             failed: false,
             deaf: false,
+            mute: false,
             written: 0,
         }
     }
@@ -140,19 +148,53 @@ impl Side {
         // A deaf socket hears no answers to its keepalives: it would end a connection that a
         // real network keeps.
         sockopt::set_socket_keepalive(&self.fd, !deaf)?;
-        if !deaf {
+        if deaf {
+            // Nor may what it had sent before, and sends again without an answer, end it. An older
+            // kernel takes its time after the heal instead.
+            sockopt::set_tcp_user_timeout(&self.fd, PATIENCE_CUT_MS)?;
+            let _older_kernel = sys::bound_backoff(&self.fd, BACKOFF_CUT);
+        } else {
             sockopt::set_tcp_keepidle(&self.fd, KEEPALIVE_IDLE_HEALED)?;
         }
         Ok(true)
+    }
+
+    /// Makes the kernel send nothing either, where it can: probes, retransmissions and the end of
+    /// the connection, should this process die.
+    pub(crate) fn set_mute(&mut self, mute: bool) {
+        if self.mute == mute {
+            return;
+        }
+        match sys::set_mute(&self.fd, self.peer, mute) {
+            Ok(()) => self.mute = mute,
+            // A kernel without signatures: what is deaf gets no acknowledgement, and falls silent
+            // after what it has already been allowed to send.
+            Err(error) => tracing::debug!(%error, mute, "make socket mute"),
+        }
+    }
+
+    pub(crate) fn is_mute(&self) -> bool {
+        self.mute
+    }
+
+    /// Bytes written to it that the kernel has not sent.
+    pub(crate) fn unsent_bytes(&self) -> u64 {
+        sys::unsent_bytes(&self.fd)
     }
 
     pub(crate) fn is_deaf(&self) -> bool {
         self.deaf
     }
 
-    /// Back to the ordinary pace of keepalives.
+    /// Back to the ordinary pace of keepalives and retransmissions, some time after a heal: before,
+    /// a long cut would count as time without an answer.
     pub(crate) fn settle(&self) {
+        if self.deaf {
+            return;
+        }
         let _gone = sockopt::set_tcp_keepidle(&self.fd, KEEPALIVE_IDLE);
+        let _gone = sockopt::set_tcp_user_timeout(&self.fd, 0);
+        let _older_kernel = sys::bound_backoff(&self.fd, Duration::ZERO);
     }
 
     /// Ends the connection with a real RST when the descriptor is closed.

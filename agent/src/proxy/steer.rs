@@ -1,9 +1,9 @@
 //! Lets a listener drop the SYNs of chosen diallers: a reuseport group steered by classic BPF.
 //!
-//! Place 0 of the group is the real listener; the others are deaf ones, one for each party that is
-//! cut, so that the kernel counts every party's SYNs apart. In these programs offset 0 is the
-//! payload: addresses are read at `SKF_NET_OFF`. A load that fails lets the SYN through, so that
-//! each program is tried after it is attached.
+//! Place 0 of the group is a deaf listener that belongs to nobody: it is there before the real one,
+//! in place 1, listens, and a program that fails ends there. The others are deaf too, one for each
+//! party that is cut, so that the kernel counts every party's SYNs apart. In these programs offset
+//! 0 is the payload: addresses are read at `SKF_NET_OFF`. Each program is tried after it is attached.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,12 +46,25 @@ const NET: u32 = 0xfff0_0000;
 const SOURCE_V4: u32 = 12;
 const SOURCE_V6: u32 = 8;
 
-/// Whose SYNs go where. Place 0 accepts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The place of the deaf listener that is nobody's.
+const CLOSED: u32 = 0;
+/// The place of the listener that accepts.
+const REAL: u32 = 1;
+/// The place of the first deaf listener that is somebody's.
+const FIRST_DROP: u32 = 2;
+
+/// Whose SYNs go where.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Steering {
     pub(crate) places: BTreeMap<IpAddr, u32>,
     /// For everybody who is not named.
     pub(crate) others: u32,
+}
+
+impl Steering {
+    fn all(place: u32) -> Self {
+        Self { places: BTreeMap::new(), others: place }
+    }
 }
 
 /// The program for a steering.
@@ -95,8 +108,11 @@ pub(crate) fn program(steering: &Steering, v4: bool) -> io::Result<Vec<Instructi
 pub(crate) struct Gate {
     listen: SocketAddr,
     real: Arc<OwnedFd>,
+    /// Kept open: it holds place 0.
+    _closed: OwnedFd,
     drops: Vec<DropListener>,
     steering: Steering,
+    tried: bool,
 }
 
 #[derive(Debug)]
@@ -107,21 +123,30 @@ struct DropListener {
 }
 
 impl Gate {
-    /// Binds and listens. Steers nobody yet.
+    /// Binds and listens, and lets nobody in before [`Self::steer`].
     ///
     /// # Errors
     /// `AddrInUse` where somebody else has the port.
     pub(crate) fn open(listen_at: SocketAddr) -> io::Result<Self> {
-        let fd = new_socket(listen_at)?;
-        sockopt::set_socket_reuseaddr(&fd, true)?;
+        let real = new_socket(listen_at)?;
+        sockopt::set_socket_reuseaddr(&real, true)?;
         // Bound alone: with SO_REUSEPORT a bind succeeds although another listener is there.
-        bind(&fd, &listen_at)?;
-        sockopt::set_socket_reuseport(&fd, true)?;
-        // Before it listens, and so before the group has a second member that could be chosen.
-        let steering = Steering::default();
-        sys::attach_steering(&fd, &program(&steering, listen_at.is_ipv4())?)?;
-        listen(&fd, BACKLOG)?;
-        Ok(Self { listen: listen_at, real: Arc::new(fd), drops: Vec::new(), steering })
+        bind(&real, &listen_at)?;
+        sockopt::set_socket_reuseport(&real, true)?;
+        let closed = new_deaf(listen_at)?;
+        let steering = Steering::all(CLOSED);
+        sys::attach_steering(&closed, &program(&steering, listen_at.is_ipv4())?)?;
+        listen(&closed, 1)?;
+        listen(&real, BACKLOG)?;
+        let real = Arc::new(real);
+        Ok(Self {
+            listen: listen_at,
+            real,
+            _closed: closed,
+            drops: Vec::new(),
+            steering,
+            tried: false,
+        })
     }
 
     pub(crate) fn real(&self) -> &Arc<OwnedFd> {
@@ -146,14 +171,14 @@ impl Gate {
     /// seen to dial from addresses that are not theirs: who dials unnamed may then be a node.
     ///
     /// # Errors
-    /// Where the steering is not in force; it is as before then.
+    /// Where the kernel refuses the program; the steering is as before then.
     pub(crate) fn steer(
         &mut self,
         cut: &BTreeSet<Party>,
         diallers: &BTreeMap<IpAddr, NodeName>,
         unnamed_nodes: bool,
     ) -> io::Result<()> {
-        let mut wanted = Steering::default();
+        let mut wanted = Steering::all(REAL);
         for party in cut {
             if *party == Party::Clients {
                 // Connections that no address names are told apart after they are accepted.
@@ -162,17 +187,14 @@ impl Gate {
                 }
                 continue;
             }
-            let addresses = diallers.iter().filter(|(_, node)| is_node(party, node));
-            for (address, _) in
-                addresses.map(|(address, node)| (*address, node)).collect::<Vec<_>>()
-            {
+            for (address, _) in diallers.iter().filter(|(_, node)| is_node(party, node)) {
                 let place = self.place_of(party)?;
-                wanted.places.insert(address, place);
+                wanted.places.insert(*address, place);
             }
         }
-        if wanted.others != 0 {
+        if wanted.others != REAL {
             for address in diallers.keys() {
-                wanted.places.entry(*address).or_insert(0);
+                wanted.places.entry(*address).or_insert(REAL);
             }
         }
         if wanted == self.steering {
@@ -183,7 +205,8 @@ impl Gate {
         for listener in &mut self.drops {
             listener.party = listener.party.take().filter(|party| cut.contains(party));
         }
-        self.try_out()
+        self.tried = false;
+        Ok(())
     }
 
     /// The place in the group of the deaf listener for a party, which is opened where there is none.
@@ -201,22 +224,35 @@ impl Gate {
             listener.party = Some(party.clone());
             listener.counted = sys::drops(&listener.fd);
         }
-        u32::try_from(at + 1).map_err(io::Error::other)
+        Ok(u32::try_from(at).map_err(io::Error::other)? + FIRST_DROP)
     }
 
-    /// Dials from addresses that are kept out, and sees that each SYN is dropped. Only addresses
-    /// of this machine can be tried; a program that works for one works for all.
-    fn try_out(&mut self) -> io::Result<()> {
-        let kept_out: Vec<(IpAddr, u32)> = self
-            .steering
-            .places
+    /// Dials from addresses that are kept out, and sees that each SYN is dropped; once for each
+    /// steering. Only addresses of this machine can be tried; a program that works for one works
+    /// for all.
+    ///
+    /// # Errors
+    /// Where a SYN was not dropped.
+    pub(crate) fn try_out(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.tried, true) {
+            return Ok(());
+        }
+        let Steering { places, others } = &self.steering;
+        // Whoever is not named dials a loopback address from this one.
+        let unnamed = IpAddr::from([127, 0, 0, 1]);
+        let anybody = (self.listen.ip().is_loopback() && !places.contains_key(&unnamed))
+            .then_some((unnamed, *others));
+        let kept_out: Vec<(IpAddr, u32)> = places
             .iter()
-            .filter(|(_, place)| **place != 0)
             .map(|(address, place)| (*address, *place))
+            .chain(anybody)
+            .filter(|(_, place)| *place >= FIRST_DROP)
             .take(TRIED_MAX)
             .collect();
         for (address, place) in kept_out {
-            let Some(listener) = self.drops.get_mut(place as usize - 1) else { continue };
+            let Some(listener) = self.drops.get_mut((place - FIRST_DROP) as usize) else {
+                continue;
+            };
             let before = sys::drops(&listener.fd);
             if !sent_syn(address, self.listen)? {
                 continue;
@@ -241,13 +277,19 @@ fn open_deaf(address: SocketAddr, present: usize) -> io::Result<DropListener> {
     if present >= PARTIES_MAX {
         return Err(io::Error::other("more parties cut than one listener can tell apart"));
     }
+    let fd = new_deaf(address)?;
+    listen(&fd, 1)?;
+    Ok(DropListener { fd, party: None, counted: 0 })
+}
+
+/// A socket that joins the group of an address when it listens, and hears nothing.
+fn new_deaf(address: SocketAddr) -> io::Result<OwnedFd> {
     let fd = new_socket(address)?;
     sys::set_deaf(&fd, address.ip(), true)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
     sockopt::set_socket_reuseport(&fd, true)?;
     bind(&fd, &address)?;
-    listen(&fd, 1)?;
-    Ok(DropListener { fd, party: None, counted: 0 })
+    Ok(fd)
 }
 
 /// Sends a SYN from an address; `false` where it is not one of this machine.

@@ -6,6 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -17,6 +18,9 @@ const MEMINFO_DROPS: usize = 8;
 /// How many numbers SO_MEMINFO answers.
 const MEMINFO_LEN: usize = 9;
 const SO_MEMINFO: libc::c_int = 55;
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+/// `TCP_RTO_MAX`: what the kernel does by itself.
+const BACKOFF_DEFAULT: Duration = Duration::from_secs(120);
 const SIOCOUTQNSD: libc::c_ulong = 0x894B;
 /// Unsent bytes above which a socket is not writable: what a cut cannot call back.
 const NOTSENT_BYTES_MAX: libc::c_int = 256 * 1024;
@@ -73,12 +77,69 @@ pub(crate) fn set_deaf(fd: &impl AsFd, local: IpAddr, deaf: bool) -> io::Result<
     }
 }
 
+/// Makes a socket mute and deaf: signs all it sends with a key that its peer does not have, and
+/// expects the same, so that both kernels drop every segment of the connection. What this adds to
+/// [`set_deaf`] is that nothing of ours leaves either: no probe, no retransmission, no FIN or RST,
+/// not even when this process dies.
+///
+/// # Errors
+/// Where the kernel has no such signatures (TCP_MD5SIG); no privilege is needed.
+pub(crate) fn set_mute(fd: &impl AsFd, peer: SocketAddr, mute: bool) -> io::Result<()> {
+    let mut signature = Signature::default();
+    match peer {
+        SocketAddr::V4(peer) => {
+            signature.address[..2].copy_from_slice(&2_u16.to_ne_bytes());
+            signature.address[4..8].copy_from_slice(&peer.ip().octets());
+        }
+        SocketAddr::V6(peer) => {
+            signature.address[..2].copy_from_slice(&10_u16.to_ne_bytes());
+            signature.address[8..24].copy_from_slice(&peer.ip().octets());
+        }
+    }
+    if mute {
+        signature.key_length = u16::try_from(MUTE_KEY.len()).unwrap_or(0);
+        signature.key[..MUTE_KEY.len()].copy_from_slice(MUTE_KEY);
+    }
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &signature)
+}
+
+/// A key that no peer has; it is no secret.
+const MUTE_KEY: &[u8] = b"faultbed: this link is cut";
+
+/// `struct tcp_md5sig`.
+#[repr(C)]
+struct Signature {
+    address: [u8; 128],
+    flags: u8,
+    prefix: u8,
+    key_length: u16,
+    interface: i32,
+    key: [u8; 80],
+}
+
+impl Default for Signature {
+    fn default() -> Self {
+        Self { address: [0; 128], flags: 0, prefix: 0, key_length: 0, interface: 0, key: [0; 80] }
+    }
+}
+
 /// Bounds what the kernel takes before it has sent it.
 ///
 /// # Errors
 /// As the system says.
 pub(crate) fn bound_unsent(fd: &impl AsFd) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &NOTSENT_BYTES_MAX)
+}
+
+/// Bounds the time between retransmissions, so that what this socket had sent before a cut arrives
+/// soon after the heal. 0 is the kernel's own bound.
+///
+/// # Errors
+/// Where the kernel is older than 6.15.
+pub(crate) fn bound_backoff(fd: &impl AsFd, bound: Duration) -> io::Result<()> {
+    let milliseconds = if bound.is_zero() { BACKOFF_DEFAULT } else { bound };
+    let milliseconds = libc::c_int::try_from(milliseconds.as_millis()).map_err(io::Error::other)?;
+    set_option(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, &milliseconds)
 }
 
 /// One instruction of classic BPF.
@@ -171,7 +232,7 @@ impl SocketTables {
             OwnedFd::from_raw_fd(fd)
         };
         // The kernel answers at once; the bound is for what nobody has thought of.
-        let patience = Some(std::time::Duration::from_secs(1));
+        let patience = Some(Duration::from_secs(1));
         rustix::net::sockopt::set_socket_timeout(
             &netlink,
             rustix::net::sockopt::Timeout::Recv,

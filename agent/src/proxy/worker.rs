@@ -197,6 +197,7 @@ impl Worker {
             }
             for _ in 0..self.ready.len() {
                 let Some(key) = self.ready.pop_front() else { break };
+                self.obey_newest();
                 self.look_at(key, Pair::pump);
             }
         }

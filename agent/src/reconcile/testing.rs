@@ -71,6 +71,7 @@ pub(crate) fn host_spec(nodes: impl IntoIterator<Item = (NodeName, NodeSpec)>) -
             listeners: nodes.keys().zip(2379..).map(|(n, port)| listener(n, port)).collect(),
             ..ProxySpec::default()
         },
+        clusters: BTreeSet::from(["kv".parse().unwrap()]),
         nodes,
         wipe_removed: BTreeSet::new(),
     }

@@ -163,4 +163,14 @@ mod tests {
         assert_eq!(kept(&dir), [text]);
         assert_eq!(output.dropped(), 5);
     }
+
+    #[test]
+    fn a_full_disk_drops_and_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", output_path(dir.path(), 0)).unwrap();
+        let mut output = Output::new(dir.path(), 1 << 20, 2);
+        output.write(b"one\n");
+        output.write(b"two\n");
+        assert_eq!(output.dropped(), 8);
+    }
 }

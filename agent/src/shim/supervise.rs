@@ -277,7 +277,9 @@ impl Shim {
             unseen: ended.is_none().then(|| "the main process was collected unseen".to_owned()),
         };
         for _ in 0..EXIT_TRIES {
-            if write_exit_file(&self.dir, self.exit_file.take(), &exit).is_ok() {
+            let written = write_exit_file(&self.dir, self.exit_file.take(), &exit).is_ok();
+            // A directory that was wiped meanwhile wants no record.
+            if written || !self.dir.exists() {
                 return;
             }
             std::thread::sleep(EXIT_TRY);

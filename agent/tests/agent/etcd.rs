@@ -9,7 +9,7 @@ use faultbed_common::{
     host_spec::HostSpec,
     lab::{Cluster, Host, Means, Origin},
     link::Link,
-    name::NodeName,
+    name::{HostName, NodeName},
     proxy_spec::{Cut, LinkEffect, LinkFault},
     report::{HostReport, Identity, NodeState},
 };
@@ -38,7 +38,7 @@ fn kv(lab: &Lab) -> HostSpec {
     all.clusters.insert(name, cluster);
     all.generation = Generation(1);
     let mut specs = faultbed_common::compile::compile(&all).unwrap();
-    specs.remove("h1").unwrap()
+    specs.remove(&"h1".parse::<HostName>().unwrap()).unwrap()
 }
 
 struct IpOctet(u8);

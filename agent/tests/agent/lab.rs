@@ -115,6 +115,7 @@ impl Lab {
             generation: Generation(0),
             host: "h1".parse().unwrap(),
             nodes: BTreeMap::new(),
+            clusters: Default::default(),
             wipe_removed: Default::default(),
             proxy: ProxySpec::default(),
         };

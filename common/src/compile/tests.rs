@@ -83,6 +83,16 @@ fn a_partition_is_told_to_the_proxies_of_both_sides() {
 }
 
 #[test]
+fn clusters_that_sort_by_number_are_found_by_name() {
+    let mut lab = testing::empty_lab(1);
+    for name in ["kv2", "kv10"] {
+        testing::add(&mut lab, name, testing::shipped("etcd"), testing::spec("etcd", "etcd", 1));
+    }
+    inject(&mut lab, "split", FaultSpec { across: true, ..partition(&["kv2", "kv10"]) });
+    assert_eq!(lab.faults.values().next().unwrap().resolved.links.len(), 2);
+}
+
+#[test]
 fn faults_on_nodes_are_told_to_their_hosts_alone() {
     let mut lab = testing::empty_lab(3);
     testing::add(&mut lab, "db", testing::db_blueprint(), ClusterSpec::default());

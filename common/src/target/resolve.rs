@@ -10,7 +10,7 @@ use super::{
 use crate::{
     lab::{Cluster, Lab},
     link::Party,
-    name::{HostName, NodeName, RoleName},
+    name::{ClusterName, HostName, NodeName, RoleName},
     nearest::nearest,
     report::{NodeReport, NodeState},
 };
@@ -70,7 +70,8 @@ pub(super) fn candidates(lab: &Lab, part: &Part) -> Result<BTreeSet<Party>, Targ
 }
 
 fn by_name(lab: &Lab, part: &Part, name: &str) -> Result<BTreeSet<NodeName>, TargetError> {
-    if let Some(cluster) = lab.clusters.get(name) {
+    let cluster = ClusterName::parse(name).ok().and_then(|name| lab.clusters.get(&name));
+    if let Some(cluster) = cluster {
         return Ok(cluster.nodes.keys().cloned().collect());
     }
     let found = pick(lab, |node| node.name.as_str() == name);

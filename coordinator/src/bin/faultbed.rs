@@ -1,3 +1,5 @@
 //! `faultbed`: the command line.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    faultbed_coordinator::cli::main()
+}

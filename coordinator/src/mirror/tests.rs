@@ -17,7 +17,7 @@ use crate::store::{
 };
 
 /// How long anything here may take before it counts as never.
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 const OCTET: u8 = 7;
 
@@ -25,16 +25,16 @@ fn lab_name() -> LabName {
     LabName::parse("demo").unwrap()
 }
 
-fn host(name: &str) -> HostName {
+pub(super) fn host(name: &str) -> HostName {
     HostName::parse(name).unwrap()
 }
 
-async fn start(store: &Arc<dyn Store>) -> Arc<MirrorHandle> {
+pub(super) async fn start(store: &Arc<dyn Store>) -> Arc<MirrorHandle> {
     Mirror::start(store.clone(), lab_name(), OCTET).await.unwrap()
 }
 
 /// The lab one generation on, with a host whose label says so.
-fn next(before: &Lab, says: &str) -> (Lab, HistoryEntry) {
+pub(super) fn next(before: &Lab, says: &str) -> (Lab, HistoryEntry) {
     let mut lab = before.clone();
     lab.generation = before.generation.next();
     let labels = [("says".to_owned(), says.to_owned())].into();
@@ -50,13 +50,13 @@ fn next(before: &Lab, says: &str) -> (Lab, HistoryEntry) {
     (lab, entry)
 }
 
-async fn commit(handle: &MirrorHandle, says: &str) -> CommitOutcome {
+pub(super) async fn commit(handle: &MirrorHandle, says: &str) -> CommitOutcome {
     let before = handle.now();
     let (lab, entry) = next(&before.lab, says);
     handle.commit(&before, &lab, &entry).await.unwrap()
 }
 
-fn says(mirror: &Mirror) -> Option<&str> {
+pub(super) fn says(mirror: &Mirror) -> Option<&str> {
     mirror.lab.hosts.get(&host("h1")).map(|host| host.labels["says"].as_str())
 }
 

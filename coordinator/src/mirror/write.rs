@@ -13,7 +13,7 @@ use crate::store::{
 };
 
 /// How long a change is tried again while the store does not answer.
-const COMMIT_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const COMMIT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long a change waits for the mirror to show it, or to show what was in its way.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);

@@ -100,11 +100,8 @@ impl AgentService {
     async fn register(&self, hello: &Hello) -> Result<(), Status> {
         loop {
             let seen = self.mirror.now();
-            let host = Host {
-                address: hello.address,
-                dir: hello.dir.clone(),
-                labels: BTreeMap::new(),
-            };
+            let host =
+                Host { address: hello.address, dir: hello.dir.clone(), labels: BTreeMap::new() };
             let decision = host_joins(&seen.lab, (&hello.host, host), &asked(AUTOMATIC))
                 .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
             if !decision.reply.changed {
@@ -228,7 +225,9 @@ impl Session {
             Some(from_agent::Kind::Report(json)) => match decode::<HostReport>("report", &json) {
                 // An agent speaks for its own host only.
                 Ok(report) if report.host.as_ref() == Some(&self.host) => {
-                    if let Err(error) = self.service.mirror.publish_report(&self.host, &report, self.lease).await {
+                    if let Err(error) =
+                        self.service.mirror.publish_report(&self.host, &report, self.lease).await
+                    {
                         warn!(host = %self.host, %error, "publish report");
                     }
                     true
@@ -242,16 +241,18 @@ impl Session {
                     false
                 }
             },
-            Some(from_agent::Kind::LogBatch(json)) => match decode::<LogBatch>("log batch", &json) {
-                Ok(batch) => {
-                    let id = batch.id;
-                    if !self.service.sessions.deliver(batch).await {
-                        self.service.sessions.end(&self.host, id);
+            Some(from_agent::Kind::LogBatch(json)) => {
+                match decode::<LogBatch>("log batch", &json) {
+                    Ok(batch) => {
+                        let id = batch.id;
+                        if !self.service.sessions.deliver(batch).await {
+                            self.service.sessions.end(&self.host, id);
+                        }
+                        true
                     }
-                    true
+                    Err(_) => false,
                 }
-                Err(_) => false,
-            },
+            }
             Some(from_agent::Kind::Hello(_)) | None => false,
         }
     }

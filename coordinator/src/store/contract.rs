@@ -7,13 +7,13 @@ mod history;
 mod leases;
 mod txns;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 
 use super::{
     Batch, Compare, Event, Kv, Op, Revision, Store, StoreChoice, StoreError, Txn, TxnOut, Watch,
-    in_memory, open,
+    open,
 };
 use crate::store::etcd::server::EtcdServer;
 
@@ -68,7 +68,8 @@ checks![
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_store_keeps_the_contract() {
     for (name, check) in CHECKS {
-        let store = in_memory().await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&StoreChoice::Embedded, dir.path()).await.unwrap();
         run(name, *check, store).await;
     }
 }
@@ -77,8 +78,7 @@ async fn the_embedded_store_keeps_the_contract() {
 async fn etcd_keeps_the_contract() {
     let server = EtcdServer::start().await;
     for (name, check) in CHECKS {
-        let choice: StoreChoice = format!("etcd={}/{name}", server.url()).parse().unwrap();
-        let store = open(&choice, std::path::Path::new("/nowhere")).await.unwrap();
+        let store = open(&server.choice(name), Path::new("/nowhere")).await.unwrap();
         run(name, *check, store).await;
     }
 }

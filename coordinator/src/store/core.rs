@@ -4,6 +4,9 @@
 //! would happen and changes nothing, [`Core::apply`] makes it so. Replaying the same commits gives
 //! the same core.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,

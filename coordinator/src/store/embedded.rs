@@ -5,6 +5,12 @@
 //! ends with [`StoreError::Compacted`] if it falls behind what is kept.
 
 mod disk;
+#[cfg(test)]
+mod kills;
+#[cfg(test)]
+mod medium;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,

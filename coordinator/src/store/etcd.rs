@@ -7,14 +7,16 @@
 mod address;
 mod error;
 #[cfg(test)]
-pub(super) mod server;
+pub(crate) mod server;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, future::Future, time::Duration};
 
 use async_trait::async_trait;
 use etcd_client as client;
 use etcd_client::{Client, ConnectOptions, TxnOpResponse};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::address::EtcdAddress;
 use self::error::{never_sent, translate};
@@ -32,7 +34,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// After this a member counts as out of reach.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// After this a call is given up.
+/// After this a call is given up, with all its tries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Times a call is made before its error is passed on.
@@ -89,11 +91,12 @@ impl Etcd {
     where
         F: Future<Output = Result<T, client::Error>> + Send,
     {
+        let deadline = Instant::now() + CALL_TIMEOUT;
         let mut tries = 0;
         loop {
             tries += 1;
-            // The client's own limit does not cover waiting for a connection.
-            let Ok(answer) = timeout(CALL_TIMEOUT, call()).await else {
+            // The client's own limit is for each try and does not cover waiting for a connection.
+            let Ok(answer) = timeout_at(deadline, call()).await else {
                 return Err(self.unreachable(&format!("no answer within {CALL_TIMEOUT:?}")));
             };
             let error = match answer {
@@ -103,7 +106,7 @@ impl Etcd {
             let translated = translate(&self.address, &error);
             let again = matches!(translated, StoreError::Unavailable(_))
                 && (twice == Twice::Harmless || never_sent(&error));
-            if !again || tries >= TRIES {
+            if !again || tries >= TRIES || Instant::now() + TRY_AGAIN_AFTER >= deadline {
                 return Err(translated);
             }
             tokio::time::sleep(TRY_AGAIN_AFTER).await;

@@ -276,6 +276,11 @@ pub(super) fn unacknowledged(stream: &TcpStream) -> i32 {
     ioctl(stream, libc::TIOCOUTQ)
 }
 
+/// Bytes that have arrived at a socket and were not read.
+pub(super) fn unread(stream: &TcpStream) -> i32 {
+    ioctl(stream, libc::FIONREAD)
+}
+
 #[allow(unsafe_code, reason = "asks the kernel about a socket of the test")]
 fn ioctl(stream: &TcpStream, request: libc::c_ulong) -> i32 {
     let mut answer = 0_i32;
@@ -315,4 +320,26 @@ pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
+}
+
+pub(super) fn fault(name: &str) -> FaultName {
+    name.parse().expect("a fault")
+}
+
+/// Runs a test again in a process of its own, with something in its environment; says whether this
+/// is that process.
+pub(super) fn in_child(test: &str, (name, value): (&str, &str)) -> bool {
+    const MARK: &str = "FAULTBED_TEST_CHILD";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let child = std::process::Command::new(std::env::current_exe().expect("know the program"))
+        .args(["--exact", &format!("proxy::tests::{test}"), "--nocapture"])
+        .env(MARK, "1")
+        .env(name, value)
+        .output()
+        .expect("run the test");
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    false
 }

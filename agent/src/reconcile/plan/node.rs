@@ -212,7 +212,9 @@ impl View<'_> {
     fn leave(&self, goal: &Goal<'_>) -> Option<Part<NodeAct>> {
         let Goal::Gone { spec: Some(spec), .. } = goal else { return None };
         let record = &self.observed.record;
-        if spec.launch.leave.is_none() || record.left {
+        // A cluster that goes as a whole keeps its members: its data may be wanted again.
+        let cluster_stays = self.wanted.spec.clusters.contains(&spec.cluster);
+        if spec.launch.leave.is_none() || record.left || !cluster_stays {
             return None;
         }
         let attempts = self.observed.failures.get(&StepKind::Leave).map_or(0, |f| f.attempts);

@@ -86,7 +86,7 @@ pub(super) fn accept(
             nodes: BTreeMap::new(),
             last_index: BTreeMap::new(),
             been_ready: BTreeSet::new(),
-            token: format!("{name}-{:08x}", change.asked.dice & 0xffff_ffff),
+            token: token(name, change.asked.dice),
         },
     };
     let is_same =
@@ -272,4 +272,9 @@ fn note_overrides(change: &mut Change<'_>, name: &ClusterName, next: &Cluster) {
             }
         }
     }
+}
+
+/// Tells a cluster from an earlier one of the same name, and from itself before all its data went.
+pub(super) fn token(name: &ClusterName, dice: u64) -> String {
+    format!("{name}-{:08x}", dice & 0xffff_ffff)
 }

@@ -1,11 +1,13 @@
 //! `start`, `stop`, `restart`, `kill` and `wipe`: edits of what is wanted of nodes.
 
+use std::collections::BTreeSet;
+
 use faultbed_common::{
     edit::NodeVerb,
     generation::Incarnation,
     host_spec::{NodeEffect, StopBy, Wanted},
     lab::Placement,
-    name::NodeName,
+    name::{NodeName, RoleName},
     report::{NodeReport, NodeState},
     shape, target,
 };
@@ -13,7 +15,7 @@ use faultbed_common::{
 use super::{
     Refusal,
     change::{Change, is_down},
-    invalid,
+    cluster, invalid,
 };
 
 /// The highest number of a signal on Linux.
@@ -35,6 +37,9 @@ pub(super) fn act(
     change.own_nodes(&nodes)?;
     for name in &nodes {
         one(change, name, verb);
+    }
+    if verb == NodeVerb::Wipe {
+        forget_membership(change, &nodes);
     }
     let targets = targets.join(",");
     Ok(match verb {
@@ -105,6 +110,30 @@ fn one(change: &mut Change<'_>, name: &NodeName, verb: NodeVerb) {
         matches!(verb, NodeVerb::Start | NodeVerb::Restart | NodeVerb::Kill { respawn: true, .. });
     if let Some(fault) = held.filter(|_| is_run) {
         change.note(format!("{name} is held down by fault {fault}; it starts when that ends"));
+    }
+}
+
+/// A database knows its members by their data. A node that lost its data must join anew; where every
+/// node of a role lost it, nothing is left to join, and the cluster begins again under a new token.
+fn forget_membership(change: &mut Change<'_>, wiped: &[NodeName]) {
+    for (cluster_name, cluster) in &mut change.lab.clusters {
+        let roles: BTreeSet<RoleName> = cluster.nodes.values().map(|p| p.role.clone()).collect();
+        for role in roles {
+            let of_role = || cluster.nodes.iter().filter(|(_, placement)| placement.role == role);
+            let hit = of_role().filter(|(name, _)| wiped.contains(name)).count();
+            let begins_again = hit == of_role().count();
+            if hit == 0 {
+                continue;
+            }
+            if begins_again {
+                cluster.token = cluster::token(cluster_name, change.asked.dice);
+            }
+            for (name, placement) in &mut cluster.nodes {
+                if placement.role == role && (begins_again || wiped.contains(name)) {
+                    placement.joined = !begins_again;
+                }
+            }
+        }
     }
 }
 

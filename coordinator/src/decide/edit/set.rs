@@ -101,18 +101,20 @@ fn arguments(value: &str) -> Result<Vec<String>, Refusal> {
 }
 
 fn place(change: &Change<'_>, text: &str) -> Result<Place, Refusal> {
-    if let Some((name, _)) = change.lab.clusters.get_key_value(text) {
-        return Ok(Place::Cluster(name.clone()));
+    if let Ok(name) = ClusterName::parse(text)
+        && change.lab.clusters.contains_key(&name)
+    {
+        return Ok(Place::Cluster(name));
     }
     // Resolving also refuses what is malformed or unknown.
     let nodes = target::nodes(&change.lab, change.reports, &[text.to_owned()]);
     if let Some((cluster, role)) = text.split_once('/')
         && !text.contains(':')
-        && let (Some((name, there)), Ok(role)) =
-            (change.lab.clusters.get_key_value(cluster), RoleName::parse(role))
+        && let (Ok(name), Ok(role)) = (ClusterName::parse(cluster), RoleName::parse(role))
+        && let Some(there) = change.lab.clusters.get(&name)
         && there.blueprint.roles.contains_key(&role)
     {
-        return Ok(Place::Role(name.clone(), role));
+        return Ok(Place::Role(name, role));
     }
     Ok(Place::Nodes(nodes.map_err(invalid)?.into_iter().collect()))
 }

@@ -3,7 +3,7 @@
 //! Each commit is one durable redb transaction with a row per event. Compaction folds log rows into
 //! the snapshot rows of their keys. A revision is here as a whole or not at all.
 
-use std::{path::Path, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
@@ -36,6 +36,9 @@ const META_LAST_LEASE: &str = "last lease";
 /// The layout above. A file with another number is refused.
 const FORMAT: u64 = 1;
 
+/// Marks a file that is being made, before the pid of its maker.
+const UNFINISHED: &str = "unfinished-";
+
 /// Memory for redb's pages; everything is in the core anyway.
 const CACHE_BYTES: usize = 1024 * 1024;
 
@@ -54,11 +57,17 @@ impl Disk {
     /// Opens or makes the file.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let what = format!("open store {}", path.display());
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        Self::prepare(database, &what)
+        let io = |error: io::Error| StoreError::Unavailable(format!("{what}: {error}"));
+        if !path.try_exists().map_err(io)? {
+            make(path, &what)?;
+        }
+        let database = Database::builder().set_cache_size(CACHE_BYTES).open(path);
+        let disk = Self::prepare(database, &what)?;
+        remove_unfinished(path).map_err(io)?;
+        Ok(disk)
     }
 
-    /// Opens or makes a database elsewhere than in a file.
+    /// Opens or makes a database elsewhere than in a file. Making it is not safe to break off.
     pub(super) fn open_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
         Self::prepare(database, "open store")
@@ -98,9 +107,7 @@ impl Disk {
         &self,
         body: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, redb::Error> {
-        let mut txn = self.database.begin_write()?;
-        // A killed coordinator then reopens at once instead of walking the whole file.
-        txn.set_quick_repair(true);
+        let txn = self.database.begin_write()?;
         let value = body(&txn)?;
         txn.commit()?;
         Ok(value)
@@ -216,6 +223,35 @@ impl Disk {
             Ok(())
         })
     }
+}
+
+/// Makes the file whole or not at all. One that was left half made could never be opened again:
+/// redb would take it for a file of somebody else's.
+fn make(path: &Path, what: &str) -> Result<(), StoreError> {
+    let io = |error: io::Error| StoreError::Unavailable(format!("{what}: {error}"));
+    let unfinished = path.with_extension(format!("{UNFINISHED}{}", std::process::id()));
+    let database = Database::builder().create(&unfinished);
+    drop(Disk::prepare(database, what)?);
+    // Not a rename: that would replace what another process made in the meantime.
+    match fs::hard_link(&unfinished, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// Removes what this process, or one that was killed, made on the way. Whoever else is at it right
+/// now finds the lab's store taken anyway.
+fn remove_unfinished(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
+        let unfinished = entry?.path();
+        let extension = unfinished.extension().unwrap_or_default().to_string_lossy().into_owned();
+        if unfinished.file_stem() == path.file_stem() && extension.starts_with(UNFINISHED) {
+            fs::remove_file(unfinished)?;
+        }
+    }
+    Ok(())
 }
 
 fn event(

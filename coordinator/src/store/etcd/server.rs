@@ -18,67 +18,96 @@ const PROGRAM: &str = "/usr/bin/etcd";
 /// How long a server may take until it answers.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// A running server.
+/// A running server, of a cluster of its own or of several.
 #[derive(Debug)]
-pub(in crate::store) struct EtcdServer {
+pub(crate) struct EtcdServer {
     dir: TempDir,
+    member: Member,
+    /// All members, itself included.
+    members: String,
+    child: Child,
+}
+
+#[derive(Debug)]
+struct Member {
+    name: String,
     client: u16,
     peer: u16,
-    child: Child,
 }
 
 impl EtcdServer {
     /// Starts a server and waits until it answers.
-    pub(in crate::store) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
+        Self::start_cluster(1).await.remove(0)
+    }
+
+    /// Starts a cluster of so many members and waits until each answers.
+    pub(crate) async fn start_cluster(count: usize) -> Vec<Self> {
         assert!(
             Path::new(PROGRAM).exists(),
             "{PROGRAM} is missing: run deploy/test.sh, which brings what tests need"
         );
-        let dir = tempfile::tempdir().unwrap();
-        let (client, peer) = free_ports();
-        let child = spawn(dir.path(), client, peer);
-        let server = Self { dir, client, peer, child };
-        server.answers().await;
-        server
+        let members: Vec<_> = free_ports(count * 2)
+            .chunks(2)
+            .enumerate()
+            .map(|(n, ports)| Member { name: format!("m{n}"), client: ports[0], peer: ports[1] })
+            .collect();
+        let all = members.iter().map(|m| format!("{}=http://127.0.0.1:{}", m.name, m.peer));
+        let all = all.collect::<Vec<_>>().join(",");
+        let start = |member: Member| {
+            let dir = tempfile::tempdir().unwrap();
+            let child = spawn(dir.path(), &member, &all);
+            Self { dir, member, members: all.clone(), child }
+        };
+        let servers: Vec<_> = members.into_iter().map(start).collect();
+        for server in &servers {
+            server.answers().await;
+        }
+        servers
     }
 
     /// Where clients reach it.
-    pub(in crate::store) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client)
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.member.client)
     }
 
     /// The choice of this store under a namespace.
-    pub(in crate::store) fn choice(&self, namespace: &str) -> StoreChoice {
+    pub(crate) fn choice(&self, namespace: &str) -> StoreChoice {
         format!("etcd={}/{namespace}", self.url()).parse().unwrap()
     }
 
     /// Waits until it answers.
-    pub(in crate::store) async fn answers(&self) {
+    pub(crate) async fn answers(&self) {
         let deadline = Instant::now() + START_TIME_MAX;
-        while let Err(error) = open(&self.choice(""), self.dir.path()).await {
+        loop {
+            let answer = match open(&self.choice(""), self.dir.path()).await {
+                Ok(store) => store.range(b"/nothing").await.map(drop),
+                Err(error) => Err(error),
+            };
+            let Err(error) = answer else { return };
             assert!(Instant::now() < deadline, "etcd does not start: {error}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     /// Kills it as a crash would.
-    pub(in crate::store) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Starts it again on the same data and ports.
-    pub(in crate::store) fn respawn(&mut self) {
-        self.child = spawn(self.dir.path(), self.client, self.peer);
+    pub(crate) fn respawn(&mut self) {
+        self.child = spawn(self.dir.path(), &self.member, &self.members);
     }
 
     /// Stops it without ending it.
-    pub(in crate::store) fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);
     }
 
     /// Lets it go on.
-    pub(in crate::store) fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.signal(rustix::process::Signal::CONT);
     }
 
@@ -96,12 +125,14 @@ impl Drop for EtcdServer {
     }
 }
 
-fn spawn(dir: &Path, client: u16, peer: u16) -> Child {
-    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+fn spawn(dir: &Path, member: &Member, members: &str) -> Child {
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let (client, peer) = (url(member.client), url(member.peer));
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
     // Dies with the thread that started it, so that a killed test leaves no server behind.
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", PROGRAM, "--name=t", "--logger=zap"])
+        .args(["--pdeathsig", "KILL", PROGRAM, "--logger=zap"])
+        .arg(format!("--name={}", member.name))
         .arg(format!("--data-dir={}", dir.join("data").display()))
         .args([
             format!("--listen-client-urls={client}"),
@@ -111,7 +142,7 @@ fn spawn(dir: &Path, client: u16, peer: u16) -> Child {
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
         ])
-        .arg(format!("--initial-cluster=t={peer}"))
+        .arg(format!("--initial-cluster={members}"))
         .stdin(Stdio::null())
         .stdout(Stdio::from(log.try_clone().unwrap()))
         .stderr(Stdio::from(log))
@@ -119,8 +150,8 @@ fn spawn(dir: &Path, client: u16, peer: u16) -> Child {
         .unwrap()
 }
 
-fn free_ports() -> (u16, u16) {
-    let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let [client, peer] = held.map(|listener| listener.local_addr().unwrap().port());
-    (client, peer)
+fn free_ports(count: usize) -> Vec<u16> {
+    // All held at once, so that no two are the same.
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }

@@ -1,0 +1,66 @@
+//! `apply -f` and `plan -f`: the lab as a file says.
+
+use faultbed_common::edit::Edit;
+
+use crate::cli::{
+    Session,
+    change::{self, ChangeArgs},
+    diff,
+    failure::{Exit, Outcome},
+    lab_file,
+    output::{self, Format},
+};
+
+/// Arguments of `apply`.
+#[derive(Debug, clap::Args)]
+pub struct ApplyArgs {
+    /// The lab file
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    file: String,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, clap::Args)]
+pub struct PlanArgs {
+    /// The lab file
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    file: String,
+    /// Exit 1 where there are changes
+    #[arg(long)]
+    exit_code: bool,
+    /// May touch what others own
+    #[arg(long)]
+    everyone: bool,
+    #[command(flatten)]
+    output: output::OutputArgs,
+}
+
+/// Runs `apply`.
+///
+/// # Errors
+/// The file has mistakes, or as [`change::perform`].
+pub async fn apply(session: &Session, args: &ApplyArgs) -> Outcome {
+    let loaded = lab_file::load(&args.file)?;
+    let client = session.client().await?;
+    let request = args.change.request(Edit::Apply(Box::new(loaded.file)), loaded.blueprints);
+    change::perform(&client, request, &args.change).await
+}
+
+/// Runs `plan`.
+///
+/// # Errors
+/// The file has mistakes, or the lab refuses or cannot be reached.
+pub async fn plan(session: &Session, args: &PlanArgs) -> Outcome {
+    let loaded = lab_file::load(&args.file)?;
+    let client = session.client().await?;
+    let change = ChangeArgs { plan: true, everyone: args.everyone, ..ChangeArgs::default() };
+    let request = change.request(Edit::Apply(Box::new(loaded.file)), loaded.blueprints);
+    let reply = client.edit(&request).await?;
+    match args.output.output {
+        Format::Json => output::json(&reply)?,
+        Format::Table => output::data(diff::plan(&reply))?,
+    }
+    Ok(if args.exit_code && reply.changed { Exit::NO } else { Exit::DONE })
+}

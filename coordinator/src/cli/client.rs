@@ -1,0 +1,272 @@
+//! Talks to the coordinator of one lab over its unix socket. Decides nothing.
+
+use std::{pin::Pin, time::Duration};
+
+use faultbed_common::{
+    edit::{EditReply, EditRequest, HistoryEntry, Query},
+    event::{Event, EventQuery},
+    lab::Lab,
+    logs::{LogLine, LogQuery},
+    status::Status,
+};
+use faultbed_proto::v1::{Document, operator_client::OperatorClient};
+use futures::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cli::{context::Context, failure::Failure};
+
+/// How long a connection to a socket of this machine may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// How long one answer may take; a coordinator answers from memory or with one store transaction.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// The largest answer accepted: a status of a thousand nodes is far below.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Documents as they come.
+pub type Documents<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
+
+/// A connection to one lab.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: OperatorClient<Channel>,
+    /// The lab.
+    pub context: Context,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody answers: names lab, socket and what to type.
+    pub async fn connect(context: Context) -> Result<Self, Failure> {
+        let socket = context.socket();
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://lab")
+            .connect_timeout(CONNECT_MAX)
+            .connect_with_connector(connector)
+            .await
+            .map_err(|e| unreachable(&context, &root_cause(&e)))?;
+        let inner = OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        Ok(Self { inner, context })
+    }
+
+    /// Asks for a change.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn edit(&self, request: &EditRequest) -> Result<EditReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.inner.clone().edit(document).await;
+        self.answer(answer)
+    }
+
+    /// The lab as it is.
+    ///
+    /// # Errors
+    /// The lab cannot be reached.
+    pub async fn status(&self) -> Result<Status, Failure> {
+        let answer = self.inner.clone().status(limited(Document::default())).await;
+        self.answer(answer)
+    }
+
+    /// The lab as it is, and again after every change.
+    ///
+    /// # Errors
+    /// The lab cannot be reached.
+    pub async fn watch(&self) -> Result<Documents<Status>, Failure> {
+        let answer = self.inner.clone().watch(Document::default()).await;
+        self.documents(answer)
+    }
+
+    /// The accepted lab.
+    ///
+    /// # Errors
+    /// The lab cannot be reached.
+    pub async fn lab(&self) -> Result<Lab, Failure> {
+        let document = self.document(&Query::Lab)?;
+        let answer = self.inner.clone().get(document).await;
+        self.answer(answer)
+    }
+
+    /// Its accepted generations, newest last.
+    ///
+    /// # Errors
+    /// The lab cannot be reached.
+    pub async fn history(&self) -> Result<Vec<HistoryEntry>, Failure> {
+        let document = self.document(&Query::History)?;
+        let answer = self.inner.clone().get(document).await;
+        self.answer(answer)
+    }
+
+    /// What happened, oldest first.
+    ///
+    /// # Errors
+    /// The lab cannot be reached.
+    pub async fn events(&self, query: &EventQuery) -> Result<Documents<Event>, Failure> {
+        let document = Document { json: self.text(query)? };
+        let answer = self.inner.clone().events(document).await;
+        self.documents(answer)
+    }
+
+    /// Log lines of nodes.
+    ///
+    /// # Errors
+    /// The lab refuses a target, or cannot be reached.
+    pub async fn logs(&self, query: &LogQuery) -> Result<Documents<LogLine>, Failure> {
+        let document = Document { json: self.text(query)? };
+        let answer = self.inner.clone().logs(document).await;
+        self.documents(answer)
+    }
+
+    fn text(&self, value: &impl Serialize) -> Result<String, Failure> {
+        serde_json::to_string(value).map_err(|e| {
+            Failure::no(format!("write a request to lab `{}`: {e}", self.context.name))
+        })
+    }
+
+    fn document(&self, value: &impl Serialize) -> Result<tonic::Request<Document>, Failure> {
+        Ok(limited(Document { json: self.text(value)? }))
+    }
+
+    fn answer<T: DeserializeOwned>(
+        &self,
+        answer: Result<tonic::Response<Document>, tonic::Status>,
+    ) -> Result<T, Failure> {
+        let document = answer.map_err(|status| failure_of(&self.context, &status))?.into_inner();
+        self.parse(&document)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, document: &Document) -> Result<T, Failure> {
+        parse(&self.context, document)
+    }
+
+    fn documents<T: DeserializeOwned + Send + 'static>(
+        &self,
+        answer: Result<tonic::Response<tonic::Streaming<Document>>, tonic::Status>,
+    ) -> Result<Documents<T>, Failure> {
+        let stream = answer.map_err(|status| failure_of(&self.context, &status))?.into_inner();
+        let context = self.context.clone();
+        Ok(Box::pin(stream.map(move |item| match item {
+            Ok(document) => parse(&context, &document),
+            Err(status) => Err(failure_of(&context, &status)),
+        })))
+    }
+}
+
+fn parse<T: DeserializeOwned>(context: &Context, document: &Document) -> Result<T, Failure> {
+    serde_json::from_str(&document.json).map_err(|e| {
+        Failure::unreachable(format!(
+            "read the answer of lab `{}`: {e}; `faultbed` and its daemons may be of different versions",
+            context.name
+        ))
+        .next(format!("{} && {}", context.typed("down"), context.typed("up -d")))
+    })
+}
+
+fn limited(document: Document) -> tonic::Request<Document> {
+    let mut request = tonic::Request::new(document);
+    request.set_timeout(ANSWER_MAX);
+    request
+}
+
+/// What a gRPC status means for the person who typed the command.
+fn failure_of(context: &Context, status: &tonic::Status) -> Failure {
+    use tonic::Code;
+    match status.code() {
+        Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::OutOfRange
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::Unimplemented => split_next(status.message()),
+        Code::ResourceExhausted | Code::Aborted => split_next(status.message()),
+        Code::DeadlineExceeded => Failure::late(format!(
+            "lab `{}` did not answer within {} s",
+            context.name,
+            ANSWER_MAX.as_secs()
+        ))
+        .next(format!("tail {}", context.coordinator_dir().join("coordinator.log").display())),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => unreachable(context, status.message()),
+    }
+}
+
+/// A refusal may bring its own next lines: those that begin with `next: `.
+fn split_next(message: &str) -> Failure {
+    let (next, said): (Vec<&str>, Vec<&str>) =
+        message.lines().partition(|line| line.trim_start().starts_with("next: "));
+    let mut failure = Failure::refused(said.join("\n"));
+    for line in next {
+        failure = failure.next(line.trim_start().trim_start_matches("next: "));
+    }
+    failure
+}
+
+fn unreachable(context: &Context, why: &str) -> Failure {
+    Failure::unreachable(format!(
+        "lab `{}` cannot be reached at {}: {why}",
+        context.name,
+        context.socket().display()
+    ))
+    .next(context.typed("up -d   # starts what is missing, keeps its data"))
+}
+
+/// The innermost reason: `No such file or directory` rather than `transport error`.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::failure::Exit;
+
+    #[test]
+    fn a_refusal_keeps_its_words_and_its_next_line() {
+        let failure = split_next("no node `kv-9`; nearest is kv-2\nnext: faultbed status");
+        assert_eq!(failure.exit, Exit::REFUSED);
+        assert_eq!(
+            failure.to_string(),
+            "error: no node `kv-9`; nearest is kv-2\n  next: faultbed status"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lab_that_is_gone_is_exit_4_with_its_socket_and_the_way_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = Context {
+            version: 1,
+            name: "mine".parse().unwrap(),
+            octet: 1,
+            dir: dir.path().to_owned(),
+            runtime: dir.path().to_owned(),
+            store: "embedded".into(),
+            hosts: 1,
+            token: String::new(),
+            ephemeral: false,
+        };
+        let failure = Client::connect(context).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::UNREACHABLE);
+        let text = failure.to_string();
+        assert!(text.contains("lab `mine`") && text.contains("api.sock"), "{text}");
+        assert!(text.contains("faultbed --lab mine up -d"), "{text}");
+    }
+}

@@ -1,0 +1,102 @@
+//! `context list|use`: the labs of this user, and which one later commands mean.
+
+use clap_complete::ArgValueCandidates;
+use serde::Serialize;
+
+use crate::cli::{
+    Session, completion,
+    context::{self, Context},
+    failure::{Exit, Outcome},
+    output::{self, Format},
+    status,
+    table::{self, Tone},
+};
+
+/// Arguments of `context`.
+#[derive(Debug, clap::Args)]
+pub struct ContextArgs {
+    #[command(subcommand)]
+    command: ContextCommand,
+}
+
+/// Verbs on contexts.
+#[derive(Debug, clap::Subcommand)]
+enum ContextCommand {
+    /// The labs of this user
+    List(output::OutputArgs),
+    /// Choose the lab that later commands mean
+    Use {
+        /// Its name
+        #[arg(add = ArgValueCandidates::new(completion::labs))]
+        name: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    context: &'a Context,
+    running: bool,
+    current: bool,
+}
+
+/// Runs `context …`.
+///
+/// # Errors
+/// There is no such lab.
+pub fn run(session: &Session, args: &ContextArgs) -> Outcome {
+    let places = &session.places;
+    let labs = places.labs();
+    match &args.command {
+        ContextCommand::List(output) => {
+            let current = places.current();
+            let listed: Vec<Listed<'_>> = labs
+                .iter()
+                .map(|context| Listed {
+                    context,
+                    running: context.is_running(),
+                    current: current.as_ref() == Some(&context.name),
+                })
+                .collect();
+            match output.output {
+                Format::Json => output::json(&listed)?,
+                Format::Table => output::data(listing(&listed))?,
+            }
+        }
+        ContextCommand::Use { name } => {
+            let name = context::lab_name(name)?;
+            let known: Vec<&str> = labs.iter().map(|lab| lab.name.as_str()).collect();
+            if !labs.iter().any(|lab| lab.name == name) {
+                let mut failure = status::unknown("lab", name.as_str(), &known);
+                failure.next = vec![format!("faultbed --lab {name} up -d")];
+                return Err(failure);
+            }
+            places.set_current(&name)?;
+            output::say(format!("later commands mean lab `{name}`"));
+        }
+    }
+    Ok(Exit::DONE)
+}
+
+fn listing(labs: &[Listed<'_>]) -> String {
+    if labs.is_empty() {
+        return "no labs yet; try: faultbed up -d".to_owned();
+    }
+    let rows = labs
+        .iter()
+        .map(|lab| {
+            let (state, mood) =
+                if lab.running { ("running", Tone::Good) } else { ("stopped", Tone::Faint) };
+            vec![
+                table::cell(&lab.context.name, Tone::Strong),
+                table::cell(state, mood),
+                table::plain(lab.context.hosts),
+                table::plain(format!("127.77.{}.0/24", lab.context.octet)),
+                table::plain(&lab.context.store),
+                table::plain(lab.context.dir.display()),
+                table::plain(if lab.current { "*" } else { "" }),
+            ]
+        })
+        .collect();
+    table::render(&["LAB", "STATE", "HOSTS", "ADDRESSES", "STORE", "DIRECTORY", "CHOSEN"], rows)
+}

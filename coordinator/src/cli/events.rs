@@ -1,0 +1,144 @@
+//! `events` and `history`: what happened, and which changes were accepted.
+
+use faultbed_common::{
+    edit::HistoryEntry,
+    event::{Event, EventKind, EventQuery},
+};
+use futures::StreamExt;
+
+use crate::cli::{
+    Session, diff,
+    failure::{Exit, Outcome},
+    output::{self, Format},
+    table::{self, Tone, tone},
+};
+
+/// Events shown where nothing is said.
+const TAIL_DEFAULT: u32 = 50;
+
+/// Arguments of `events`.
+#[derive(Debug, clap::Args)]
+pub struct EventsArgs {
+    /// Go on as they happen
+    #[arg(short, long)]
+    follow: bool,
+    /// How many of the past to begin with
+    #[arg(short = 'n', long, value_name = "N", default_value_t = TAIL_DEFAULT)]
+    tail: u32,
+    #[command(flatten)]
+    output: output::OutputArgs,
+}
+
+/// Arguments of `history`.
+#[derive(Debug, clap::Args)]
+pub struct HistoryArgs {
+    /// Show what this generation changed
+    #[arg(value_name = "GENERATION")]
+    generation: Option<u64>,
+    #[command(flatten)]
+    output: output::OutputArgs,
+}
+
+/// Runs `events`.
+///
+/// # Errors
+/// The lab cannot be reached.
+pub async fn events(session: &Session, args: &EventsArgs) -> Outcome {
+    let client = session.client().await?;
+    let query = EventQuery { follow: args.follow, tail: Some(args.tail) };
+    let mut events = client.events(&query).await?;
+    while let Some(event) = events.next().await {
+        let event = event?;
+        match args.output.output {
+            Format::Json => output::json_line(&event)?,
+            Format::Table => output::data(line(&event))?,
+        }
+    }
+    Ok(Exit::DONE)
+}
+
+/// One event on one line.
+#[must_use]
+pub fn line(event: &Event) -> String {
+    let mood = match event.kind {
+        EventKind::Stuck | EventKind::Refused => Tone::Bad,
+        EventKind::Fault => Tone::Warn,
+        EventKind::Change | EventKind::Role => Tone::Calm,
+        EventKind::Node | EventKind::Host => Tone::Plain,
+    };
+    // Sentences that name their subject themselves need no second one.
+    let text = if event.text.contains(&event.subject) {
+        event.text.clone()
+    } else {
+        format!("{} {}", event.subject, event.text)
+    };
+    format!("{}  {}", tone(clock(event.at_unix_ms), Tone::Faint), tone(text, mood))
+}
+
+/// The local time of day, to the millisecond.
+fn clock(at_unix_ms: u64) -> String {
+    let at =
+        i64::try_from(at_unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    match at {
+        Some(at) => at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string(),
+        None => at_unix_ms.to_string(),
+    }
+}
+
+/// Runs `history`.
+///
+/// # Errors
+/// There is no such generation, or the lab cannot be reached.
+pub async fn history(session: &Session, args: &HistoryArgs) -> Outcome {
+    let client = session.client().await?;
+    let entries = client.history().await?;
+    let Some(wanted) = args.generation else {
+        match args.output.output {
+            Format::Json => output::json(&entries)?,
+            Format::Table => output::data(entries_table(&entries))?,
+        }
+        return Ok(Exit::DONE);
+    };
+    let Some(entry) = entries.iter().find(|entry| entry.generation.0 == wanted) else {
+        let known: Vec<String> = entries.iter().map(|e| e.generation.to_string()).collect();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let mut failure = crate::cli::status::unknown("generation", &wanted.to_string(), &known);
+        failure.next = vec![client.context.typed("history")];
+        return Err(failure);
+    };
+    match args.output.output {
+        Format::Json => output::json(entry)?,
+        Format::Table => output::data(entry_text(entry))?,
+    }
+    Ok(Exit::DONE)
+}
+
+fn entries_table(entries: &[HistoryEntry]) -> String {
+    let rows = entries
+        .iter()
+        .map(|entry| {
+            let objects: Vec<String> =
+                entry.objects.iter().map(|o| format!("{} {}", o.kind, o.name)).collect();
+            vec![
+                table::cell(entry.generation, Tone::Strong),
+                table::plain(clock(entry.at_unix_ms)),
+                table::plain(&entry.by),
+                table::plain(&entry.what),
+                table::cell(objects.join(", "), Tone::Faint),
+            ]
+        })
+        .collect();
+    table::render(&["GENERATION", "AT", "BY", "WHAT", "OBJECTS"], rows)
+}
+
+fn entry_text(entry: &HistoryEntry) -> String {
+    let reply = faultbed_common::edit::EditReply {
+        generation: entry.generation,
+        changed: true,
+        objects: entry.objects.clone(),
+        ..faultbed_common::edit::EditReply::default()
+    };
+    let what = &entry.what;
+    let head = format!("generation {} · {} · {what}", entry.generation, entry.by);
+    format!("{}\n\n{}", tone(head, Tone::Strong), diff::plan(&reply))
+}

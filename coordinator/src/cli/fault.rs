@@ -1,0 +1,350 @@
+//! Verbs on faults: partition, isolate, inject, heal.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clap_complete::ArgValueCandidates;
+use faultbed_common::{
+    duration::Span,
+    edit::Edit,
+    fault::{FOR_DEFAULT, FaultSpec, Grade, HealPolicy, Lasts, OneWay, Targets},
+    name::FaultName,
+    status::Verdict,
+};
+
+use crate::cli::{
+    Session,
+    change::{self, ChangeArgs},
+    completion,
+    failure::{Exit, Failure, Outcome},
+    output, status,
+    wait::{self, Goal, follow},
+};
+
+/// `--name` of a fault.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct NameArgs {
+    /// A name for the fault; chosen where it is not said
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+impl NameArgs {
+    /// The name, parsed.
+    ///
+    /// # Errors
+    /// Says what a name may be.
+    pub fn parsed(&self) -> Result<Option<FaultName>, Failure> {
+        self.name.as_deref().map(parse_name).transpose()
+    }
+}
+
+fn parse_name(text: &str) -> Result<FaultName, Failure> {
+    text.parse().map_err(|e| Failure::refused(format!("{e}")).next("faultbed status"))
+}
+
+/// Options of every fault.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Fault options")]
+pub struct FaultArgs {
+    /// How long, or `none` for until healed [default: 10m]
+    #[arg(long = "for", allow_hyphen_values = true, value_name = "DURATION")]
+    lasts: Option<Lasts>,
+    #[command(flatten)]
+    name: NameArgs,
+    /// Refuse where this grade cannot be had [default: the best there is]
+    #[arg(long, value_parser = parse_grade, value_name = "packet|stream")]
+    grade: Option<Grade>,
+    /// Act between clusters too
+    #[arg(long)]
+    across: bool,
+    /// Resolve targets such as `leader:kv` anew when roles change
+    #[arg(long)]
+    follow: bool,
+    /// What the end does to connections that met it [default: resume]
+    #[arg(long, value_parser = parse_heal, value_name = "resume|reset|close")]
+    heal: Option<HealPolicy>,
+    /// Where its dice come from
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// Arguments of `partition`.
+#[derive(Debug, clap::Args)]
+pub struct PartitionArgs {
+    /// Two or more groups: `kv-1 kv-2,kv-3`, or 'kv-1 | kv-2,kv-3'
+    #[arg(required = true, value_name = "GROUP", add = ArgValueCandidates::new(completion::targets))]
+    groups: Vec<String>,
+    /// Stop only the bytes from the first group to the second; `--one-way=packets`: as an IP filter
+    #[arg(long, value_parser = parse_one_way, num_args = 0..=1, require_equals = true, default_missing_value = "bytes", value_name = "packets")]
+    one_way: Option<OneWay>,
+    #[command(flatten)]
+    fault: FaultArgs,
+}
+
+/// Arguments of `isolate`.
+#[derive(Debug, clap::Args)]
+pub struct IsolateArgs {
+    /// Cut from the other nodes of their cluster
+    #[arg(required = true, value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
+    targets: Vec<String>,
+    /// Cut from clients too
+    #[arg(long)]
+    clients: bool,
+    #[command(flatten)]
+    fault: FaultArgs,
+}
+
+/// Arguments of `inject`.
+#[derive(Debug, clap::Args)]
+pub struct InjectArgs {
+    /// `cut`, `latency 50ms`, `rtt 80ms`, `pause`, `kill`, `stop`, or an effect of the blueprint's own
+    #[arg(required = true, num_args = 1..=2, value_name = "EFFECT", add = ArgValueCandidates::new(completion::effects))]
+    effect: Vec<String>,
+    /// With latency: each chunk varies by up to this much
+    #[arg(long, allow_hyphen_values = true, value_name = "DURATION")]
+    jitter: Option<Span>,
+    /// Bytes from these …
+    #[arg(long, value_name = "TARGET", requires = "to", add = ArgValueCandidates::new(completion::targets))]
+    from: Option<String>,
+    /// … to those
+    #[arg(long, value_name = "TARGET", requires = "from", add = ArgValueCandidates::new(completion::targets))]
+    to: Option<String>,
+    /// Bytes both ways between two sides
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["from", "on"], add = ArgValueCandidates::new(completion::targets))]
+    between: Option<Vec<String>>,
+    /// Nodes, for effects on nodes
+    #[arg(long, value_name = "TARGET", conflicts_with_all = ["from", "between"], add = ArgValueCandidates::new(completion::targets))]
+    on: Option<String>,
+    #[command(flatten)]
+    fault: FaultArgs,
+}
+
+/// Arguments of `heal`.
+#[derive(Debug, clap::Args)]
+pub struct HealArgs {
+    /// Which; all of your own with `--all`
+    #[arg(value_name = "FAULT", required_unless_present = "all", add = ArgValueCandidates::new(completion::faults))]
+    faults: Vec<String>,
+    /// Every fault that is yours; with `--everyone` every fault
+    #[arg(long, conflicts_with = "faults")]
+    all: bool,
+    /// Exit 1 unless traffic met every fault and it acted
+    #[arg(long, value_parser = ["confirmed"], value_name = "confirmed")]
+    require: Option<String>,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+fn word<T: serde::de::DeserializeOwned>(text: &str, allowed: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| format!("it is {allowed}"))
+}
+
+fn parse_grade(text: &str) -> Result<Grade, String> {
+    word(text, "packet or stream")
+}
+
+fn parse_heal(text: &str) -> Result<HealPolicy, String> {
+    word(text, "resume, reset or close")
+}
+
+fn parse_one_way(text: &str) -> Result<OneWay, String> {
+    word(text, "bytes or packets")
+}
+
+impl FaultArgs {
+    fn spec(&self) -> FaultSpec {
+        FaultSpec {
+            lasts: Some(self.lasts.unwrap_or(Lasts::For(Span(FOR_DEFAULT)))),
+            grade: self.grade,
+            across: self.across,
+            follow: self.follow,
+            heal: self.heal,
+            seed: self.seed,
+            ..FaultSpec::default()
+        }
+    }
+
+    async fn inject(&self, session: &Session, spec: FaultSpec) -> Outcome {
+        let edit = Edit::Inject { name: self.name.parsed()?, spec: Box::new(spec) };
+        let client = session.client().await?;
+        let request = self.change.request(edit, BTreeMap::new());
+        change::perform(&client, request, &self.change).await
+    }
+}
+
+/// Runs `partition`.
+///
+/// # Errors
+/// As [`change::perform`].
+pub async fn partition(session: &Session, args: &PartitionArgs) -> Outcome {
+    let groups = groups(&args.groups)?;
+    let spec = FaultSpec { partition: Some(groups), one_way: args.one_way, ..args.fault.spec() };
+    args.fault.inject(session, spec).await
+}
+
+/// The groups of a partition: one for each argument, or separated by `|`.
+fn groups(words: &[String]) -> Result<Vec<Targets>, Failure> {
+    let groups: Vec<Targets> = words
+        .iter()
+        .flat_map(|text| text.split('|'))
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(Targets::split)
+        .collect();
+    if groups.len() < 2 {
+        return Err(Failure::refused("a partition needs two or more groups")
+            .next("faultbed partition kv-1 kv-2,kv-3")
+            .next("faultbed isolate kv-1   # from all others of its cluster"));
+    }
+    Ok(groups)
+}
+
+/// Runs `isolate`.
+///
+/// # Errors
+/// As [`change::perform`].
+pub async fn isolate(session: &Session, args: &IsolateArgs) -> Outcome {
+    let spec = FaultSpec {
+        isolate: Some(Targets(crate::cli::node::split(&args.targets))),
+        clients: args.clients,
+        ..args.fault.spec()
+    };
+    args.fault.inject(session, spec).await
+}
+
+/// Runs `inject`.
+///
+/// # Errors
+/// The effect makes no sense, or as [`change::perform`].
+pub async fn inject(session: &Session, args: &InjectArgs) -> Outcome {
+    let mut spec = FaultSpec {
+        from: args.from.as_deref().map(Targets::split),
+        to: args.to.as_deref().map(Targets::split),
+        between: args.between.as_ref().map(|s| s.iter().map(|t| Targets::split(t)).collect()),
+        on: args.on.as_deref().map(Targets::split),
+        jitter: args.jitter,
+        ..args.fault.spec()
+    };
+    effect(&mut spec, &args.effect)?;
+    if spec.from.is_none() && spec.between.is_none() && spec.on.is_none() {
+        return Err(Failure::refused("say where: --from A --to B, --between A B, or --on TARGET")
+            .next(format!("faultbed inject {} --between kv-1 kv-2", args.effect.join(" "))));
+    }
+    args.fault.inject(session, spec).await
+}
+
+/// Puts the words of an effect into a spec.
+fn effect(spec: &mut FaultSpec, words: &[String]) -> Result<(), Failure> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let span = |text: &str| {
+        text.parse::<Span>()
+            .map_err(|e| Failure::refused(e.to_string()).next("faultbed inject --help"))
+    };
+    match words.as_slice() {
+        ["cut"] => spec.cut = true,
+        ["latency", amount] => spec.latency = Some(span(amount)?),
+        ["rtt", amount] => spec.rtt = Some(span(amount)?),
+        ["pause"] => spec.pause = true,
+        ["kill"] => spec.kill = true,
+        ["stop"] => spec.stop = true,
+        ["latency" | "rtt"] => {
+            return Err(Failure::refused(format!("say how much {}", words[0]))
+                .next(format!("faultbed inject {} 50ms --between kv-1 kv-2", words[0])));
+        }
+        [own] => spec.effect = Some((*own).to_owned()),
+        _ => {
+            return Err(Failure::refused(format!(
+                "{:?} is no effect; they are cut, latency D, rtt D, pause, kill, stop and the blueprint's own",
+                words.join(" ")
+            ))
+            .next("faultbed inject --help"));
+        }
+    }
+    Ok(())
+}
+
+/// Runs `heal`.
+///
+/// # Errors
+/// A fault is unknown, one that was required to act did not, or as [`change::perform`].
+pub async fn heal(session: &Session, args: &HealArgs) -> Outcome {
+    let client = session.client().await?;
+    let names = args.faults.iter().map(|n| parse_name(n)).collect::<Result<Vec<_>, _>>()?;
+    let before = client.status().await?;
+    let known: Vec<&str> = before.faults.iter().map(|fault| fault.name.as_str()).collect();
+    if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(status::unknown("fault", name.as_str(), &known));
+    }
+    let checked: Vec<FaultName> = if names.is_empty() {
+        let on = |fault: &&faultbed_common::status::FaultStatus| {
+            fault.state == faultbed_common::status::FaultState::Active
+        };
+        before.faults.iter().filter(on).map(|fault| fault.name.clone()).collect()
+    } else {
+        names.clone()
+    };
+    let request = args.change.request(Edit::Heal { faults: names }, BTreeMap::new());
+    let outcome = change::perform(&client, request, &args.change).await?;
+    if args.require.is_none() || args.change.plan {
+        return Ok(outcome);
+    }
+    // The last counts arrive with the report that the fault is over.
+    let limit = args.change.limit().unwrap_or(EVIDENCE_MAX);
+    let goals = checked.iter().cloned().map(Goal::Ended).collect();
+    let after = follow::until(&client, goals, limit).await?.status;
+    let unmet: Vec<String> = checked
+        .iter()
+        .filter_map(|name| wait::fault(&after, name))
+        .filter(|fault| fault.evidence.verdict != Verdict::Confirmed)
+        .map(|fault| format!("{} is {}", fault.name, status::words::evidence(fault).0))
+        .collect();
+    if unmet.is_empty() {
+        output::say(format!("confirmed: {}", wait::list(&checked)));
+        return Ok(Exit::DONE);
+    }
+    Err(Failure::no(format!("not confirmed: {}", unmet.join(", ")))
+        .next(client.context.typed(&format!("show {}", checked[0]))))
+}
+
+/// How long the last evidence is waited for where nobody said how long.
+const EVIDENCE_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn groups_come_as_arguments_or_with_bars() {
+        let expected = vec![Targets::split("kv-1"), Targets::split("kv-2,kv-3")];
+        for words in [
+            owned(&["kv-1", "kv-2,kv-3"]),
+            owned(&["kv-1 | kv-2,kv-3"]),
+            owned(&["kv-1", "|", "kv-2, kv-3"]),
+        ] {
+            assert_eq!(groups(&words).unwrap(), expected, "{words:?}");
+        }
+        let failure = groups(&owned(&["kv-1"])).unwrap_err().to_string();
+        assert!(failure.contains("two or more groups") && failure.contains("isolate"), "{failure}");
+    }
+
+    #[test]
+    fn effects_read_as_people_say_them() {
+        let check = |words: &[&str]| {
+            let mut spec = FaultSpec::default();
+            effect(&mut spec, &owned(words)).map(|()| spec)
+        };
+        assert!(check(&["cut"]).unwrap().cut);
+        let latency = check(&["latency", "50ms"]).unwrap().latency.unwrap();
+        assert_eq!(latency.0, Duration::from_millis(50));
+        assert_eq!(check(&["pause-apply"]).unwrap().effect.as_deref(), Some("pause-apply"));
+        assert!(check(&["latency"]).unwrap_err().to_string().contains("how much"));
+        assert!(check(&["latency", "-3s"]).unwrap_err().to_string().contains("negative"));
+    }
+}

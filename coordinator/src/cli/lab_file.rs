@@ -1,0 +1,241 @@
+//! Loads a lab file for `up`, `apply` and `plan`: parsed, its blueprints read, its paths absolute and
+//! checked. Every mistake is shown at its place, and nothing is changed.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use faultbed_common::{
+    blueprint::Blueprint,
+    file::{self, Problem},
+    name::{ClusterName, RoleName},
+    spec::{ClusterSpec, LabFile, RoleSpec},
+};
+use toml::de::{DeTable, DeValue};
+
+use crate::cli::{
+    blueprints,
+    failure::Failure,
+    paths::{self, PathProblem},
+};
+
+/// A lab file, ready to be applied.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says.
+    pub file: LabFile,
+    /// Blueprints of the user's own, by the path in the spec.
+    pub blueprints: BTreeMap<String, Blueprint>,
+}
+
+/// Loads a lab file.
+///
+/// # Errors
+/// It cannot be read, or has mistakes, all of them shown.
+pub fn load(path: &str) -> Result<Loaded, Failure> {
+    let path = paths::absolute(path, &paths::current_dir()?);
+    let text = paths::read_text(&path).map_err(|e| {
+        Failure::refused(e).next("faultbed blueprint show etcd   # and `faultbed up --help`")
+    })?;
+    load_text(path, &text)
+}
+
+fn load_text(path: PathBuf, text: &str) -> Result<Loaded, Failure> {
+    let mut file = file::parse_lab(text).map_err(|problems| failure(&path, text, &problems))?;
+    let base = path.parent().unwrap_or(Path::new("/")).to_owned();
+    let mut problems = Vec::new();
+    let own = own_blueprints(&mut file, &base, text)?;
+    let shipped = blueprints::shipped();
+    let known: Vec<String> = shipped.keys().cloned().collect();
+    let find = |name: &str| {
+        let own_name = paths::absolute(name, &base).display().to_string();
+        own.get(&own_name).or_else(|| shipped.get(name)).cloned()
+    };
+    if let Err(found) = file::check_roles(text, &find, &known) {
+        problems.extend(found);
+    }
+    for (name, cluster) in &mut file.cluster {
+        let blueprint = own.get(&cluster.blueprint).or_else(|| shipped.get(&cluster.blueprint));
+        let place = Place { text, cluster: name };
+        problems.extend(resolve_cluster(cluster, blueprint, &base, &place));
+    }
+    if problems.is_empty() {
+        return Ok(Loaded { path, file, blueprints: own });
+    }
+    problems.sort_by_key(|problem| problem.span.start);
+    Err(failure(&path, text, &problems))
+}
+
+/// Reads the blueprints that are named by path, and makes these paths absolute.
+fn own_blueprints(
+    file: &mut LabFile,
+    base: &Path,
+    _text: &str,
+) -> Result<BTreeMap<String, Blueprint>, Failure> {
+    let mut own = BTreeMap::new();
+    for cluster in file.cluster.values_mut() {
+        if blueprints::is_path(&cluster.blueprint) {
+            let (name, blueprint) = blueprints::find(&cluster.blueprint, base)?;
+            cluster.blueprint.clone_from(&name);
+            own.insert(name, blueprint);
+        }
+    }
+    Ok(own)
+}
+
+/// Where a cluster is written.
+struct Place<'a> {
+    text: &'a str,
+    cluster: &'a ClusterName,
+}
+
+impl Place<'_> {
+    fn problem(&self, keys: &[&str], problem: PathProblem) -> Problem {
+        let mut path = vec!["cluster", self.cluster.as_str()];
+        path.extend(keys);
+        Problem {
+            span: span_of(self.text, &path),
+            message: problem.message,
+            help: Some(problem.help),
+        }
+    }
+}
+
+fn resolve_cluster(
+    cluster: &mut ClusterSpec,
+    blueprint: Option<&Blueprint>,
+    base: &Path,
+    place: &Place<'_>,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (role, spec) in &mut cluster.roles {
+        problems.extend(resolve_role(role, spec, base, place));
+    }
+    let Some(blueprint) = blueprint else { return problems };
+    for (role, problem) in missing_programs(cluster, blueprint) {
+        problems.push(place.problem(&[role.as_str()], problem));
+    }
+    problems
+}
+
+/// Makes the paths of a role absolute, checks them, and reads its configuration files.
+fn resolve_role(
+    role: &RoleName,
+    spec: &mut RoleSpec,
+    base: &Path,
+    place: &Place<'_>,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut settle = |keys: &[&str],
+                      field: &mut Option<String>,
+                      read: fn(&str, &Path) -> Result<String, PathProblem>| {
+        let Some(text) = field else { return };
+        match read(text, base) {
+            Ok(found) => *text = found,
+            Err(problem) => problems.push(place.problem(keys, problem)),
+        }
+    };
+    settle(&[role.as_str(), "path"], &mut spec.path, paths::program);
+    settle(&[role.as_str(), "config"], &mut spec.config, paths::config);
+    for (number, node) in &mut spec.node {
+        let number = number.to_string();
+        settle(&[role.as_str(), "node", &number, "path"], &mut node.path, paths::program);
+        settle(&[role.as_str(), "node", &number, "config"], &mut node.config, paths::config);
+    }
+    problems
+}
+
+/// Roles that name no path, and whose blueprint's program is not in PATH.
+#[must_use]
+pub fn missing_programs(
+    cluster: &ClusterSpec,
+    blueprint: &Blueprint,
+) -> Vec<(RoleName, PathProblem)> {
+    let mut missing = Vec::new();
+    for (name, role) in &blueprint.roles {
+        let spec = cluster.roles.get(name);
+        let count = spec.and_then(|spec| spec.count).unwrap_or(role.count);
+        let is_named = spec.is_some_and(|spec| spec.path.is_some());
+        if count == 0 || is_named || role.program.contains('/') {
+            continue;
+        }
+        if paths::in_path(&role.program).is_none() {
+            missing.push((
+                name.clone(),
+                PathProblem {
+                    message: format!(
+                        "role {name} runs `{}`, which is not in PATH",
+                        role.program
+                    ),
+                    help: format!(
+                        "install it, or set {name}.path = \"bin/{}\" (on the command line: --{name}.path)",
+                        role.program
+                    ),
+                },
+            ));
+        }
+    }
+    missing
+}
+
+/// The bytes of the value at `path`, or of the nearest table above it.
+fn span_of(text: &str, path: &[&str]) -> Range<usize> {
+    let Ok(table) = DeTable::parse(text) else { return 0..0 };
+    let mut span = 0..0;
+    let mut table = table.get_ref();
+    for key in path {
+        let Some((found, value)) = table.iter().find(|(name, _)| name.get_ref() == key) else {
+            break;
+        };
+        match value.get_ref() {
+            DeValue::Table(inner) => {
+                span = found.span();
+                table = inner;
+            }
+            _ => return value.span(),
+        }
+    }
+    span
+}
+
+/// All mistakes of a file, each at its place.
+#[must_use]
+pub fn failure(path: &Path, text: &str, problems: &[Problem]) -> Failure {
+    let shown = path.display();
+    let rendered: Vec<String> =
+        problems.iter().map(|problem| render(problem, &shown.to_string(), text)).collect();
+    let count = match problems.len() {
+        1 => "a mistake".to_owned(),
+        many => format!("{many} mistakes"),
+    };
+    Failure::refused(format!("{shown} has {count}\n\n{}\n", rendered.join("\n\n")))
+        .next(format!("$EDITOR {shown}"))
+}
+
+/// One mistake: place, line, the text underlined, what is allowed.
+fn render(problem: &Problem, path: &str, text: &str) -> String {
+    let start = problem.span.start.min(text.len());
+    let begin = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+    let number = text[..start].matches('\n').count() + 1;
+    let column = text[begin..start].chars().count() + 1;
+    let width = text[start..problem.span.end.clamp(start, end)].chars().count().max(1);
+    let gutter = " ".repeat(number.to_string().len());
+    let mut lines = vec![
+        format!("{path}:{number}:{column}: {}", problem.message),
+        format!("{gutter} |"),
+        format!("{number} | {}", &text[begin..end]),
+        format!("{gutter} | {}{}", " ".repeat(column - 1), "^".repeat(width)),
+    ];
+    if let Some(help) = &problem.help {
+        lines.push(format!("{gutter} = {help}"));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! `get KIND [NAME]` and `delete KIND NAME`: objects as they were accepted.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use clap_complete::ArgValueCandidates;
+use faultbed_common::{edit::Edit, lab::Lab};
+use serde_json::{Map, Value};
+
+use crate::cli::{
+    Session,
+    change::{self, ChangeArgs},
+    completion,
+    failure::{Exit, Failure, Outcome},
+    output, status,
+};
+
+/// Kinds of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// What should run.
+    #[value(alias = "clusters")]
+    Cluster,
+    /// What should be disturbed.
+    #[value(alias = "faults")]
+    Fault,
+    /// Where it runs.
+    #[value(alias = "hosts")]
+    Host,
+    /// All of it, as a file for `apply`.
+    Lab,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Fault => "fault",
+            Self::Host => "host",
+            Self::Lab => "lab",
+        }
+    }
+}
+
+/// How an object is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Shape {
+    /// As in a lab file.
+    #[default]
+    Toml,
+    /// With everything that was decided: placement, ports, resolved targets.
+    Json,
+}
+
+/// Arguments of `get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// What kind
+    #[arg(value_enum)]
+    kind: Kind,
+    /// Which one; all where it is not said
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completion::objects))]
+    name: Option<String>,
+    /// `toml`: as asked for; `json`: with all that was decided
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        hide_default_value = true,
+        value_name = "toml|json"
+    )]
+    output: Shape,
+}
+
+/// Arguments of `delete`.
+#[derive(Debug, clap::Args)]
+pub struct DeleteArgs {
+    /// What kind: `cluster` or `fault`
+    #[arg(value_enum)]
+    kind: Kind,
+    /// Which one
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completion::objects))]
+    name: String,
+    /// A cluster's data too; without it the data is kept
+    #[arg(long)]
+    wipe: bool,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// Runs `get`.
+///
+/// # Errors
+/// There is no such object, or the lab cannot be reached.
+pub async fn get(session: &Session, args: &GetArgs) -> Outcome {
+    let client = session.client().await?;
+    let lab = client.lab().await?;
+    let kinds: &[Kind] = match args.kind {
+        Kind::Lab => &[Kind::Host, Kind::Cluster, Kind::Fault],
+        Kind::Cluster => &[Kind::Cluster],
+        Kind::Fault => &[Kind::Fault],
+        Kind::Host => &[Kind::Host],
+    };
+    let mut document = Map::new();
+    for kind in kinds {
+        let mut objects = objects(&lab, *kind, args.output)?;
+        if let Some(name) = &args.name {
+            objects = pick(objects, *kind, name)?;
+        }
+        if !objects.is_empty() {
+            document.insert(kind.word().to_owned(), Value::Object(objects));
+        }
+    }
+    match args.output {
+        Shape::Json => match (&args.name, args.kind) {
+            (_, Kind::Lab) => output::json(&lab)?,
+            (Some(name), kind) => output::json(&document[kind.word()][name])?,
+            (None, kind) => {
+                output::json(document.get(kind.word()).unwrap_or(&Value::Object(Map::new())))?;
+            }
+        },
+        Shape::Toml => output::data(to_toml(&Value::Object(document))?.trim_end())?,
+    }
+    Ok(Exit::DONE)
+}
+
+fn pick(
+    mut objects: Map<String, Value>,
+    kind: Kind,
+    name: &str,
+) -> Result<Map<String, Value>, Failure> {
+    let known: Vec<String> = objects.keys().cloned().collect();
+    match objects.remove(name) {
+        Some(value) => Ok(Map::from_iter([(name.to_owned(), value)])),
+        None => {
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            Err(status::unknown(kind.word(), name, &known))
+        }
+    }
+}
+
+fn objects(lab: &Lab, kind: Kind, shape: Shape) -> Result<Map<String, Value>, Failure> {
+    let value = |value: Result<Value, serde_json::Error>| {
+        value.map_err(|e| Failure::no(format!("write the answer: {e}")))
+    };
+    let mut objects = Map::new();
+    match kind {
+        Kind::Cluster => {
+            for (name, cluster) in &lab.clusters {
+                let object = match shape {
+                    Shape::Toml => value(serde_json::to_value(&cluster.spec))?,
+                    Shape::Json => value(serde_json::to_value(cluster))?,
+                };
+                objects.insert(name.to_string(), object);
+            }
+        }
+        Kind::Fault => {
+            for (name, fault) in &lab.faults {
+                let object = match shape {
+                    Shape::Toml => value(serde_json::to_value(&fault.spec))?,
+                    Shape::Json => value(serde_json::to_value(fault))?,
+                };
+                objects.insert(name.to_string(), object);
+            }
+        }
+        Kind::Host => {
+            for (name, host) in &lab.hosts {
+                let object = match shape {
+                    Shape::Toml => serde_json::json!({ "labels": host.labels }),
+                    Shape::Json => value(serde_json::to_value(host))?,
+                };
+                objects.insert(name.to_string(), object);
+            }
+        }
+        Kind::Lab => {}
+    }
+    Ok(objects)
+}
+
+fn to_toml(value: &Value) -> Result<String, Failure> {
+    toml::to_string(value).map_err(|e| Failure::no(format!("write the answer as TOML: {e}")))
+}
+
+/// Runs `delete`.
+///
+/// # Errors
+/// This kind cannot be deleted, or as [`change::perform`].
+pub async fn delete(session: &Session, args: &DeleteArgs) -> Outcome {
+    let name_error = |e: faultbed_common::name::NameError| {
+        Failure::refused(e.to_string()).next("faultbed status")
+    };
+    let edit = match args.kind {
+        Kind::Cluster => {
+            Edit::DeleteCluster { name: args.name.parse().map_err(name_error)?, wipe: args.wipe }
+        }
+        Kind::Fault => Edit::DeleteFault { name: args.name.parse().map_err(name_error)? },
+        Kind::Host | Kind::Lab => {
+            return Err(Failure::refused(format!("a {} cannot be deleted", args.kind.word()))
+                .next("faultbed down --wipe   # ends the whole lab"));
+        }
+    };
+    let client = session.client().await?;
+    let request = args.change.request(edit, BTreeMap::new());
+    let outcome = change::perform(&client, request, &args.change).await?;
+    if args.kind == Kind::Cluster && !args.wipe && !args.change.plan {
+        output::say("its data is kept; next time: faultbed delete cluster NAME --wipe");
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,204 @@
+//! Paths people write, made absolute and checked before any change: programs and configuration files.
+
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use faultbed_common::spec::{SPEC_BYTES_MAX, content};
+
+use crate::cli::failure::Failure;
+
+/// Why a path will not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathProblem {
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: String,
+}
+
+impl PathProblem {
+    /// As the end of a command.
+    #[must_use]
+    pub fn failure(self) -> Failure {
+        Failure::refused(self.message).next(self.help)
+    }
+}
+
+/// The current directory.
+///
+/// # Errors
+/// It is gone.
+pub fn current_dir() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|e| Failure::io("find the current directory", &e))
+}
+
+/// A path as written, made absolute: `~/` is the home directory, all else relative to `base`.
+#[must_use]
+pub fn absolute(text: &str, base: &Path) -> PathBuf {
+    let path = match (text.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => base.join(text),
+    };
+    // Without following links: a link that is moved to a new build means the new build.
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if plain.file_name().is_some() => {
+                // `link/..` is not where the link stands, so only real directories are folded.
+                if fs::symlink_metadata(&plain).is_ok_and(|meta| meta.is_symlink()) {
+                    plain.push("..");
+                } else {
+                    plain.pop();
+                }
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// The program that `path = TEXT` means: absolute, and surely one that can be executed.
+///
+/// # Errors
+/// There is none, it is no program, or this kind of path cannot be had yet.
+pub fn program(text: &str, base: &Path) -> Result<String, PathProblem> {
+    if text.is_empty() {
+        return Err(PathProblem {
+            message: "the path is empty".to_owned(),
+            help: "write a path with a slash, or a name in PATH".to_owned(),
+        });
+    }
+    if text.contains("://") {
+        return Err(PathProblem {
+            message: format!("{text:?}: programs cannot be fetched from the network yet"),
+            help: format!("curl -LO {text}   # then name the file"),
+        });
+    }
+    // On a local lab every host is this machine.
+    let text = text.strip_prefix("host:").unwrap_or(text);
+    if text.contains('/') {
+        let path = absolute(text, base);
+        check_program(&path)?;
+        return into_text(&path);
+    }
+    let found = in_path(text).ok_or_else(|| PathProblem {
+        message: format!("no program `{text}` in PATH"),
+        help: format!("install it, or write a path with a slash: ./{text}"),
+    })?;
+    into_text(&found)
+}
+
+fn into_text(path: &Path) -> Result<String, PathProblem> {
+    path.to_str().map(str::to_owned).ok_or_else(|| PathProblem {
+        message: format!("{} is not UTF-8", path.display()),
+        help: "rename it".to_owned(),
+    })
+}
+
+/// The first executable file of this name in PATH.
+#[must_use]
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|file| check_program(file).is_ok())
+}
+
+fn check_program(path: &Path) -> Result<(), PathProblem> {
+    let shown = path.display();
+    let problem = |message: String, help: String| Err(PathProblem { message, help });
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let help = format!("ls {}", path.parent().unwrap_or(path).display());
+            return problem(format!("{shown} does not exist"), help);
+        }
+        Err(e) => return problem(format!("look at {shown}: {e}"), format!("ls -ld {shown}")),
+    };
+    if meta.is_dir() {
+        return problem(
+            format!("{shown} is a directory, not a program"),
+            format!("ls {shown}   # and name the program in it"),
+        );
+    }
+    if !meta.is_file() {
+        return problem(format!("{shown} is not a file"), format!("ls -l {shown}"));
+    }
+    if rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_err() {
+        return problem(format!("{shown} is not executable"), format!("chmod +x {shown}"));
+    }
+    Ok(())
+}
+
+/// The content of the file that `config = TEXT` means: hosts are sent the content, not the path.
+///
+/// # Errors
+/// It cannot be read, is too large, or is no text.
+pub fn config(text: &str, base: &Path) -> Result<String, PathProblem> {
+    let path = absolute(text, base);
+    read_text(&path)
+        .map(content)
+        .map_err(|message| PathProblem { message, help: format!("ls -l {}", path.display()) })
+}
+
+/// A text file of bounded size.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn read_text(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let shown = path.display();
+    let file = fs::File::open(path).map_err(|e| format!("read {shown}: {e}"))?;
+    let mut bytes = Vec::new();
+    file.take(SPEC_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| format!("read {shown}: {e}"))?;
+    if bytes.len() > SPEC_BYTES_MAX {
+        return Err(format!("{shown} is larger than {SPEC_BYTES_MAX} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn paths_are_relative_to_their_file_and_folded() {
+        assert_eq!(absolute("bin/./etcd", Path::new("/a/b")), Path::new("/a/b/bin/etcd"));
+        assert_eq!(absolute("../bin/etcd", Path::new("/a/b")), Path::new("/a/bin/etcd"));
+        assert_eq!(absolute("/x/etcd", Path::new("/a/b")), Path::new("/x/etcd"));
+    }
+
+    #[test]
+    fn each_way_a_path_can_be_wrong_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("etcd");
+        let check = |text: &str| program(text, dir.path()).map_err(|problem| problem.message);
+        assert!(check("./etcd").unwrap_err().contains("does not exist"));
+        fs::write(&file, "#!/bin/sh\n").unwrap();
+        if rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_err() {
+            assert!(check("./etcd").unwrap_err().contains("is not executable"));
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(check("./etcd").unwrap(), file.to_str().unwrap());
+        assert!(check("./").unwrap_err().contains("is a directory"));
+        assert!(check("no-such-program-anywhere").unwrap_err().contains("in PATH"));
+        assert!(check("sh").unwrap().ends_with("/sh"));
+        assert!(check("https://x/y").unwrap_err().contains("network"));
+    }
+
+    #[test]
+    fn a_file_of_ten_megabytes_is_refused_unread() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("big");
+        fs::write(&file, vec![b' '; 10_000_000]).unwrap();
+        assert!(read_text(&file).unwrap_err().contains("larger than 1000000 bytes"));
+    }
+}

@@ -1,0 +1,260 @@
+//! `faultbed show NAME`: everything about one node, fault, host or cluster.
+
+use clap_complete::ArgValueCandidates;
+use faultbed_common::{
+    report::{Identity, LinkEvidence},
+    status::{ClusterStatus, FaultStatus, HostStatus, NodeStatus, Status},
+};
+
+use crate::cli::{
+    Session, completion, diff, endpoints,
+    failure::{Exit, Outcome},
+    output::{self, Format},
+    status::{self, tables, words},
+    table::{Tone, tone},
+};
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// A node, fault, host or cluster
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completion::anything))]
+    name: String,
+    #[command(flatten)]
+    output: output::OutputArgs,
+}
+
+/// Runs `show`. A node goes before a fault, a fault before a host, a host before a cluster.
+///
+/// # Errors
+/// Nothing has this name, or the lab cannot be reached.
+pub async fn run(session: &Session, args: &ShowArgs) -> Outcome {
+    let client = session.client().await?;
+    let now = client.status().await?;
+    let json = args.output.output == Format::Json;
+    let name = args.name.as_str();
+    if let Some(node) = now.nodes.iter().find(|node| node.name.as_str() == name) {
+        if json { output::json(node)? } else { output::data(show_node(node, &now))? }
+    } else if let Some(fault) = now.faults.iter().find(|fault| fault.name.as_str() == name) {
+        if json { output::json(fault)? } else { output::data(show_fault(fault))? }
+    } else if let Some(host) = now.hosts.iter().find(|host| host.name.as_str() == name) {
+        if json { output::json(host)? } else { output::data(show_host(host, &now))? }
+    } else if let Some(cluster) = now.clusters.iter().find(|c| c.name.as_str() == name) {
+        if json { output::json(cluster)? } else { output::data(show_cluster(cluster, &now))? }
+    } else {
+        let known = names(&now);
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        return Err(status::unknown("node, fault, host or cluster", name, &known));
+    }
+    Ok(Exit::DONE)
+}
+
+/// Every name that can be shown.
+#[must_use]
+pub fn names(now: &Status) -> Vec<String> {
+    let mut names: Vec<String> = now.nodes.iter().map(|n| n.name.to_string()).collect();
+    names.extend(now.faults.iter().map(|n| n.name.to_string()));
+    names.extend(now.hosts.iter().map(|n| n.name.to_string()));
+    names.extend(now.clusters.iter().map(|n| n.name.to_string()));
+    names
+}
+
+/// Aligned `key  value` lines; empty values are left out.
+#[derive(Default)]
+struct Sheet(Vec<String>);
+
+impl Sheet {
+    fn row(&mut self, key: &str, value: impl ToString) {
+        let value = value.to_string();
+        if !value.is_empty() {
+            self.0.push(format!("{} {value}", tone(format!("{key:12}"), Tone::Faint)));
+        }
+    }
+
+    fn done(self) -> String {
+        self.0.join("\n")
+    }
+}
+
+fn show_node(node: &NodeStatus, now: &Status) -> String {
+    let mut sheet = Sheet::default();
+    sheet.row("node", tone(&node.name, Tone::Strong));
+    let mut state = tone(words::state_and_exit(node), words::state_tone(node.observed));
+    if let Some(ms) = node.state_age_ms {
+        state.push_str(&format!(" for {}", words::age(ms)));
+    }
+    sheet.row("state", state);
+    sheet.row("wanted", format!("{:?}", node.wanted).to_lowercase());
+    sheet.row("why", node.why.as_deref().unwrap_or_default());
+    sheet.row("cluster", format!("{} (role {})", node.cluster, node.role));
+    sheet.row("host", &node.host);
+    sheet.row("run", format!("{} ({} crash restarts)", node.incarnation, node.restarts));
+    sheet.row("pid", node.pid.map_or_else(String::new, |pid| pid.to_string()));
+    sheet.row("role state", role_state(node));
+    for (port, address) in &node.endpoints {
+        let private = node.private.get(port).map_or_else(String::new, |at| format!(" -> {at}"));
+        sheet.row("endpoint", format!("{port} {address}{private}"));
+    }
+    if let Some(binary) = &node.binary {
+        sheet.row("binary", &binary.path);
+        sheet.row("sha256", &binary.sha256);
+        sheet.row("version", binary.version.as_deref().unwrap_or_default());
+    }
+    sheet.row(
+        "connections",
+        match &node.identity {
+            Identity::Unknown => "not known yet how they are named".to_owned(),
+            Identity::Address => "named by source address".to_owned(),
+            Identity::Lookup(why) => format!("named by asking the kernel: {why}"),
+        },
+    );
+    for fault in now.faults.iter().filter(|fault| node.faults.contains(&fault.name)) {
+        sheet.row("fault", format!("{} ({})", fault.name, fault.summary));
+    }
+    let crash = status::crashes(&Status { nodes: vec![node.clone()], ..now.clone() });
+    let mut text = sheet.done();
+    if !crash.is_empty() {
+        text.push_str(&format!("\n\n{crash}"));
+    }
+    text
+}
+
+fn role_state(node: &NodeStatus) -> String {
+    let mut words: Vec<String> = node.role_state.clone().into_iter().collect();
+    words.extend(node.term.map(|term| format!("term {term}")));
+    words.extend(node.leads.map(|leads| format!("leads {leads}")));
+    words.join(", ")
+}
+
+fn show_fault(fault: &FaultStatus) -> String {
+    let (word, mood) = words::fault(fault);
+    let (evidence, verdict) = words::evidence(fault);
+    let mut sheet = Sheet::default();
+    sheet.row("fault", tone(&fault.name, Tone::Strong));
+    sheet.row("state", tone(word, mood));
+    sheet.row("why", fault.why.as_deref().unwrap_or_default());
+    sheet.row("effect", &fault.summary);
+    sheet.row("acts on", diff::fault_on(&fault.name, &fault.resolved));
+    sheet.row("grade", tables::grade(fault.grade));
+    sheet.row(
+        "left",
+        match fault.remaining_ms {
+            Some(ms) => words::age(ms),
+            None => "until healed".to_owned(),
+        },
+    );
+    sheet.row("owner", &fault.owner);
+    sheet.row("evidence", tone(evidence, verdict));
+    for (link, evidence) in &fault.evidence.links {
+        sheet.row("link", format!("{link}: {}", link_evidence(evidence)));
+    }
+    sheet.done()
+}
+
+fn link_evidence(evidence: &LinkEvidence) -> String {
+    let LinkEvidence {
+        connections,
+        held_bytes,
+        dropped_segments,
+        delayed_chunks,
+        delay_histogram: _,
+        attempts_refused,
+        leaked_bytes,
+        first_hit_ms: _,
+        last_hit_ms: _,
+    } = evidence;
+    let counts: Vec<String> = [
+        (connections, "connections"),
+        (dropped_segments, "segments dropped"),
+        (attempts_refused, "attempts refused"),
+        (held_bytes, "bytes held"),
+        (delayed_chunks, "chunks delayed"),
+        (leaked_bytes, "bytes LEAKED"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| **count > 0)
+    .map(|(count, word)| format!("{count} {word}"))
+    .collect();
+    if counts.is_empty() { "no traffic".to_owned() } else { counts.join(", ") }
+}
+
+fn show_host(host: &HostStatus, now: &Status) -> String {
+    let nodes: Vec<NodeStatus> =
+        now.nodes.iter().filter(|node| node.host == host.name).cloned().collect();
+    let mut text = tables::hosts(std::slice::from_ref(host));
+    if !nodes.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&tables::nodes(&Status { nodes, ..now.clone() }));
+    }
+    text
+}
+
+fn show_cluster(cluster: &ClusterStatus, now: &Status) -> String {
+    let nodes: Vec<NodeStatus> =
+        now.nodes.iter().filter(|node| node.cluster == cluster.name).cloned().collect();
+    let mut parts = vec![tables::clusters(std::slice::from_ref(cluster))];
+    let part = Status { nodes, clusters: vec![cluster.clone()], ..now.clone() };
+    parts.push(tables::nodes(&part));
+    let groups = endpoints::groups(now, &cluster.name);
+    let lines: Vec<String> = groups
+        .iter()
+        .map(|((role, port), addresses)| format!("{role} {port}: {}", addresses.join(",")))
+        .collect();
+    parts.push(lines.join("\n"));
+    parts.join("\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::cli::testing;
+
+    fn strip(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn a_crashed_node_shows_how_it_ended() {
+        let mut status = testing::three_nodes();
+        testing::crash_second(&mut status);
+        let text = strip(&show_node(&status.nodes[1], &status));
+        expect![[r"
+            node         kv-2
+            state        crashed (exit 2) for 12s
+            wanted       running
+            cluster      kv (role etcd)
+            host         h2
+            run          1 (0 crash restarts)
+            role state   term 2
+            endpoint     client http://127.77.1.2:2379 -> 127.128.128.2:2379
+            endpoint     peer http://127.77.1.2:2380
+            binary       /usr/bin/etcd
+            sha256       9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+            version      etcd Version: 3.4.23
+            connections  named by source address
+
+            kv-2 crashed in run 1: exit 2
+              faults in force then: split
+              last failed probe: http 127.128.128.2:2379/health: connection refused
+              | panic: index out of range
+              | goroutine 1 [running]:"]]
+        .assert_eq(&text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn a_fault_shows_what_it_resolved_to_and_what_it_did() {
+        let text = strip(&show_fault(&testing::split()));
+        expect![[r"
+            fault        split
+            state        active
+            effect       cut
+            acts on      split: kv-1 | kv-2, kv-3 (2 links)
+            grade        packet
+            left         9m58s
+            owner        ann
+            evidence     confirmed: 12 dropped, 3 refused"]]
+        .assert_eq(&text);
+    }
+}

@@ -1,0 +1,82 @@
+//! The flags of roles, from blueprints to spec.
+
+use clap::CommandFactory;
+
+use super::*;
+use crate::cli::args::Args;
+
+fn blueprints() -> BTreeMap<String, Blueprint> {
+    let mut all = blueprints::shipped();
+    let text = r#"
+name = "pair"
+summary = "two roles"
+[role.front]
+program = "sh"
+count = 1
+[role.back]
+program = "sh"
+count = 2
+"#;
+    let pair = faultbed_common::file::parse_blueprint(text).unwrap();
+    all.insert("pair".into(), pair);
+    all
+}
+
+fn parse(line: &str) -> Result<(String, BTreeMap<RoleName, RoleSpec>), String> {
+    let all = blueprints();
+    let matches = with_roles(Args::command(), &all)
+        .try_get_matches_from(line.split(' '))
+        .map_err(|e| e.to_string())?;
+    let cluster =
+        matches.subcommand_matches("start").unwrap().subcommand_matches("cluster").unwrap();
+    let roles = roles(cluster, &all).map_err(|failure| failure.to_string())?;
+    let (name, _) = choose(&all, &roles, false).map_err(|failure| failure.to_string())?;
+    Ok((name, roles))
+}
+
+#[test]
+fn the_roles_named_tell_the_blueprint() {
+    let (name, roles) =
+        parse("faultbed start cluster --back.count 5 --front.arg -v --front.arg=-x").unwrap();
+    assert_eq!(name, "pair");
+    let role = |text: &str| &roles[&text.parse::<RoleName>().unwrap()];
+    assert_eq!(role("back").count, Some(5));
+    assert_eq!(role("front").args, ["-v", "-x"]);
+    assert_eq!(parse("faultbed start cluster --etcd.count 3").unwrap().0, "etcd");
+}
+
+#[test]
+fn misspelt_roles_bring_the_nearest_flag() {
+    let error = parse("faultbed start cluster --ectd.count 3").unwrap_err();
+    assert!(error.contains("'--etcd.count'"), "{error}");
+}
+
+#[test]
+fn counts_out_of_range_are_refused() {
+    let error = parse("faultbed start cluster --etcd.count 10000000").unwrap_err();
+    assert!(error.contains("0..=1000"), "{error}");
+}
+
+#[test]
+fn roles_of_no_single_blueprint_and_no_role_at_all_are_asked_about() {
+    let error = parse("faultbed start cluster --etcd.count 3 --back.count 1").unwrap_err();
+    assert!(error.contains("no one blueprint has all of the roles back, etcd"), "{error}");
+    let error = parse("faultbed start cluster").unwrap_err();
+    assert!(error.contains("several blueprints fit"), "{error}");
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_refused_with_its_flag() {
+    let error = parse("faultbed start cluster --etcd.path ./no/such/etcd").unwrap_err();
+    assert!(error.contains("--etcd.path: ") && error.contains("does not exist"), "{error}");
+}
+
+#[test]
+fn nodes_and_clusters_start_with_one_verb() {
+    let parse = |line: &str| Args::command().try_get_matches_from(line.split(' ')).is_ok();
+    assert!(parse("faultbed start kv-1 kv-2 --no-wait"));
+    assert!(parse("faultbed start cluster --name kv"));
+    assert!(parse("faultbed --lab mine start kv-1"));
+    assert!(parse("faultbed start cluster --lab mine"));
+    assert!(!parse("faultbed start"));
+}

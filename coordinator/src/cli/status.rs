@@ -1,0 +1,215 @@
+//! `faultbed status`: the lab at a glance, once or again and again.
+
+pub mod tables;
+pub mod words;
+
+use std::io::IsTerminal;
+
+use faultbed_common::{
+    name::NodeName,
+    report::NodeState,
+    status::{NodeStatus, Status},
+};
+use futures::StreamExt;
+
+use crate::cli::{
+    Session,
+    failure::{Exit, Failure, Outcome},
+    output::{self, Format, OutputArgs},
+    table::{Tone, tone},
+};
+
+/// Clears the screen and goes to its top.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Most lines of a crashed node's output that are shown in a status.
+const LAST_LINES_MAX: usize = 20;
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Show it again after every change, until Ctrl-C
+    #[arg(short, long)]
+    watch: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs `status`.
+///
+/// # Errors
+/// The lab cannot be reached.
+pub async fn run(session: &Session, args: &StatusArgs) -> Outcome {
+    let client = session.client().await?;
+    if !args.watch {
+        let status = client.status().await?;
+        match args.output.output {
+            Format::Json => output::json(&status)?,
+            Format::Table => output::data(overview(&status))?,
+        }
+        return Ok(Exit::DONE);
+    }
+    let moves = std::io::stdout().is_terminal();
+    let mut statuses = client.watch().await?;
+    while let Some(status) = statuses.next().await {
+        let status = status?;
+        match args.output.output {
+            Format::Json => output::json_line(&status)?,
+            Format::Table if moves => output::data(format!("{CLEAR}{}", overview(&status)))?,
+            Format::Table => output::data(format!("{}\n", overview(&status)))?,
+        }
+    }
+    Err(Failure::unreachable(format!("lab `{}` has gone away", client.context.name))
+        .next(client.context.typed("up -d")))
+}
+
+/// Everything a person wants to see at once.
+#[must_use]
+pub fn overview(status: &Status) -> String {
+    let mut parts = vec![headline(status)];
+    if status.clusters.is_empty() && status.nodes.is_empty() {
+        parts
+            .push(tone("no clusters yet; try: faultbed start cluster --etcd.count 3", Tone::Faint));
+    } else {
+        parts.push(tables::nodes(status));
+    }
+    if !status.faults.is_empty() {
+        parts.push(tables::faults(&status.faults));
+    }
+    parts.extend(problems(status));
+    let crashes = crashes(status);
+    if !crashes.is_empty() {
+        parts.push(crashes);
+    }
+    parts.join("\n\n")
+}
+
+fn headline(status: &Status) -> String {
+    let up = status
+        .hosts
+        .iter()
+        .filter(|host| host.state == faultbed_common::status::HostState::Up)
+        .count();
+    let state = if !status.stuck.is_empty() {
+        tone("stuck", Tone::Bad)
+    } else if status.converged {
+        tone("converged", Tone::Good)
+    } else {
+        tone("pending", Tone::Calm)
+    };
+    let mut line = format!(
+        "lab {} · generation {} · {}/{} hosts up · {state}",
+        tone(&status.lab, Tone::Strong),
+        status.generation,
+        up,
+        status.hosts.len(),
+    );
+    for cluster in &status.clusters {
+        let (word, mood) = words::cluster(cluster.state);
+        line.push_str(&format!(" · {} {}", cluster.name, tone(word, mood)));
+    }
+    line
+}
+
+/// What needs attention, a block for each kind.
+fn problems(status: &Status) -> Vec<String> {
+    let down: Vec<String> = status
+        .hosts
+        .iter()
+        .filter(|host| words::host(host.state).0 == "down")
+        .map(|host| match host.seen_age_ms {
+            Some(ms) => format!("host {} is down, last seen {} ago", host.name, words::age(ms)),
+            None => format!("host {} has never been seen", host.name),
+        })
+        .collect();
+    let bypasses: Vec<String> = status
+        .bypasses
+        .iter()
+        .map(|b| format!("{} reaches {} at {} around its proxy", b.from, b.to, b.address))
+        .collect();
+    let unnamed: Vec<String> = status.nodes.iter().filter_map(unnamed).collect();
+    [
+        ("pending", &status.pending, Tone::Calm),
+        ("stuck", &status.stuck, Tone::Bad),
+        ("down", &down, Tone::Bad),
+        ("bypass", &bypasses, Tone::Bad),
+        ("lookup", &unnamed, Tone::Faint),
+    ]
+    .into_iter()
+    .filter(|(_, lines, _)| !lines.is_empty())
+    .map(|(title, lines, mood)| {
+        let lines: Vec<String> =
+            lines.iter().map(|line| format!("{}  {line}", tone(title, mood))).collect();
+        lines.join("\n")
+    })
+    .collect()
+}
+
+fn unnamed(node: &NodeStatus) -> Option<String> {
+    match &node.identity {
+        faultbed_common::report::Identity::Lookup(why) => {
+            Some(format!("{}'s connections are named by asking the kernel: {why}", node.name))
+        }
+        faultbed_common::report::Identity::Unknown | faultbed_common::report::Identity::Address => {
+            None
+        }
+    }
+}
+
+/// The last words of every crashed node; empty where none crashed.
+#[must_use]
+pub fn crashes(status: &Status) -> String {
+    let blocks: Vec<String> =
+        status.nodes.iter().filter(|node| node.observed == NodeState::Crashed).map(crash).collect();
+    blocks.join("\n\n")
+}
+
+/// How one node crashed: its exit, the faults at that moment, the failed probe, its last lines.
+fn crash(node: &NodeStatus) -> String {
+    let mut lines = vec![tone(format!("{} {}", node.name, words::exit(node)), Tone::Bad)];
+    if let Some(exit) = &node.exit {
+        if !exit.faults.is_empty() {
+            lines.push(format!("  faults in force then: {}", crate::cli::wait::list(&exit.faults)));
+        }
+        if let Some(probe) = &exit.probe {
+            lines.push(format!("  last failed probe: {probe}"));
+        }
+        let skipped = exit.last_lines.len().saturating_sub(LAST_LINES_MAX);
+        lines.extend(exit.last_lines[skipped..].iter().map(|line| format!("  | {line}")));
+    }
+    lines.join("\n")
+}
+
+/// A node that exists.
+///
+/// # Errors
+/// Names the nearest one.
+pub fn known_node(text: &str, status: &Status) -> Result<NodeName, Failure> {
+    if let Some(node) = status.nodes.iter().find(|node| node.name.as_str() == text) {
+        return Ok(node.name.clone());
+    }
+    let known: Vec<&str> = status.nodes.iter().map(|node| node.name.as_str()).collect();
+    Err(unknown("node", text, &known))
+}
+
+/// The refusal of a name that nothing has, with the nearest one.
+#[must_use]
+pub fn unknown(word: &str, text: &str, known: &[&str]) -> Failure {
+    let message = match (nearest(text, known), known) {
+        (Some(nearest), _) => format!("there is no {word} {text:?}; the nearest is {nearest}"),
+        (None, []) => format!("there is no {word} {text:?}; there are none yet"),
+        (None, known) => format!("there is no {word} {text:?}; there are: {}", known.join(", ")),
+    };
+    Failure::refused(message).next("faultbed status")
+}
+
+/// The nearest of some names, if any is near.
+#[must_use]
+pub fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
+    /// Below this share of equal letters, a suggestion only confuses.
+    const ALIKE_MIN: f32 = 0.6;
+    similar::get_close_matches(text, known, 1, ALIKE_MIN).first().copied()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! The tables of a status: nodes, faults, hosts, clusters. Pure.
+
+use comfy_table::Cell;
+use faultbed_common::{
+    host_spec::Wanted,
+    status::{ClusterStatus, FaultGrade, FaultStatus, HostStatus, NodeStatus, Status},
+};
+
+use super::words;
+use crate::cli::table::{Tone, cell, none, plain, render};
+
+/// The nodes of a lab. The leader is marked; columns that hold nothing are left out.
+#[must_use]
+pub fn nodes(status: &Status) -> String {
+    let nodes = &status.nodes;
+    let leads = nodes.iter().any(|node| node.role_state.is_some() || node.leader.is_some());
+    let faults = nodes.iter().any(|node| !node.faults.is_empty());
+    let whys = nodes.iter().any(|node| node.why.is_some());
+    let mut header = vec!["NODE", "ROLE", "HOST", "STATE"];
+    if leads {
+        header.push("LEADER");
+    }
+    header.extend(["ADDRESS", "RUN", "PID", "BINARY", "AGE"]);
+    if faults {
+        header.push("FAULTS");
+    }
+    if whys {
+        header.push("WHY");
+    }
+    let rows = nodes
+        .iter()
+        .map(|node| {
+            let mut row = vec![
+                cell(&node.name, Tone::Strong),
+                plain(&node.role),
+                plain(&node.host),
+                state(node),
+            ];
+            if leads {
+                row.push(leader(node));
+            }
+            row.extend([
+                address(node),
+                plain(node.incarnation),
+                node.pid.map_or_else(none, plain),
+                binary(node),
+                node.state_age_ms.map_or_else(none, |ms| plain(words::age(ms))),
+            ]);
+            if faults {
+                row.push(names(&node.faults));
+            }
+            if whys {
+                row.push(node.why.as_ref().map_or_else(|| plain(""), plain));
+            }
+            row
+        })
+        .collect();
+    render(&header, rows)
+}
+
+/// The state; where it differs from what is wanted, both.
+fn state(node: &NodeStatus) -> Cell {
+    let text = words::state_and_exit(node);
+    let mood = words::state_tone(node.observed);
+    let down = crate::cli::wait::is_down(node.observed);
+    match node.wanted {
+        Wanted::Stopped if !down => cell(format!("{text}, to stop"), mood),
+        Wanted::Stopped | Wanted::Running => cell(text, mood),
+    }
+}
+
+fn leader(node: &NodeStatus) -> Cell {
+    match (node.leader, &node.role_state, node.leads) {
+        (Some(true), _, Some(parts)) => cell(format!("* {parts}"), Tone::Good),
+        (Some(true), _, None) => cell("*", Tone::Good),
+        (_, Some(role), _) if role != "follower" => plain(role),
+        _ => plain(""),
+    }
+}
+
+fn address(node: &NodeStatus) -> Cell {
+    main_endpoint(node).map_or_else(none, plain)
+}
+
+/// The endpoint people connect to: the port `client`, else the first that has a scheme, else the first.
+#[must_use]
+pub fn main_endpoint(node: &NodeStatus) -> Option<&str> {
+    let main = node
+        .endpoints
+        .iter()
+        .find(|(port, _)| port.as_str() == "client")
+        .or_else(|| node.endpoints.iter().find(|(_, address)| address.contains("://")))
+        .or_else(|| node.endpoints.iter().next());
+    main.map(|(_, address)| address.as_str())
+}
+
+fn binary(node: &NodeStatus) -> Cell {
+    let Some(binary) = &node.binary else { return none() };
+    match &binary.version {
+        Some(version) => plain(format!("{} {}", words::hash(binary), short_version(version))),
+        None => plain(words::hash(binary)),
+    }
+}
+
+/// `3.4.23` of `etcd Version: 3.4.23`: the first word that begins with a digit, or `v` and a digit.
+fn short_version(line: &str) -> &str {
+    line.split_whitespace()
+        .find(|word| word.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit()))
+        .unwrap_or(line)
+}
+
+fn names<T: std::fmt::Display>(names: &[T]) -> Cell {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    cell(names.join(" "), Tone::Warn)
+}
+
+/// The faults of a lab, the newest last.
+#[must_use]
+pub fn faults(faults: &[FaultStatus]) -> String {
+    let rows = faults
+        .iter()
+        .map(|fault| {
+            let (word, mood) = words::fault(fault);
+            let (evidence, verdict) = words::evidence(fault);
+            vec![
+                cell(&fault.name, Tone::Strong),
+                cell(word, mood),
+                plain(&fault.summary),
+                plain(acts_on(fault)),
+                plain(grade(fault.grade)),
+                fault.remaining_ms.map_or_else(none, |ms| plain(words::age(ms))),
+                cell(evidence, verdict),
+                plain(fault.why.as_deref().unwrap_or_default()),
+            ]
+        })
+        .collect();
+    render(&["FAULT", "STATE", "EFFECT", "ON", "GRADE", "LEFT", "EVIDENCE", "WHY"], rows)
+}
+
+/// The groups or nodes of a fault: `kv-1 | kv-2,kv-3`.
+#[must_use]
+pub fn acts_on(fault: &FaultStatus) -> String {
+    let resolved = &fault.resolved;
+    if resolved.groups.is_empty() {
+        let nodes: Vec<&str> = resolved.nodes.iter().map(AsRef::as_ref).collect();
+        return nodes.join(",");
+    }
+    let groups: Vec<String> = resolved.groups.iter().map(|group| group.join(",")).collect();
+    groups.join(" | ")
+}
+
+/// A grade as a word.
+#[must_use]
+pub fn grade(grade: FaultGrade) -> &'static str {
+    match grade {
+        FaultGrade::Stream => "stream",
+        FaultGrade::Packet => "packet",
+        FaultGrade::Node => "node",
+    }
+}
+
+/// The hosts of a lab.
+#[must_use]
+pub fn hosts(hosts: &[HostStatus]) -> String {
+    let rows = hosts
+        .iter()
+        .map(|host| {
+            let (word, mood) = words::host(host.state);
+            let labels: Vec<String> =
+                host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            vec![
+                cell(&host.name, Tone::Strong),
+                cell(word, mood),
+                plain(&host.address),
+                plain(host.generation),
+                plain(&host.version),
+                host.seen_age_ms.map_or_else(none, |ms| plain(words::age(ms))),
+                plain(labels.join(",")),
+            ]
+        })
+        .collect();
+    render(&["HOST", "STATE", "ADDRESS", "GENERATION", "VERSION", "SEEN", "LABELS"], rows)
+}
+
+/// The clusters of a lab.
+#[must_use]
+pub fn clusters(clusters: &[ClusterStatus]) -> String {
+    let rows = clusters
+        .iter()
+        .map(|cluster| {
+            let (word, mood) = words::cluster(cluster.state);
+            vec![
+                cell(&cluster.name, Tone::Strong),
+                cell(word, mood),
+                plain(&cluster.blueprint),
+                plain(&cluster.owner),
+            ]
+        })
+        .collect();
+    render(&["CLUSTER", "STATE", "BLUEPRINT", "OWNER"], rows)
+}

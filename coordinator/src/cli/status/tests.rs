@@ -1,0 +1,132 @@
+//! Golden tables from fixed documents.
+
+use expect_test::{Expect, expect};
+use faultbed_common::{
+    host_spec::Wanted,
+    report::{ExitReport, Identity},
+    status::{BypassStatus, HostState},
+};
+
+use super::*;
+use crate::cli::testing;
+
+fn check(status: &Status, expected: Expect) {
+    expected.assert_eq(&anstream::adapter::strip_str(&overview(status)).to_string());
+}
+
+#[test]
+fn a_healthy_lab_is_one_table_with_its_leader_marked() {
+    check(
+        &testing::three_nodes(),
+        expect![[r#"
+        lab lab · generation 4 · 3/3 hosts up · converged · kv ready
+
+        NODE  ROLE  HOST  STATE  LEADER  ADDRESS                 RUN  PID   BINARY           AGE
+        kv-1  etcd  h1    ready  *       http://127.77.1.1:2379  1    4001  9f86d081 3.4.23  12s
+        kv-2  etcd  h2    ready          http://127.77.1.2:2379  1    4002  9f86d081 3.4.23  12s
+        kv-3  etcd  h3    ready          http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s"#]],
+    );
+}
+
+#[test]
+fn an_empty_lab_says_what_to_do() {
+    let mut status = testing::three_nodes();
+    status.nodes.clear();
+    status.clusters.clear();
+    check(
+        &status,
+        expect![[r#"
+        lab lab · generation 4 · 3/3 hosts up · converged
+
+        no clusters yet; try: faultbed start cluster --etcd.count 3"#]],
+    );
+}
+
+#[test]
+fn stopped_killed_and_crashed_are_three_things_on_the_screen() {
+    let mut status = testing::three_nodes();
+    testing::crash_second(&mut status);
+    status.nodes[0].observed = NodeState::Stopped;
+    status.nodes[0].wanted = Wanted::Stopped;
+    status.nodes[2].observed = NodeState::Killed;
+    status.nodes[2].wanted = Wanted::Stopped;
+    status.nodes[2].exit = Some(ExitReport { signal: Some(9), ..ExitReport::default() });
+    for node in [0, 2] {
+        status.nodes[node].leader = None;
+        status.nodes[node].pid = None;
+    }
+    check(
+        &status,
+        expect![[r#"
+        lab lab · generation 4 · 3/3 hosts up · converged · kv degraded
+
+        NODE  ROLE  HOST  STATE             LEADER  ADDRESS                 RUN  PID  BINARY           AGE
+        kv-1  etcd  h1    stopped           leader  http://127.77.1.1:2379  1    -    9f86d081 3.4.23  12s
+        kv-2  etcd  h2    crashed (exit 2)          http://127.77.1.2:2379  1    -    9f86d081 3.4.23  12s
+        kv-3  etcd  h3    killed (SIGKILL)          http://127.77.1.3:2379  1    -    9f86d081 3.4.23  12s
+
+        kv-2 crashed in run 1: exit 2
+          faults in force then: split
+          last failed probe: http 127.128.128.2:2379/health: connection refused
+          | panic: index out of range
+          | goroutine 1 [running]:"#]],
+    );
+}
+
+#[test]
+fn faults_show_what_they_did_and_problems_stand_below() {
+    let mut status = testing::three_nodes();
+    status.faults.push(testing::split());
+    for node in &mut status.nodes {
+        node.faults.push("split".parse().unwrap());
+    }
+    status.converged = false;
+    status.hosts[2].state = HostState::Down;
+    status.hosts[2].seen_age_ms = Some(42_000);
+    status.pending.push("h3 has not applied generation 4".into());
+    status.stuck.push("port 2379 of kv-2 is held by pid 12 (etcd); move it with: …".into());
+    status.bypasses.push(BypassStatus {
+        from: "pid 99 (curl)".into(),
+        to: "kv-1".parse().unwrap(),
+        address: "127.128.128.1:2379".into(),
+    });
+    status.nodes[1].identity = Identity::Lookup("seccomp is not available".into());
+    check(
+        &status,
+        expect![[r#"
+        lab lab · generation 4 · 2/3 hosts up · stuck · kv ready
+
+        NODE  ROLE  HOST  STATE  LEADER  ADDRESS                 RUN  PID   BINARY           AGE  FAULTS
+        kv-1  etcd  h1    ready  *       http://127.77.1.1:2379  1    4001  9f86d081 3.4.23  12s  split
+        kv-2  etcd  h2    ready          http://127.77.1.2:2379  1    4002  9f86d081 3.4.23  12s  split
+        kv-3  etcd  h3    ready          http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s  split
+
+        FAULT  STATE   EFFECT  ON                GRADE   LEFT   EVIDENCE                          WHY
+        split  active  cut     kv-1 | kv-2,kv-3  packet  9m58s  confirmed: 12 dropped, 3 refused
+
+        pending  h3 has not applied generation 4
+
+        stuck  port 2379 of kv-2 is held by pid 12 (etcd); move it with: …
+
+        down  host h3 is down, last seen 42s ago
+
+        bypass  pid 99 (curl) reaches kv-1 at 127.128.128.1:2379 around its proxy
+
+        lookup  kv-2's connections are named by asking the kernel: seccomp is not available"#]],
+    );
+}
+
+#[test]
+fn unknown_names_bring_the_nearest() {
+    let status = testing::three_nodes();
+    let failure = known_node("kv-11", &status).unwrap_err();
+    expect![[r#"
+        error: there is no node "kv-11"; the nearest is kv-1
+          next: faultbed status"#]]
+    .assert_eq(&failure.to_string());
+    let failure = known_node("zzz", &status).unwrap_err();
+    expect![[r#"
+        error: there is no node "zzz"; there are: kv-1, kv-2, kv-3
+          next: faultbed status"#]]
+    .assert_eq(&failure.to_string());
+}

@@ -1,0 +1,224 @@
+//! Brings a prepared lab up: starts what is missing, waits for its hosts, applies, waits for ready.
+
+use std::time::{Duration, Instant};
+
+use faultbed_common::{edit::EditRequest, status::Status};
+
+use super::{
+    Plan,
+    daemons::{self, Daemon, Programs},
+    prepare::{Lab, lock},
+};
+use crate::cli::{
+    change,
+    client::Client,
+    context::{self, Context, Places},
+    down::inventory::{self, Kind},
+    endpoints,
+    failure::Failure,
+    output, status,
+    table::{Tone, tone},
+    wait::{self, Goal, follow},
+};
+
+/// How long the coordinator may take to open its socket.
+const SOCKET_MAX: Duration = Duration::from_secs(20);
+
+/// How long agents may take to connect.
+const HOSTS_MAX: Duration = Duration::from_secs(20);
+
+/// The socket is tried this often.
+const TRY_EVERY: Duration = Duration::from_millis(10);
+
+/// Brings a lab up.
+///
+/// # Errors
+/// A daemon does not come up, the change is refused, or a node does not become ready in time.
+pub async fn bring_up(
+    lab: &Lab,
+    plan: &Plan,
+    programs: &Programs,
+) -> Result<(Client, Status), Failure> {
+    let context = &lab.context;
+    let begun = Instant::now();
+    let client = {
+        let _lock = lock(&Places::from_env()?, &context.name)?;
+        context::make_runtime(&context.runtime)?;
+        let mut started = start_missing(context, programs)?;
+        let client = connect(context, &mut started).await?;
+        let hosts = usize::try_from(context.hosts).unwrap_or(usize::MAX);
+        follow::until(&client, vec![Goal::Hosts(hosts)], HOSTS_MAX)
+            .await
+            .map_err(|failure| started.iter_mut().find_map(Daemon::ended).unwrap_or(failure))?;
+        reap_later(started);
+        client
+    };
+    output::say(format!(
+        "lab {}: {} hosts up after {:.1} s, 127.77.{}.1 and on",
+        context.name,
+        context.hosts,
+        begun.elapsed().as_secs_f32(),
+        context.octet
+    ));
+    let now = match &plan.change {
+        Some(change) => apply(&client, change, plan.args.wait.0).await?,
+        None => client.status().await?,
+    };
+    Ok((client, now))
+}
+
+/// Starts the daemons that do not run yet, all at once: agents try until the coordinator is there.
+fn start_missing(context: &Context, programs: &Programs) -> Result<Vec<Daemon>, Failure> {
+    let running = inventory::processes(&context.dir);
+    let runs = |kind: Kind, name: &str| {
+        running.iter().any(|process| process.kind == kind && process.name == name)
+    };
+    let mut started = Vec::new();
+    if !runs(Kind::Coordinator, "") {
+        // A socket without its coordinator would make agents wait for nobody.
+        let _ = std::fs::remove_file(context.socket());
+        started.push(daemons::coordinator(programs, context)?);
+    }
+    for number in 1..=context.hosts {
+        if !runs(Kind::Agent, &format!("h{number}")) {
+            started.push(daemons::agent(programs, context, number)?);
+        }
+    }
+    Ok(started)
+}
+
+async fn connect(context: &Context, started: &mut [Daemon]) -> Result<Client, Failure> {
+    let begun = Instant::now();
+    loop {
+        let failure = match Client::connect(context.clone()).await {
+            Ok(client) => return Ok(client),
+            Err(failure) => failure,
+        };
+        if let Some(ended) = started.iter_mut().find_map(Daemon::ended) {
+            return Err(ended);
+        }
+        if begun.elapsed() > SOCKET_MAX {
+            let log = context.coordinator_dir().join("coordinator.log");
+            return Err(failure.next(format!("less {}", log.display())));
+        }
+        tokio::time::sleep(TRY_EVERY).await;
+    }
+}
+
+/// Waits for daemons to end while this command lives, so that they leave no zombies behind.
+fn reap_later(started: Vec<Daemon>) {
+    for mut daemon in started {
+        tokio::task::spawn_blocking(move || daemon.child.wait());
+    }
+}
+
+/// Applies the first change and waits until it is true.
+async fn apply(client: &Client, change: &EditRequest, limit: Duration) -> Result<Status, Failure> {
+    let before = client.status().await?;
+    let reply = client.edit(change).await?;
+    for note in &reply.notes {
+        output::say(tone(format!("note: {note}"), Tone::Faint));
+    }
+    let mut goals = change::goals(&change.edit, &reply, Some(&before));
+    // A lab that is applied again may still be starting what it has.
+    let idle = before
+        .nodes
+        .iter()
+        .filter(|node| !reply.nodes.contains_key(&node.name))
+        .filter(|node| node.wanted == faultbed_common::host_spec::Wanted::Running)
+        .filter(|node| !wait::is_down(node.observed));
+    goals.extend(idle.map(|node| {
+        let over = faultbed_common::generation::Incarnation(node.incarnation.0.saturating_sub(1));
+        Goal::Ready(node.name.clone(), over)
+    }));
+    let waited = follow::until(client, goals, limit).await?;
+    for word in &waited.said {
+        output::say(tone(format!("note: {word}"), Tone::Warn));
+    }
+    Ok(waited.status)
+}
+
+/// What a person sees when the lab is ready: the table, how to connect, what to try.
+#[must_use]
+pub fn welcome(context: &Context, now: &Status) -> String {
+    let mut parts = vec![status::overview(now)];
+    let connect = endpoints::connect_lines(now);
+    if !connect.is_empty() {
+        parts.push(block("connect", &connect));
+    }
+    parts.push(block("try next", &suggestions(context, now)));
+    parts.join("\n\n")
+}
+
+fn block(title: &str, lines: &[String]) -> String {
+    let lines: Vec<String> = lines.iter().map(|line| format!("  {line}")).collect();
+    format!("{}\n{}", tone(title, Tone::Strong), lines.join("\n"))
+}
+
+/// Three things to type next.
+fn suggestions(context: &Context, now: &Status) -> Vec<String> {
+    let Some(cluster) = now.clusters.first() else {
+        return vec![
+            context.typed("start cluster --etcd.count 3"),
+            context.typed("blueprint list"),
+            context.typed("status -w"),
+        ];
+    };
+    let led = wait::leaders(now, &cluster.name).next().is_some();
+    let target = if led {
+        format!("leader:{}", cluster.name)
+    } else {
+        first_node(now, cluster.name.as_str())
+    };
+    vec![
+        context.typed("status -w"),
+        context.typed(&format!("isolate {target} --for 30s")),
+        context.typed(&format!("restart {}", first_node(now, cluster.name.as_str()))),
+    ]
+}
+
+fn first_node(now: &Status, cluster: &str) -> String {
+    now.nodes
+        .iter()
+        .find(|node| node.cluster.as_str() == cluster)
+        .map_or_else(|| cluster.to_owned(), |node| node.name.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::cli::testing;
+
+    #[test]
+    fn a_ready_lab_says_how_to_connect_and_what_to_try() {
+        let context = Context {
+            version: 1,
+            name: "lab".parse().unwrap(),
+            octet: 1,
+            dir: "/d".into(),
+            runtime: "/r".into(),
+            store: "embedded".into(),
+            hosts: 3,
+            token: String::new(),
+            ephemeral: false,
+        };
+        let text = welcome(&context, &testing::three_nodes());
+        expect![[r#"
+            lab lab · generation 4 · 3/3 hosts up · converged · kv ready
+
+            NODE  ROLE  HOST  STATE  LEADER  ADDRESS                 RUN  PID   BINARY           AGE
+            kv-1  etcd  h1    ready  *       http://127.77.1.1:2379  1    4001  9f86d081 3.4.23  12s
+            kv-2  etcd  h2    ready          http://127.77.1.2:2379  1    4002  9f86d081 3.4.23  12s
+            kv-3  etcd  h3    ready          http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s
+
+            connect
+              etcdctl --endpoints=http://127.77.1.1:2379,http://127.77.1.2:2379,http://127.77.1.3:2379 put hello world
+
+            try next
+              faultbed status -w
+              faultbed isolate leader:kv --for 30s
+              faultbed restart kv-1"#]].assert_eq(&anstream::adapter::strip_str(&text).to_string());
+    }
+}

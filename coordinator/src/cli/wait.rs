@@ -1,0 +1,321 @@
+//! Judges, from one status after another, whether what was asked for has come true. Pure; `follow` drives it.
+
+pub mod condition;
+pub mod follow;
+
+use std::time::Duration;
+
+use faultbed_common::{
+    generation::{Generation, Incarnation},
+    name::{ClusterName, FaultName, HostName, NodeName},
+    report::NodeState,
+    status::{ClusterState, FaultState, FaultStatus, HostState, NodeStatus, Status, Verdict},
+};
+
+use crate::cli::status::words;
+
+/// A node that a cut touches may still become ready; after this long, running is enough.
+pub const FAULTED_GRACE: Duration = Duration::from_secs(5);
+
+/// Something to wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goal {
+    /// The node is ready, in an incarnation above this one.
+    Ready(NodeName, Incarnation),
+    /// The node is down, however it came to be.
+    Down(NodeName),
+    /// The node is no more; its host has this generation.
+    Removed(NodeName, Option<HostName>, Generation),
+    /// The fault acts on every host that must have it.
+    InForce(FaultName),
+    /// The fault is over on every host.
+    Ended(FaultName),
+    /// Traffic met the fault and it acted.
+    Confirmed(FaultName),
+    /// Every node of the cluster that should run is ready.
+    ClusterReady(ClusterName),
+    /// The cluster has a leader, another one than this.
+    Leader(ClusterName, Option<NodeName>),
+    /// The node is in this state.
+    Is(NodeName, NodeState),
+    /// This many hosts are up.
+    Hosts(usize),
+    /// Every host applied everything.
+    Converged,
+}
+
+/// What one status says of one goal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is so; sometimes with a word on how.
+    Met(Option<String>),
+    /// It is not so yet, because of this.
+    NotYet(String),
+    /// It will not be so without help, because of this.
+    Never(String),
+}
+
+impl Judgement {
+    fn met_if(yes: bool, otherwise: impl FnOnce() -> String) -> Self {
+        if yes { Self::Met(None) } else { Self::NotYet(otherwise()) }
+    }
+}
+
+/// Judges one goal. `waited` is how long it is being waited for.
+#[must_use]
+pub fn judge(status: &Status, goal: &Goal, waited: Duration) -> Judgement {
+    match goal {
+        Goal::Ready(name, over) => match node(status, name) {
+            Some(node) => judge_ready(status, node, *over, waited),
+            None => Judgement::NotYet(format!("{name} is not known yet")),
+        },
+        Goal::Down(name) => match node(status, name) {
+            Some(node) => Judgement::met_if(is_down(node.observed), || describe(node)),
+            None => Judgement::Met(None),
+        },
+        Goal::Removed(name, host, generation) => {
+            judge_removed(status, name, host.as_ref(), *generation)
+        }
+        Goal::InForce(name) => with_fault(status, name, judge_in_force),
+        Goal::Ended(name) => match fault(status, name) {
+            None => Judgement::Met(None),
+            Some(fault) => Judgement::met_if(is_over(fault), || {
+                format!(
+                    "fault {name} is still in force on some host{}",
+                    because(fault.why.as_deref())
+                )
+            }),
+        },
+        Goal::Confirmed(name) => with_fault(status, name, judge_confirmed),
+        Goal::ClusterReady(name) => judge_cluster(status, name),
+        Goal::Leader(name, not) => judge_leader(status, name, not.as_ref()),
+        Goal::Is(name, state) => match node(status, name) {
+            Some(node) => Judgement::met_if(node.observed == *state, || describe(node)),
+            None => Judgement::NotYet(format!("there is no node {name}")),
+        },
+        Goal::Hosts(wanted) => {
+            let up = status.hosts.iter().filter(|host| host.state == HostState::Up).count();
+            Judgement::met_if(up >= *wanted, || format!("{up} of {wanted} hosts are up"))
+        }
+        Goal::Converged => judge_converged(status),
+    }
+}
+
+fn judge_ready(
+    status: &Status,
+    node: &NodeStatus,
+    over: Incarnation,
+    waited: Duration,
+) -> Judgement {
+    if node.incarnation <= over {
+        return Judgement::NotYet(format!("{} has not started again{}", node.name, why(node)));
+    }
+    match node.observed {
+        NodeState::Ready => Judgement::Met(None),
+        NodeState::Paused => {
+            Judgement::Met(Some(format!("{} runs, held by {}", node.name, list(&node.faults))))
+        }
+        NodeState::Crashed if !is_retried(node) => {
+            Judgement::Never(format!("{} {}", node.name, words::exit(node)))
+        }
+        NodeState::Starting if waited >= FAULTED_GRACE && is_cut(status, node) => {
+            Judgement::Met(Some(format!(
+                "{} runs; it cannot become ready while {} is in force",
+                node.name,
+                list(&node.faults)
+            )))
+        }
+        // It was ready in this run, so there is nothing left to wait for.
+        NodeState::Unready if is_cut(status, node) => Judgement::Met(Some(format!(
+            "{} runs and was ready; it is not while {} is in force",
+            node.name,
+            list(&node.faults)
+        ))),
+        NodeState::Absent | NodeState::Stopped | NodeState::Killed if !node.faults.is_empty() => {
+            Judgement::Met(Some(format!("{} is kept down by {}", node.name, list(&node.faults))))
+        }
+        NodeState::Absent
+        | NodeState::Preparing
+        | NodeState::Starting
+        | NodeState::Unready
+        | NodeState::Stopping
+        | NodeState::Stopped
+        | NodeState::Killed
+        | NodeState::Crashed
+        | NodeState::Unknown => Judgement::NotYet(describe(node)),
+    }
+}
+
+/// The agent starts it again by itself, and says so.
+fn is_retried(node: &NodeStatus) -> bool {
+    node.restarts > 0 || node.why.as_deref().is_some_and(|why| why.contains("starts again"))
+}
+
+fn judge_removed(
+    status: &Status,
+    name: &NodeName,
+    host: Option<&HostName>,
+    generation: Generation,
+) -> Judgement {
+    if let Some(node) = node(status, name) {
+        return Judgement::met_if(is_down(node.observed), || describe(node));
+    }
+    let late = status
+        .hosts
+        .iter()
+        .filter(|h| host.is_none_or(|host| h.name == *host))
+        .find(|h| h.state == HostState::Up && h.generation < generation);
+    match late {
+        Some(host) => Judgement::NotYet(format!("{} has not been told yet", host.name)),
+        None => Judgement::Met(None),
+    }
+}
+
+fn judge_in_force(fault: &FaultStatus) -> Judgement {
+    match fault.state {
+        FaultState::Active if fault.in_force => Judgement::Met(None),
+        FaultState::Active | FaultState::Pending => Judgement::NotYet(format!(
+            "fault {} is not in force yet{}",
+            fault.name,
+            because(fault.why.as_deref())
+        )),
+        FaultState::Expired | FaultState::Healed => {
+            Judgement::Never(format!("fault {} is over", fault.name))
+        }
+    }
+}
+
+fn judge_confirmed(fault: &FaultStatus) -> Judgement {
+    match (fault.evidence.verdict, fault.state) {
+        (Verdict::Confirmed, _) => Judgement::Met(None),
+        (Verdict::Mismatch, _) => Judgement::Never(format!(
+            "fault {} does not do what it says: traffic goes around it",
+            fault.name
+        )),
+        (Verdict::Quiet, FaultState::Active | FaultState::Pending) => {
+            Judgement::NotYet(format!("no traffic has met fault {} yet", fault.name))
+        }
+        (Verdict::Quiet, FaultState::Expired | FaultState::Healed) => {
+            Judgement::Never(format!("fault {} ended and no traffic met it", fault.name))
+        }
+    }
+}
+
+fn judge_cluster(status: &Status, name: &ClusterName) -> Judgement {
+    let Some(cluster) = status.clusters.iter().find(|cluster| cluster.name == *name) else {
+        return Judgement::NotYet(format!("there is no cluster {name}"));
+    };
+    let nodes = || status.nodes.iter().filter(|node| node.cluster == *name);
+    match cluster.state {
+        ClusterState::Ready => Judgement::Met(None),
+        ClusterState::Stopped => Judgement::Never(format!("cluster {name} is stopped")),
+        ClusterState::Starting | ClusterState::Degraded => {
+            let crashed = nodes().find(|n| n.observed == NodeState::Crashed && !is_retried(n));
+            if let Some(node) = crashed {
+                return Judgement::Never(format!("{} {}", node.name, words::exit(node)));
+            }
+            let late: Vec<String> =
+                nodes().filter(|n| n.observed != NodeState::Ready).map(describe).collect();
+            Judgement::NotYet(late.join(", "))
+        }
+    }
+}
+
+fn judge_leader(status: &Status, name: &ClusterName, not: Option<&NodeName>) -> Judgement {
+    let leaders: Vec<&NodeStatus> = leaders(status, name).collect();
+    // A cut-off leader may go on believing that it leads; only the newest term counts.
+    let Some(newest) = leaders.iter().max_by_key(|node| node.term) else {
+        return Judgement::NotYet(format!("cluster {name} has no leader"));
+    };
+    match not {
+        Some(not) if newest.name == *not => {
+            Judgement::NotYet(format!("{not} still leads cluster {name}"))
+        }
+        Some(_) | None => Judgement::Met(Some(format!("{} leads cluster {name}", newest.name))),
+    }
+}
+
+/// The nodes of a cluster that say they lead it.
+pub fn leaders<'a>(
+    status: &'a Status,
+    name: &'a ClusterName,
+) -> impl Iterator<Item = &'a NodeStatus> {
+    status.nodes.iter().filter(move |node| node.cluster == *name && node.leader == Some(true))
+}
+
+fn judge_converged(status: &Status) -> Judgement {
+    if let Some(stuck) = status.stuck.first() {
+        return Judgement::Never(stuck.clone());
+    }
+    Judgement::met_if(status.converged, || match status.pending.as_slice() {
+        [] => "not every host has applied everything yet".to_owned(),
+        reasons => reasons.join(", "),
+    })
+}
+
+fn with_fault(
+    status: &Status,
+    name: &FaultName,
+    judge: impl Fn(&FaultStatus) -> Judgement,
+) -> Judgement {
+    fault(status, name)
+        .map_or_else(|| Judgement::NotYet(format!("there is no fault {name}")), judge)
+}
+
+/// A node by name.
+#[must_use]
+pub fn node<'a>(status: &'a Status, name: &NodeName) -> Option<&'a NodeStatus> {
+    status.nodes.iter().find(|node| node.name == *name)
+}
+
+/// A fault by name.
+#[must_use]
+pub fn fault<'a>(status: &'a Status, name: &FaultName) -> Option<&'a FaultStatus> {
+    status.faults.iter().find(|fault| fault.name == *name)
+}
+
+fn is_over(fault: &FaultStatus) -> bool {
+    matches!(fault.state, FaultState::Expired | FaultState::Healed) && !fault.in_force
+}
+
+/// Whether nothing of the node runs.
+#[must_use]
+pub fn is_down(state: NodeState) -> bool {
+    matches!(state, NodeState::Absent | NodeState::Stopped | NodeState::Killed | NodeState::Crashed)
+}
+
+/// A fault in force may keep this node from being ready: anything but a delay does.
+fn is_cut(status: &Status, node: &NodeStatus) -> bool {
+    node.faults
+        .iter()
+        .filter_map(|name| fault(status, name))
+        .any(|fault| fault.state == FaultState::Active && !fault.summary.starts_with("latency"))
+}
+
+fn describe(node: &NodeStatus) -> String {
+    format!("{} is {}{}", node.name, words::state(node.observed), why(node))
+}
+
+fn why(node: &NodeStatus) -> String {
+    because(node.why.as_deref())
+}
+
+fn because(why: Option<&str>) -> String {
+    why.map_or_else(String::new, |why| format!(": {why}"))
+}
+
+/// `a, b and c`, for sentences.
+#[must_use]
+pub fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    match items {
+        [] => "nothing".to_owned(),
+        [one] => one.to_string(),
+        [head @ .., last] => {
+            let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+            format!("{} and {last}", head.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

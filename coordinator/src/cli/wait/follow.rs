@@ -1,0 +1,151 @@
+//! Follows the status of a lab until goals are met, with a deadline and progress on stderr.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use faultbed_common::{duration::Span, status::Status};
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Goal, Judgement, judge};
+use crate::cli::{client::Client, failure::Failure, output};
+
+/// Goals that depend on how long they are waited for are judged again this often.
+const JUDGE_EVERY: Duration = Duration::from_millis(500);
+
+/// Progress is not shown for what is over sooner, so that quick commands do not flicker.
+const SHOWN_AFTER: Duration = Duration::from_millis(300);
+
+/// How waiting ended well.
+#[derive(Debug, Clone)]
+pub struct Waited {
+    /// The status that met every goal.
+    pub status: Status,
+    /// How some were met, in words.
+    pub said: Vec<String>,
+}
+
+/// Waits until every goal is met.
+///
+/// # Errors
+/// A goal cannot be met any more (exit 1), or `limit` passed (exit 3); says which and why.
+pub async fn until(client: &Client, goals: Vec<Goal>, limit: Duration) -> Result<Waited, Failure> {
+    let begun = Instant::now();
+    let mut statuses = client.watch().await?;
+    let mut latest: Option<Status> = None;
+    let mut progress = Progress::new(begun);
+    loop {
+        let left = limit.saturating_sub(begun.elapsed());
+        let news = tokio::time::timeout(left.min(JUDGE_EVERY), statuses.next()).await;
+        match news {
+            Ok(Some(status)) => latest = Some(status?),
+            Ok(None) => statuses = client.watch().await?,
+            Err(_) => {}
+        }
+        let Some(status) = &latest else {
+            if begun.elapsed() >= limit {
+                return Err(late(client, limit, "the lab sent no status"));
+            }
+            continue;
+        };
+        match judge_all(status, &goals, begun.elapsed()) {
+            All::Met(said) => return Ok(Waited { status: status.clone(), said }),
+            All::Never(why) => return Err(never(client, status, &why)),
+            All::NotYet(why) if begun.elapsed() >= limit => {
+                return Err(late(client, limit, &why.join("; ")));
+            }
+            All::NotYet(why) => progress.show(&why),
+        }
+    }
+}
+
+enum All {
+    Met(Vec<String>),
+    NotYet(Vec<String>),
+    Never(String),
+}
+
+fn judge_all(status: &Status, goals: &[Goal], waited: Duration) -> All {
+    let mut said = Vec::new();
+    let mut late = Vec::new();
+    for goal in goals {
+        match judge(status, goal, waited) {
+            Judgement::Met(word) => said.extend(word),
+            Judgement::NotYet(why) => late.push(why),
+            Judgement::Never(why) => return All::Never(why),
+        }
+    }
+    if late.is_empty() { All::Met(said) } else { All::NotYet(late) }
+}
+
+fn late(client: &Client, limit: Duration, why: &str) -> Failure {
+    Failure::late(format!("not in time, after {}: {why}", Span(limit)))
+        .next(client.context.typed("status"))
+        .next(client.context.typed("events"))
+}
+
+/// A goal is lost: where nodes crashed, their last words are the answer.
+fn never(client: &Client, status: &Status, why: &str) -> Failure {
+    let crashed = crate::cli::status::crashes(status);
+    let mut message = why.to_owned();
+    if !crashed.is_empty() {
+        message = format!("{message}\n{crashed}");
+    }
+    let failure = Failure::no(message);
+    match status.nodes.iter().find(|n| why.starts_with(n.name.as_str())) {
+        Some(node) => failure
+            .next(client.context.typed(&format!("logs {}", node.name)))
+            .next(client.context.typed(&format!("start {}", node.name))),
+        None => failure.next(client.context.typed("status")),
+    }
+}
+
+/// What is still awaited, on stderr: a moving line for a person, else a line for each change.
+struct Progress {
+    begun: Instant,
+    bar: Option<ProgressBar>,
+    said: BTreeMap<usize, String>,
+}
+
+impl Progress {
+    fn new(begun: Instant) -> Self {
+        Self { begun, bar: None, said: BTreeMap::new() }
+    }
+
+    fn show(&mut self, why: &[String]) {
+        if self.begun.elapsed() < SHOWN_AFTER {
+            return;
+        }
+        if output::is_watched() {
+            self.bar.get_or_insert_with(spinner).set_message(why.join("; "));
+            return;
+        }
+        let now: BTreeMap<usize, String> = why.iter().cloned().enumerate().collect();
+        if now != self.said {
+            let seconds = self.begun.elapsed().as_secs_f32();
+            output::say(format!("{seconds:5.1}s  {}", why.join("; ")));
+            self.said = now;
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A moving line on stderr, cleared when dropped or finished.
+#[must_use]
+pub fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {wide_msg} {elapsed:.dim}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

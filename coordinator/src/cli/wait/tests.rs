@@ -1,0 +1,116 @@
+//! Tests of what is judged true, not yet true, and lost.
+
+use faultbed_common::report::ExitReport;
+
+use super::*;
+use crate::cli::testing;
+
+const NOW: Duration = Duration::ZERO;
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn ready(text: &str, over: u64) -> Goal {
+    Goal::Ready(name(text), Incarnation(over))
+}
+
+#[test]
+fn a_restart_is_done_in_a_later_run_only() {
+    let mut status = testing::three_nodes();
+    assert!(matches!(judge(&status, &ready("kv-1", 1), NOW), Judgement::NotYet(_)));
+    status.nodes[0].incarnation = Incarnation(2);
+    assert_eq!(judge(&status, &ready("kv-1", 1), NOW), Judgement::Met(None));
+}
+
+#[test]
+fn a_crash_ends_the_wait_unless_the_agent_starts_it_again() {
+    let mut status = testing::three_nodes();
+    testing::crash_second(&mut status);
+    let lost = judge(&status, &ready("kv-2", 0), NOW);
+    assert_eq!(lost, Judgement::Never("kv-2 crashed in run 1: exit 2".into()));
+    status.nodes[1].why = Some("starts again in 2s".into());
+    assert!(matches!(judge(&status, &ready("kv-2", 0), NOW), Judgement::NotYet(_)));
+}
+
+#[test]
+fn a_cut_that_forbids_ready_makes_running_enough_and_says_so() {
+    let mut status = testing::three_nodes();
+    status.faults.push(testing::split());
+    status.nodes[0].faults.push("split".parse().unwrap());
+    status.nodes[0].observed = NodeState::Starting;
+    assert!(matches!(judge(&status, &ready("kv-1", 0), NOW), Judgement::NotYet(_)));
+    let Judgement::Met(Some(word)) = judge(&status, &ready("kv-1", 0), FAULTED_GRACE) else {
+        panic!("running is enough after the grace");
+    };
+    assert!(word.contains("while split is in force"), "{word}");
+    // It was ready in this run, and is not because of the cut: there is nothing to wait for.
+    status.nodes[0].observed = NodeState::Unready;
+    assert!(matches!(judge(&status, &ready("kv-1", 0), NOW), Judgement::Met(Some(_))));
+    status.faults[0].summary = "latency 50ms".into();
+    let late = judge(&status, &ready("kv-1", 0), FAULTED_GRACE);
+    assert!(matches!(late, Judgement::NotYet(_)), "a delay forbids nothing: {late:?}");
+}
+
+#[test]
+fn a_stop_waits_for_gone() {
+    let mut status = testing::three_nodes();
+    let goal = Goal::Down(name("kv-3"));
+    status.nodes[2].observed = NodeState::Stopping;
+    assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)));
+    status.nodes[2].observed = NodeState::Stopped;
+    assert_eq!(judge(&status, &goal, NOW), Judgement::Met(None));
+}
+
+#[test]
+fn faults_are_in_force_when_every_host_has_them() {
+    let mut status = testing::three_nodes();
+    let goal = Goal::InForce("split".parse().unwrap());
+    assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)));
+    status.faults.push(testing::split());
+    assert_eq!(judge(&status, &goal, NOW), Judgement::Met(None));
+    status.faults[0].in_force = false;
+    status.faults[0].why = Some("h2 is down".into());
+    let Judgement::NotYet(why) = judge(&status, &goal, NOW) else { panic!("not in force") };
+    assert!(why.ends_with("h2 is down"), "{why}");
+}
+
+#[test]
+fn a_heal_is_observed_and_not_assumed() {
+    let mut status = testing::three_nodes();
+    let goal = Goal::Ended("split".parse().unwrap());
+    status.faults.push(testing::split());
+    status.faults[0].state = FaultState::Healed;
+    assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)), "still in force");
+    status.faults[0].in_force = false;
+    assert_eq!(judge(&status, &goal, NOW), Judgement::Met(None));
+}
+
+#[test]
+fn a_new_leader_is_the_one_of_the_newest_term() {
+    let mut status = testing::three_nodes();
+    let goal = Goal::Leader("kv".parse().unwrap(), Some(name("kv-1")));
+    assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)));
+    status.nodes[2].leader = Some(true);
+    status.nodes[2].term = Some(3);
+    // kv-1 is cut off and still believes that it leads.
+    assert_eq!(judge(&status, &goal, NOW), Judgement::Met(Some("kv-3 leads cluster kv".into())));
+}
+
+#[test]
+fn a_node_killed_by_order_is_down_and_no_crash() {
+    let mut status = testing::three_nodes();
+    status.nodes[0].observed = NodeState::Killed;
+    status.nodes[0].exit = Some(ExitReport { signal: Some(9), ..ExitReport::default() });
+    assert_eq!(judge(&status, &Goal::Down(name("kv-1")), NOW), Judgement::Met(None));
+    assert!(matches!(judge(&status, &ready("kv-1", 0), NOW), Judgement::NotYet(_)));
+}
+
+#[test]
+fn stuck_is_never_converged() {
+    let mut status = testing::three_nodes();
+    assert_eq!(judge(&status, &Goal::Converged, NOW), Judgement::Met(None));
+    status.converged = false;
+    status.stuck.push("port 2379 of kv-1 is held by pid 12 (etcd)".into());
+    assert!(matches!(judge(&status, &Goal::Converged, NOW), Judgement::Never(_)));
+}
