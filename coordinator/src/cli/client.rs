@@ -179,6 +179,11 @@ fn limited(document: Document) -> tonic::Request<Document> {
 
 /// What a gRPC status means for the person who typed the command.
 fn failure_of(context: &Context, status: &tonic::Status) -> Failure {
+    let failure = plain_failure_of(context, status);
+    if failure.next.is_empty() { failure.next(context.typed("status")) } else { failure }
+}
+
+fn plain_failure_of(context: &Context, status: &tonic::Status) -> Failure {
     use tonic::Code;
     match status.code() {
         Code::InvalidArgument

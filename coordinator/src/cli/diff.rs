@@ -50,7 +50,9 @@ fn object(change: &ObjectChange) -> String {
     let body = |text: &Option<String>| {
         let text = text.as_deref().unwrap_or_default().trim();
         // The line above says this already.
-        text.strip_prefix(&header).unwrap_or(text).trim().to_owned()
+        let text = text.strip_prefix(&header).unwrap_or(text).trim();
+        // A last line without its end would differ from the same line with one.
+        if text.is_empty() { String::new() } else { format!("{text}\n") }
     };
     lines.extend(diff(&body(before), &body(after)));
     lines.join("\n")

@@ -45,7 +45,7 @@ pub fn load(path: &str) -> Result<Loaded, Failure> {
 }
 
 fn load_text(path: PathBuf, text: &str) -> Result<Loaded, Failure> {
-    let mut file = file::parse_lab(text).map_err(|problems| failure(&path, text, &problems))?;
+    let mut file = file::parse_lab(text).map_err(|problems| unparsed(&path, text, problems))?;
     let base = path.parent().unwrap_or(Path::new("/")).to_owned();
     let mut problems = Vec::new();
     let own = own_blueprints(&mut file, &base, text)?;
@@ -68,6 +68,20 @@ fn load_text(path: PathBuf, text: &str) -> Result<Loaded, Failure> {
     }
     problems.sort_by_key(|problem| problem.span.start);
     Err(failure(&path, text, &problems))
+}
+
+/// All mistakes of a file that is no lab file: those against its blueprints too.
+fn unparsed(path: &Path, text: &str, mut problems: Vec<Problem>) -> Failure {
+    let base = path.parent().unwrap_or(Path::new("/"));
+    let known: Vec<String> = blueprints::shipped().into_keys().collect();
+    let find = |name: &str| blueprints::find(name, base).ok().map(|(_, blueprint)| blueprint);
+    for problem in file::check_roles(text, &find, &known).err().unwrap_or_default() {
+        if !problems.iter().any(|other| other.span == problem.span) {
+            problems.push(problem);
+        }
+    }
+    problems.sort_by_key(|problem| problem.span.start);
+    failure(path, text, &problems)
 }
 
 /// Reads the blueprints that are named by path, and makes these paths absolute.
@@ -206,8 +220,10 @@ fn span_of(text: &str, path: &[&str]) -> Range<usize> {
 #[must_use]
 pub fn failure(path: &Path, text: &str, problems: &[Problem]) -> Failure {
     let shown = path.display();
-    let rendered: Vec<String> =
-        problems.iter().map(|problem| problem.render(&shown.to_string(), text)).collect();
+    let rendered: Vec<String> = problems
+        .iter()
+        .map(|problem| problem.render(&shown.to_string(), text).trim_end().to_owned())
+        .collect();
     let count = match problems.len() {
         1 => "a mistake".to_owned(),
         many => format!("{many} mistakes"),

@@ -36,7 +36,6 @@ node.2.path = "bin/etcd-next"
               |        ^^^^^^^^^^
               = help: ls DIR/bin
 
-
             error: DIR/bin/etcd-next does not exist
              --> DIR/lab.toml:8:15
               |
@@ -54,6 +53,35 @@ fn an_unknown_field_is_shown_where_it_stands() {
     let error = load_in(dir.path(), text).unwrap_err();
     assert!(error.contains("DIR/lab.toml:4:1"), "{error}");
     assert!(error.contains("cuont"), "{error}");
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_shown_at_once() {
+    check(
+        r#"
+[cluster.kv]
+blueprint = "etdc"
+[fault.x]
+isolate = "kv-1"
+"#,
+        expect![[r#"
+            error: DIR/lab.toml has 2 mistakes
+
+            error: there is no blueprint "etdc"
+             --> DIR/lab.toml:3:13
+              |
+            3 | blueprint = "etdc"
+              |             ^^^^^^
+              = help: did you mean "etcd"?
+
+            error: fault x does not say how long it lasts
+             --> DIR/lab.toml:4:8
+              |
+            4 | [fault.x]
+              |        ^
+              = help: add for = "30s", or for = "none" until it is healed
+              next: $EDITOR DIR/lab.toml"#]],
+    );
 }
 
 #[test]

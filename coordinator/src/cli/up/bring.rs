@@ -60,9 +60,9 @@ pub async fn bring_up(
         client
     };
     output::say(format!(
-        "lab {}: {} hosts up after {:.1} s, 127.77.{}.1 and on",
+        "lab {}: {} up after {:.1} s, from 127.77.{}.1 on",
         context.name,
-        context.hosts,
+        if context.hosts == 1 { "1 host".to_owned() } else { format!("{} hosts", context.hosts) },
         begun.elapsed().as_secs_f32(),
         context.octet
     ));
@@ -95,7 +95,10 @@ pub async fn with_leaders(client: &Client, now: Status) -> Status {
         Err(_) => now,
     };
     // The generation that says who has been ready is on its way to the hosts then.
-    match follow::until(client, vec![Goal::Converged], SETTLE_MAX).await {
+    let mut goals: Vec<Goal> =
+        now.clusters.iter().map(|cluster| Goal::ClusterReady(cluster.name.clone())).collect();
+    goals.push(Goal::Converged);
+    match follow::until(client, goals, SETTLE_MAX).await {
         Ok(waited) => waited.status,
         Err(_) => now,
     }
@@ -163,8 +166,7 @@ async fn apply(client: &Client, change: &EditRequest, limit: Duration) -> Result
         .nodes
         .iter()
         .filter(|node| !reply.nodes.contains_key(&node.name))
-        .filter(|node| node.wanted == faultbed_common::host_spec::Wanted::Running)
-        .filter(|node| !wait::is_down(node.observed));
+        .filter(|node| node.wanted == faultbed_common::host_spec::Wanted::Running);
     goals.extend(idle.map(|node| {
         let over = faultbed_common::generation::Incarnation(node.incarnation.0.saturating_sub(1));
         Goal::Ready(node.name.clone(), over)
