@@ -93,10 +93,6 @@ fn a_lab_that_cannot_be_reached_is_exit_4() {
     for args in [&["status"][..], &["stop", "kv-1"], &["heal", "--all"]] {
         let ran = lab.run(args);
         assert_eq!(ran.code, 4, "{args:?}: {}", ran.stderr);
-        assert!(
-            ran.stderr.contains("nolab") && ran.stderr.contains("up -d"),
-            "{}",
-            ran.stderr
-        );
+        assert!(ran.stderr.contains("nolab") && ran.stderr.contains("up -d"), "{}", ran.stderr);
     }
 }
