@@ -33,6 +33,13 @@ const KILL_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked at what is left.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// Nodes are asked to end one after another, this far apart at most: a member that hands over its
+/// leadership before it ends must find somebody to hand it to, else it waits for seconds.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// The last node is asked no later than this after the first.
+const STAGGER_ALL: Duration = Duration::from_secs(2);
+
 /// How a node is stopped whose orders are lost.
 const STOP_SIGNAL_DEFAULT: i32 = 15;
 
@@ -151,13 +158,28 @@ fn stop_nodes(
             Stopping { node, name, grace, asked_at: None, killed_at: None, is_gone: false }
         })
         .collect();
+    let count = u32::try_from(stopping.len().max(1)).unwrap_or(u32::MAX);
+    let stagger = STAGGER.min(STAGGER_ALL / count);
+    let mut asked_last: Option<Instant> = None;
     loop {
         for one in &mut stopping {
+            // What was asked before and is gone needs no more time; `retain` below has removed it.
+            let waits = asked_last.is_some_and(|asked| asked.elapsed() < stagger);
+            if one.asked_at.is_none() && waits {
+                continue;
+            }
             let spec = accepted.and_then(|accepted| accepted.spec.nodes.get(&one.node));
             let signal = spec.map_or(STOP_SIGNAL_DEFAULT, |spec| spec.stop.signal);
+            let was_asked = one.asked_at.is_some();
             advance(hands, one, signal, outcome);
+            if !was_asked {
+                asked_last = one.asked_at.or(asked_last);
+            }
         }
         stopping.retain(|one| !one.is_gone);
+        if stopping.iter().all(|one| one.asked_at.is_none()) {
+            asked_last = None;
+        }
         if stopping.is_empty() {
             return Ok(());
         }

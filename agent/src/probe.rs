@@ -56,6 +56,8 @@ pub struct Prober {
     pub dir: PathBuf,
     /// The environment of commands.
     pub env: BTreeMap<String, String>,
+    /// Whether it served before, when another agent asked.
+    pub was_ready: bool,
 }
 
 /// News of a node.
@@ -86,6 +88,14 @@ pub enum Found {
 }
 
 impl Prober {
+    /// Whether both ask the same of the same.
+    #[must_use]
+    pub fn asks_as(&self, other: &Self) -> bool {
+        let Self { node, incarnation, ready, role, dir, env, was_ready: _ } = self;
+        (node, incarnation, ready) == (&other.node, &other.incarnation, &other.ready)
+            && (role, dir, env) == (&other.role, &other.dir, &other.env)
+    }
+
     /// Asks, and tells what is new, until it is aborted or nobody listens.
     pub async fn run(self, facts: mpsc::Sender<Fact>) {
         let (node, incarnation) = (self.node.clone(), self.incarnation);
@@ -97,7 +107,7 @@ impl Prober {
         let mut role_told = None;
         let mut role_due = began;
         let mut failures = 0;
-        let mut was_ready = false;
+        let mut was_ready = self.was_ready;
         loop {
             let asked = Instant::now();
             let answer = match &self.ready {

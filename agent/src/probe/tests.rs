@@ -195,6 +195,7 @@ async fn one_failure_is_an_accident_and_two_make_a_node_unready() {
         }),
         dir: dir.path().to_owned(),
         env: BTreeMap::new(),
+        was_ready: false,
     };
     let (tell, mut told) = mpsc::channel(16);
     let task = tokio::spawn(prober.run(tell));

@@ -28,6 +28,8 @@ pub struct NodeRecord {
     pub wipes: u64,
     /// Starts after crashes since it was last started on purpose.
     pub restarts: u32,
+    /// The newest incarnation that was ready.
+    pub ready_in: Option<Incarnation>,
     /// How its last incarnation ended, as it was seen then.
     pub exit: Option<ExitReport>,
     /// What it runs.

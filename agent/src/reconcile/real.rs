@@ -63,6 +63,9 @@ const LOG_FILES: u32 = 4;
 /// A program that is asked for its version has so long.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What may wait for everything else.
+const PRIORITY_LOWEST: i32 = 19;
+
 /// Lines of a failed command that are shown.
 const COMMAND_LINES: usize = 5;
 
@@ -349,7 +352,15 @@ impl Hands for RealHands {
         let ask = |path: &Path| {
             (!version.is_empty()).then(|| prepare::version(path, version, VERSION_TIMEOUT))?
         };
-        let found = binaries::identify(binary, &self.dir.join("bins"), ask)?;
+        let bins = self.dir.join("bins");
+        // At the lowest priority, in a thread that nothing else uses: nodes start meanwhile.
+        let found = std::thread::scope(|scope| {
+            let hashing = scope.spawn(|| {
+                rustix::process::setpriority_process(None, PRIORITY_LOWEST).ok();
+                binaries::identify(binary, &bins, ask)
+            });
+            hashing.join().unwrap_or_else(|_| Err("hash its program: it ended early".to_owned()))
+        })?;
         self.hashes.lock().unwrap_or_else(PoisonError::into_inner).learn(&found);
         Ok(found)
     }

@@ -152,3 +152,17 @@ fn a_connection_around_the_proxy_is_found_and_named() {
     drop(stream);
     lab.wait("no bypass any more", |report| report.bypasses.is_empty());
 }
+
+#[test]
+fn a_cluster_comes_down_without_waiting_for_members_that_are_gone() {
+    let mut lab = Lab::new();
+    lab.spec = kv(&lab);
+    lab.spec.generation = Generation(0);
+    lab.order();
+    lab.wait("three ready", |report| ready(report) == 3 && leader(report).is_some());
+    let began = std::time::Instant::now();
+    let (code, outcome) = lab.down(&[]);
+    assert_eq!(code, 0, "{outcome}");
+    // A leader that finds nobody to take over waits for 7 s.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}

@@ -9,6 +9,7 @@ use faultbed_common::{
     generation::{FaultRevision, Incarnation},
     host_spec::{NodeEffect, NodeFault, StopBy, Wanted},
     logs::{LogRequest, LogWanted},
+    probe::{Ask, Probe},
     report::NodeState,
     spec::OnCrash,
 };
@@ -55,6 +56,26 @@ fn a_killed_agent_finds_its_nodes_again_and_starts_no_second_copy() {
         let again = ["kv-1", "kv-2"].map(|name| lab.wait_state(name, NodeState::Ready).pid);
         assert_eq!(again, pids);
     }
+}
+
+#[test]
+fn a_node_that_served_before_its_agent_died_is_unready_and_not_new() {
+    let mut lab = Lab::new();
+    let node = lab.add("kv-1", "touch data/ok; exec sleep 1000");
+    node.ready = Some(Probe {
+        ask: Ask::Command { argv: ["test", "-e", "data/ok"].map(str::to_owned).to_vec() },
+        expect: None,
+        timeout: "1s".parse().unwrap(),
+    });
+    lab.order();
+    lab.wait_state("kv-1", NodeState::Ready);
+    std::fs::remove_file(lab.host_dir().join("nodes/kv-1/data/ok")).unwrap();
+    let unready = lab.wait_state("kv-1", NodeState::Unready);
+    assert_eq!(unready.why.as_deref(), Some("`test -e data/ok`: status 1"));
+    lab.kill_agent();
+    lab.start_agent();
+    let again = lab.wait_state("kv-1", NodeState::Unready);
+    assert!(again.been_ready);
 }
 
 #[test]

@@ -408,6 +408,26 @@ fn a_stream_at_full_speed_stops_at_the_cut_and_goes_on_after_it() {
     });
 }
 
+/// A worker that is interrupted between two orders must not miss the second.
+#[test]
+fn rules_come_into_force_at_once_on_a_busy_machine() {
+    let lab = Lab::start(&["x", "y"]);
+    let stop = AtomicBool::new(false);
+    let slowest = thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+        }
+        let apply = || {
+            let began = Instant::now();
+            lab.client().apply().map(|_| began.elapsed())
+        };
+        let times = (0..200).map(|_| apply()).collect::<Result<Vec<_>, _>>();
+        stop.store(true, Ordering::Relaxed);
+        times.map(|times| times.into_iter().max())
+    });
+    assert!(slowest.unwrap() < Some(Duration::from_secs(1)));
+}
+
 /// Bytes flow both ways while faults come and go; every byte arrives, once and in order.
 #[test]
 fn a_stream_survives_any_sequence_of_faults_whole() {

@@ -56,7 +56,9 @@ impl Proxy {
                 .map_err(|error| format!("start the proxy: {error}"))?;
             tracing::info!(pid = process.pid, "proxy started");
         }
+        let began = Instant::now();
         let Applied { failed, faults, .. } = self.client.apply().map_err(describe)?;
+        tracing::debug!(generation = %file.spec.generation, took = ?began.elapsed(), "rules applied");
         let failed = failed.into_iter().map(|FailedListener { listener, why }| (listener, why));
         let fault = |name, FaultInForce { grade, active, why }| {
             let links = file.spec.faults.get(&name);

@@ -202,6 +202,7 @@ impl<H: Hands> Reconciler<H> {
         match &run {
             Run::Running(running) => {
                 facts.identity = self.hands.identity(node, running.incarnation);
+                facts.been_ready = observed.record.ready_in == Some(running.incarnation);
                 if observed.orders.is_none() {
                     observed.orders = self.hands.told(node, running.incarnation);
                 }
@@ -291,11 +292,15 @@ impl<H: Hands> Reconciler<H> {
         if observed.run.incarnation() != incarnation {
             return;
         }
-        let facts = self.facts.entry(node).or_default();
+        let facts = self.facts.entry(node.clone()).or_default();
         match found {
             Found::Ready => {
                 observed.ready = Readiness::Ready;
                 facts.probe = None;
+                if observed.record.ready_in != Some(incarnation) {
+                    observed.record.ready_in = Some(incarnation);
+                    save(&*self.hands, &node, observed);
+                }
             }
             Found::NotReady { why, was_ready } => {
                 observed.ready = if was_ready { Readiness::Unready } else { Readiness::NotYet };

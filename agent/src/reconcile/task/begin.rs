@@ -193,8 +193,9 @@ impl<H: Hands> Reconciler<H> {
             role: spec.role_state.clone(),
             dir: self.hands.node_dir(name),
             env: spec.launch.env.clone(),
+            was_ready: self.facts.get(name).is_some_and(|facts| facts.been_ready),
         };
-        if self.probes.get(name).is_some_and(|(held, _)| *held == prober) {
+        if self.probes.get(name).is_some_and(|(held, _)| held.asks_as(&prober)) {
             return;
         }
         let (facts, mut found) = tokio::sync::mpsc::channel(1);
