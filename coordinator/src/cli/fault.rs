@@ -248,6 +248,12 @@ fn effect(spec: &mut FaultSpec, words: &[String]) -> Result<(), Failure> {
             .map_err(|e| Failure::refused(e.to_string()).next("faultbed inject --help"))
     };
     match words.as_slice() {
+        // The amount may begin with a dash, so a mistyped flag arrives here.
+        [_, flag] if flag.starts_with("--") => {
+            return Err(
+                Failure::refused(format!("there is no flag {flag}")).next("faultbed inject --help")
+            );
+        }
         ["cut"] => spec.cut = true,
         ["latency", amount] => spec.latency = Some(span(amount)?),
         ["rtt", amount] => spec.rtt = Some(span(amount)?),
@@ -349,6 +355,7 @@ mod tests {
         assert_eq!(latency.0, Duration::from_millis(50));
         assert_eq!(check(&["pause-apply"]).unwrap().effect.as_deref(), Some("pause-apply"));
         assert!(check(&["latency"]).unwrap_err().to_string().contains("how much"));
+        assert!(check(&["latency", "--form"]).unwrap_err().to_string().contains("no flag --form"));
         assert!(check(&["latency", "-3s"]).unwrap_err().to_string().contains("negative"));
     }
 }

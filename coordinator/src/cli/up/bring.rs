@@ -15,7 +15,7 @@ use crate::cli::{
     context::{self, Context, Places},
     down::inventory::{self, Kind},
     endpoints,
-    failure::Failure,
+    failure::{Exit, Failure},
     output, status,
     table::{Tone, tone},
     wait::{self, Goal, follow},
@@ -50,14 +50,7 @@ pub async fn bring_up(
     let client = {
         let _lock = lock(&Places::from_env()?, &context.name)?;
         context::make_runtime(&context.runtime)?;
-        let mut started = start_missing(context, programs)?;
-        let client = connect(context, &mut started).await?;
-        let hosts = usize::try_from(context.hosts).unwrap_or(usize::MAX);
-        follow::until(&client, vec![Goal::Hosts(hosts)], HOSTS_MAX)
-            .await
-            .map_err(|failure| started.iter_mut().find_map(Daemon::ended).unwrap_or(failure))?;
-        reap_later(started);
-        client
+        come_up(context, programs).await?
     };
     output::say(format!(
         "lab {}: {} up after {:.1} s, from 127.77.{}.1 on",
@@ -72,6 +65,27 @@ pub async fn bring_up(
     };
     let now = with_leaders(&client, now).await;
     Ok((client, now))
+}
+
+/// Starts what is missing and waits until every host is up. A coordinator that was being killed
+/// just now may still have answered: then it is begun again.
+async fn come_up(context: &Context, programs: &Programs) -> Result<Client, Failure> {
+    let begun = Instant::now();
+    let hosts = usize::try_from(context.hosts).unwrap_or(usize::MAX);
+    loop {
+        let mut started = start_missing(context, programs)?;
+        let client = connect(context, &mut started).await?;
+        let up = follow::until(&client, vec![Goal::Hosts(hosts)], HOSTS_MAX).await;
+        let ended = started.iter_mut().find_map(Daemon::ended);
+        reap_later(started);
+        match (up, ended) {
+            (Ok(_), _) => return Ok(client),
+            (Err(_), Some(ended)) => return Err(ended),
+            (Err(failure), None) if failure.exit != Exit::UNREACHABLE => return Err(failure),
+            (Err(failure), None) if begun.elapsed() > SOCKET_MAX => return Err(failure),
+            (Err(_), None) => tokio::time::sleep(TRY_EVERY).await,
+        }
+    }
 }
 
 /// Waits a moment until it is known who leads, so that people see it: probes ask once a second.

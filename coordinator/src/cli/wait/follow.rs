@@ -7,13 +7,23 @@ use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Goal, Judgement, judge};
-use crate::cli::{client::Client, failure::Failure, output};
+use crate::cli::{
+    client::{Client, Documents},
+    failure::{Exit, Failure},
+    output,
+};
 
 /// Goals that depend on how long they are waited for are judged again this often.
 const JUDGE_EVERY: Duration = Duration::from_millis(500);
 
 /// Where nobody watches, what is awaited is said at most this often.
 const SAID_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a coordinator may be away while something is awaited.
+const AWAY_MAX: Duration = Duration::from_secs(10);
+
+/// A coordinator that is away is tried this often.
+const TRY_EVERY: Duration = Duration::from_millis(100);
 
 /// Progress is not shown for what is over sooner, so that quick commands do not flicker.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
@@ -33,15 +43,16 @@ pub struct Waited {
 /// A goal cannot be met any more (exit 1), or `limit` passed (exit 3); says which and why.
 pub async fn until(client: &Client, goals: Vec<Goal>, limit: Duration) -> Result<Waited, Failure> {
     let begun = Instant::now();
-    let mut statuses = client.watch().await?;
+    let mut statuses = rewatch(client, Duration::ZERO).await?;
     let mut latest: Option<Status> = None;
     let mut progress = Progress::new(begun);
     loop {
         let left = limit.saturating_sub(begun.elapsed());
         let news = tokio::time::timeout(left.min(JUDGE_EVERY), statuses.next()).await;
         match news {
-            Ok(Some(status)) => latest = Some(status?),
-            Ok(None) => statuses = client.watch().await?,
+            Ok(Some(Ok(status))) => latest = Some(status),
+            Ok(Some(Err(failure))) if failure.exit != Exit::UNREACHABLE => return Err(failure),
+            Ok(Some(Err(_)) | None) => statuses = rewatch(client, AWAY_MAX.min(left)).await?,
             Err(_) => {}
         }
         let Some(status) = &latest else {
@@ -57,6 +68,19 @@ pub async fn until(client: &Client, goals: Vec<Goal>, limit: Duration) -> Result
                 return Err(late(client, limit, &why.join("; ")));
             }
             All::NotYet(why) => progress.show(&why),
+        }
+    }
+}
+
+/// Watches anew: a coordinator that ends and comes back loses nothing, so neither does a wait.
+async fn rewatch(client: &Client, limit: Duration) -> Result<Documents<Status>, Failure> {
+    let begun = Instant::now();
+    loop {
+        match client.watch().await {
+            Err(failure) if failure.exit == Exit::UNREACHABLE && begun.elapsed() < limit => {
+                tokio::time::sleep(TRY_EVERY).await;
+            }
+            other => return other,
         }
     }
 }
