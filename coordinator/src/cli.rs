@@ -36,7 +36,7 @@ pub mod wait;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::ArgMatches;
-use faultbed_common::edit::NodeVerb;
+use faultbed_common::{duration::Span, edit::NodeVerb};
 
 use args::{Args, Verb};
 use client::Client;
@@ -81,11 +81,27 @@ pub fn main() -> ExitCode {
             }))
         }
         Err(error) => {
+            if let Some(failure) = negative_duration(&error, &argv) {
+                return end(Err(failure));
+            }
             // Help goes to stdout; nobody reading it is no failure.
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::REFUSED.0))
         }
     }
+}
+
+/// A duration such as `-3s` looks like a flag; what is wrong with it is something else.
+fn negative_duration(error: &clap::Error, argv: &[OsString]) -> Option<Failure> {
+    if error.kind() != clap::error::ErrorKind::UnknownArgument {
+        return None;
+    }
+    let looks = |word: &&str| {
+        word.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let word = argv.iter().filter_map(|word| word.to_str()).find(looks)?;
+    let error = word.parse::<Span>().err()?;
+    Some(Failure::refused(error.to_string()).next("faultbed --help"))
 }
 
 /// Prints a failure and gives the exit code.

@@ -272,6 +272,6 @@ mod tests {
         assert_eq!(failure.exit, Exit::UNREACHABLE);
         let text = failure.to_string();
         assert!(text.contains("lab `mine`") && text.contains("api.sock"), "{text}");
-        assert!(text.contains("faultbed --lab mine up -d"), "{text}");
+        assert!(text.contains("faultbed up -d --lab mine   #"), "{text}");
     }
 }

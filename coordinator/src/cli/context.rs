@@ -9,7 +9,7 @@ use std::{
 use faultbed_common::name::LabName;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, with_lab};
 
 /// The name of a lab where nobody says one.
 pub const LAB_DEFAULT: &str = "lab";
@@ -59,10 +59,11 @@ impl Context {
     #[must_use]
     pub fn typed(&self, command: &str) -> String {
         let is_set = std::env::var("FAULTBED_LAB").is_ok_and(|name| name == self.name.as_str());
+        let line = format!("faultbed {command}");
         if is_set || self.name.as_str() == LAB_DEFAULT {
-            format!("faultbed {command}")
+            line
         } else {
-            format!("faultbed --lab {} {command}", self.name)
+            with_lab(&line, self.name.as_str())
         }
     }
 
@@ -232,9 +233,10 @@ impl Places {
 
     fn missing(&self, name: &LabName) -> Failure {
         let others: Vec<String> = self.labs().iter().map(|lab| lab.name.to_string()).collect();
-        let lab =
-            if name.as_str() == LAB_DEFAULT { String::new() } else { format!("--lab {name} ") };
-        let up = format!("faultbed {lab}up -d");
+        let up = match name.as_str() {
+            LAB_DEFAULT => "faultbed up -d".to_owned(),
+            name => with_lab("faultbed up -d", name),
+        };
         let failure = Failure::unreachable(format!(
             "there is no lab `{name}`: no {}",
             self.lab_dir(name).join(CONTEXT_FILE).display()
@@ -243,7 +245,7 @@ impl Places {
             failure.next(up)
         } else {
             failure.next(up).next(format!(
-                "faultbed --lab {} status   # there is: {}",
+                "faultbed status --lab {}   # there is: {}",
                 others[0],
                 others.join(", ")
             ))
