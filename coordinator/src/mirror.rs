@@ -20,7 +20,6 @@ use std::{
 
 use faultbed_common::{
     edit::HistoryEntry,
-    generation::Generation,
     lab::Lab,
     name::{HostName, LabName},
     report::HostReport,
@@ -78,15 +77,7 @@ impl Mirror {
         octet: u8,
     ) -> Result<Arc<MirrorHandle>, StoreError> {
         let keys = Keys::new(&lab);
-        let new = Lab {
-            name: lab,
-            octet,
-            generation: Generation::default(),
-            hosts: BTreeMap::new(),
-            clusters: BTreeMap::new(),
-            faults: BTreeMap::new(),
-            removed_wiped: BTreeMap::new(),
-        };
+        let new = Lab::new(lab, octet);
         store.txn(keys::found(&keys, &new)).await?;
         let (revision, kvs) = store.range(keys.prefix().as_bytes()).await?;
         let state = State::new(keys.clone(), new, (revision, kvs), Instant::now())

@@ -8,12 +8,13 @@ use std::{
 };
 
 use faultbed_common::{proxy_spec::ProxyFile, report::FaultReport};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::watch;
 use crate::{
+    node::ProcessId,
     node::records::record_file,
-    proxy::{self, Applied, FailedListener, FaultInForce, ProcessId, ProxyClient, ProxyState},
+    proxy::{self, Applied, FailedListener, FaultInForce, ProxyClient, ProxyState},
     reconcile::hands::{ProxyApplied, ProxySeen},
 };
 
@@ -41,7 +42,7 @@ impl Proxy {
     }
 
     pub(super) fn find(&self) -> Option<u32> {
-        proxy::find(&self.dir).map(|process| process.pid)
+        proxy::find(&self.dir).map(|process| process.pid.cast_unsigned())
     }
 
     pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -94,7 +95,7 @@ impl Proxy {
 
 fn ends(process: &ProcessId) -> bool {
     let deadline = Instant::now() + END_MAX;
-    while process.is_alive() {
+    while process.is_alive().unwrap_or(false) {
         if Instant::now() > deadline {
             return false;
         }
@@ -105,10 +106,7 @@ fn ends(process: &ProcessId) -> bool {
 
 /// A descriptor of exactly this process.
 fn open(process: &ProcessId) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(process.pid).ok()?)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    // Its number may have been given away before the descriptor was opened, and never after.
-    process.is_alive().then_some(pidfd)
+    Some(process.open().ok()??.0)
 }
 
 fn write(dir: &Path, file: &ProxyFile) -> io::Result<()> {

@@ -12,11 +12,7 @@ use faultbed_common::{
     shape, target,
 };
 
-use super::{
-    Refusal,
-    change::{Change, is_down},
-    cluster, invalid,
-};
+use super::{Refusal, change::Change, cluster, invalid};
 
 /// The highest number of a signal on Linux.
 const SIGNAL_MAX: i32 = 64;
@@ -146,7 +142,7 @@ fn run_anew(placement: &mut Placement, seen: Incarnation, stop_by: StopBy) {
 
 fn start(placement: &mut Placement, name: &NodeName, seen: Option<&NodeReport>) -> Option<String> {
     let incarnation = seen.map_or(Incarnation::default(), |seen| seen.incarnation);
-    let is_down = seen.is_some_and(|seen| is_down(seen.observed));
+    let is_down = seen.is_some_and(|seen| seen.observed.is_down());
     // A start that was asked for and has not happened yet shows as down in the last incarnation.
     // One that cannot happen says why, and asking again is how people retry.
     let is_under_way =

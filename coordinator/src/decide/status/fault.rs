@@ -169,8 +169,8 @@ fn evidence(view: &View<'_>, fault: &Fault, seen: &[(&HostSeen, &FaultReport)]) 
     for (host, report) in seen {
         for (link, counted) in &report.links {
             let counted = on_our_clock(view, host, counted);
-            add(evidence.links.entry(link.clone()).or_default(), &counted);
-            add(&mut evidence.total, &counted);
+            evidence.links.entry(link.clone()).or_default().add(&counted);
+            evidence.total.add(&counted);
         }
     }
     evidence.verdict = verdict(view, fault, seen, &evidence.total);
@@ -189,35 +189,6 @@ fn on_our_clock(view: &View<'_>, host: &HostSeen, counted: &LinkEvidence) -> Lin
         last_hit_ms: point(counted.last_hit_ms),
         ..counted.clone()
     }
-}
-
-fn add(sum: &mut LinkEvidence, more: &LinkEvidence) {
-    let LinkEvidence {
-        connections,
-        held_bytes,
-        dropped_segments,
-        delayed_chunks,
-        delay_histogram,
-        attempts_refused,
-        leaked_bytes,
-        first_hit_ms,
-        last_hit_ms,
-    } = more;
-    for (sum, more) in [
-        (&mut sum.connections, connections),
-        (&mut sum.held_bytes, held_bytes),
-        (&mut sum.dropped_segments, dropped_segments),
-        (&mut sum.delayed_chunks, delayed_chunks),
-        (&mut sum.attempts_refused, attempts_refused),
-        (&mut sum.leaked_bytes, leaked_bytes),
-    ] {
-        *sum = sum.saturating_add(*more);
-    }
-    for (sum, more) in sum.delay_histogram.iter_mut().zip(delay_histogram) {
-        *sum = sum.saturating_add(*more);
-    }
-    sum.first_hit_ms = sum.first_hit_ms.into_iter().chain(*first_hit_ms).min();
-    sum.last_hit_ms = sum.last_hit_ms.max(*last_hit_ms);
 }
 
 fn verdict(

@@ -88,18 +88,8 @@ fn of_node(view: &View<'_>, node: &NodeStatus, progress: &mut Progress) {
     let state = node.observed.word();
     let why = node.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     match node.wanted {
-        Wanted::Stopped => match node.observed {
-            NodeState::Absent | NodeState::Stopped | NodeState::Killed | NodeState::Crashed => {}
-            NodeState::Preparing
-            | NodeState::Starting
-            | NodeState::Ready
-            | NodeState::Unready
-            | NodeState::Paused
-            | NodeState::Stopping
-            | NodeState::Unknown => {
-                progress.pending(format!("{name} is {state} and is to be down{why}"));
-            }
-        },
+        Wanted::Stopped if node.observed.is_down() => {}
+        Wanted::Stopped => progress.pending(format!("{name} is {state} and is to be down{why}")),
         Wanted::Running if is_as_faults_want(view, node) => {}
         Wanted::Running if node.incarnation < incarnation(view, name) => {
             let wanted = incarnation(view, name);
