@@ -36,7 +36,7 @@ pub mod wait;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::ArgMatches;
-use faultbed_common::edit::NodeVerb;
+use faultbed_common::{duration::Span, edit::NodeVerb};
 
 use args::{Args, Verb};
 use client::Client;
@@ -72,13 +72,36 @@ pub fn main() -> ExitCode {
         Err(failure) => return end(Err(failure)),
     };
     match matches.and_then(|matches| Ok((args::from_matches(&matches)?, matches))) {
-        Ok((args, matches)) => end(run(&args, &matches, &argv)),
+        Ok((args, matches)) => {
+            let outcome = run(&args, &matches, &argv);
+            let typed = matches.value_source("lab") == Some(clap::parser::ValueSource::CommandLine);
+            end(outcome.map_err(|failure| match &args.lab {
+                Some(lab) if typed => failure.in_lab(lab),
+                Some(_) | None => failure,
+            }))
+        }
         Err(error) => {
+            if let Some(failure) = negative_duration(&error, &argv) {
+                return end(Err(failure));
+            }
             // Help goes to stdout; nobody reading it is no failure.
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::REFUSED.0))
         }
     }
+}
+
+/// A duration such as `-3s` looks like a flag; what is wrong with it is something else.
+fn negative_duration(error: &clap::Error, argv: &[OsString]) -> Option<Failure> {
+    if error.kind() != clap::error::ErrorKind::UnknownArgument {
+        return None;
+    }
+    let looks = |word: &&str| {
+        word.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let word = argv.iter().filter_map(|word| word.to_str()).find(looks)?;
+    let error = word.parse::<Span>().err()?;
+    Some(Failure::refused(error.to_string()).next("faultbed --help"))
 }
 
 /// Prints a failure and gives the exit code.
@@ -136,14 +159,12 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::Up(args) => Box::pin(up::run(session, args)).await,
         Verb::Down(args) => down::run(session, args).await,
         Verb::Start(args) => Box::pin(start::run(session, args, matches, argv)).await,
-        Verb::Stop(args) => node::verb(session, &args.targets, &args.change, NodeVerb::Stop).await,
-        Verb::Restart(args) => {
-            node::verb(session, &args.targets, &args.change, NodeVerb::Restart).await
-        }
+        Verb::Stop(args) => node::verb(session, args, NodeVerb::Stop).await,
+        Verb::Restart(args) => node::verb(session, args, NodeVerb::Restart).await,
         Verb::Kill(args) => node::kill(session, args).await,
         Verb::Pause(args) => node::pause(session, args).await,
         Verb::Resume(args) => node::resume(session, args).await,
-        Verb::Wipe(args) => node::verb(session, &args.targets, &args.change, NodeVerb::Wipe).await,
+        Verb::Wipe(args) => node::verb(session, args, NodeVerb::Wipe).await,
         Verb::Set(args) => node::set(session, args).await,
         Verb::Upgrade(args) => Box::pin(node::upgrade::run(session, args)).await,
         Verb::Partition(args) => fault::partition(session, args).await,

@@ -13,7 +13,9 @@ fn three_real_etcd_nodes_run_behind_proxies() {
     assert_eq!(status.clusters[0].state, ClusterState::Ready);
     // Each node binds a private address and is reached at its host's, at the same port.
     for node in &status.nodes {
-        assert!(node.private["client"].contains("127.128."), "{:?}", node.private);
+        let private = node.private["client"].trim_start_matches("http://127.");
+        let second: u8 = private.split('.').next().and_then(|n| n.parse().ok()).expect("address");
+        assert!(second >= 128, "{:?}", node.private);
         assert!(node.endpoints["client"].contains("127.77."), "{:?}", node.endpoints);
     }
     let put = lab.etcdctl(&["kv-1", "kv-2", "kv-3"], &["put", "greeting", "hello"]);
@@ -91,10 +93,6 @@ fn a_lab_that_cannot_be_reached_is_exit_4() {
     for args in [&["status"][..], &["stop", "kv-1"], &["heal", "--all"]] {
         let ran = lab.run(args);
         assert_eq!(ran.code, 4, "{args:?}: {}", ran.stderr);
-        assert!(
-            ran.stderr.contains("nolab") && ran.stderr.contains("faultbed up"),
-            "{}",
-            ran.stderr
-        );
+        assert!(ran.stderr.contains("nolab") && ran.stderr.contains("up -d"), "{}", ran.stderr);
     }
 }

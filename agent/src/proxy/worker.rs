@@ -246,6 +246,8 @@ impl Worker {
     fn read_mail(&mut self) {
         let mut count = [0_u8; 8];
         let _nothing = rustix::io::read(&self.mailbox.wake, &mut count[..]);
+        // After the counter was read, never before: rules put up in between wake nobody again.
+        self.obey_newest();
         let messages = std::mem::take(&mut *lock(&self.mailbox.messages));
         for message in messages {
             match message {

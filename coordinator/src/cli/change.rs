@@ -292,14 +292,15 @@ fn binaries(
 /// One line for each node that was changed, as it is now; restarts with both hashes.
 fn reached(reply: &EditReply, before: Option<&Status>, after: &Status) -> Vec<String> {
     let mut lines = Vec::new();
-    for name in reply.nodes.keys() {
+    for (name, fate) in &reply.nodes {
         let Some(node) = wait::node(after, name) else {
             lines.push(format!("{name} is gone"));
             continue;
         };
         let state = tone(words::state_and_exit(node), words::state_tone(node.observed));
         let mut line = format!("{} {state}, run {}", tone(name, Tone::Strong), node.incarnation);
-        if let Some(binary) = &node.binary {
+        let runs_anew = !wait::is_down(node.observed) && *fate != NodeFate::Stop;
+        if let Some(binary) = node.binary.as_ref().filter(|_| runs_anew) {
             let was = before
                 .and_then(|status| wait::node(status, name))
                 .and_then(|node| node.binary.as_ref());

@@ -74,8 +74,8 @@ impl Claims {
                     claim.lab,
                     claim.dir.display()
                 ))
-                .next(format!("faultbed --lab {} down --wipe", claim.lab))
-                .next(format!("faultbed --lab {lab} down --wipe   # or begin this one anew"))),
+                .next(format!("faultbed down --wipe --lab {}", claim.lab))
+                .next(format!("faultbed down --wipe --lab {lab}   # or begin this one anew"))),
                 Some(_) => Ok(octet),
                 None => self.write(octet, lab, dir).map(|()| octet),
             };

@@ -179,6 +179,11 @@ fn limited(document: Document) -> tonic::Request<Document> {
 
 /// What a gRPC status means for the person who typed the command.
 fn failure_of(context: &Context, status: &tonic::Status) -> Failure {
+    let failure = plain_failure_of(context, status);
+    if failure.next.is_empty() { failure.next(context.typed("status")) } else { failure }
+}
+
+fn plain_failure_of(context: &Context, status: &tonic::Status) -> Failure {
     use tonic::Code;
     match status.code() {
         Code::InvalidArgument
@@ -267,6 +272,6 @@ mod tests {
         assert_eq!(failure.exit, Exit::UNREACHABLE);
         let text = failure.to_string();
         assert!(text.contains("lab `mine`") && text.contains("api.sock"), "{text}");
-        assert!(text.contains("faultbed --lab mine up -d"), "{text}");
+        assert!(text.contains("faultbed up -d --lab mine   #"), "{text}");
     }
 }

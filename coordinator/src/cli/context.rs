@@ -9,7 +9,7 @@ use std::{
 use faultbed_common::name::LabName;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, with_lab};
 
 /// The name of a lab where nobody says one.
 pub const LAB_DEFAULT: &str = "lab";
@@ -54,13 +54,16 @@ impl Context {
         self.runtime.join("api.sock")
     }
 
-    /// A command for this lab, to be typed: with `--lab` where it is not the usual one.
+    /// A command for this lab, to be typed: with `--lab` where neither it is the usual one nor the
+    /// environment names it.
     #[must_use]
     pub fn typed(&self, command: &str) -> String {
-        if self.name.as_str() == LAB_DEFAULT {
-            format!("faultbed {command}")
+        let is_set = std::env::var("FAULTBED_LAB").is_ok_and(|name| name == self.name.as_str());
+        let line = format!("faultbed {command}");
+        if is_set || self.name.as_str() == LAB_DEFAULT {
+            line
         } else {
-            format!("faultbed --lab {} {command}", self.name)
+            with_lab(&line, self.name.as_str())
         }
     }
 
@@ -230,17 +233,19 @@ impl Places {
 
     fn missing(&self, name: &LabName) -> Failure {
         let others: Vec<String> = self.labs().iter().map(|lab| lab.name.to_string()).collect();
-        let up =
-            if name.as_str() == LAB_DEFAULT { String::new() } else { format!("--lab {name} ") };
+        let up = match name.as_str() {
+            LAB_DEFAULT => "faultbed up -d".to_owned(),
+            name => with_lab("faultbed up -d", name),
+        };
         let failure = Failure::unreachable(format!(
             "there is no lab `{name}`: no {}",
             self.lab_dir(name).join(CONTEXT_FILE).display()
         ));
         if others.is_empty() {
-            failure.next(format!("faultbed up {up}-d"))
+            failure.next(up)
         } else {
-            failure.next(format!("faultbed up {up}-d")).next(format!(
-                "faultbed --lab {} status   # there is: {}",
+            failure.next(up).next(format!(
+                "faultbed status --lab {}   # there is: {}",
                 others[0],
                 others.join(", ")
             ))

@@ -68,7 +68,7 @@ pub fn run(session: &Session, args: &ContextArgs) -> Outcome {
             let known: Vec<&str> = labs.iter().map(|lab| lab.name.as_str()).collect();
             if !labs.iter().any(|lab| lab.name == name) {
                 let mut failure = status::unknown("lab", name.as_str(), &known);
-                failure.next = vec![format!("faultbed --lab {name} up -d")];
+                failure.next = vec![format!("faultbed up -d --lab {name}")];
                 return Err(failure);
             }
             places.set_current(&name)?;

@@ -46,12 +46,20 @@ fn object(change: &ObjectChange) -> String {
         (Some(_), Some(_)) => ("~", Tone::Warn),
     };
     let mut lines = vec![tone(format!("{sign} {kind} {name}"), mood)];
-    lines.extend(diff(before.as_deref().unwrap_or_default(), after.as_deref().unwrap_or_default()));
+    let header = format!("[{kind}.{name}]");
+    let body = |text: &Option<String>| {
+        let text = text.as_deref().unwrap_or_default().trim();
+        // The line above says this already.
+        let text = text.strip_prefix(&header).unwrap_or(text).trim();
+        // A last line without its end would differ from the same line with one.
+        if text.is_empty() { String::new() } else { format!("{text}\n") }
+    };
+    lines.extend(diff(&body(before), &body(after)));
     lines.join("\n")
 }
 
 fn diff(before: &str, after: &str) -> Vec<String> {
-    let diff = TextDiff::from_lines(before.trim(), after.trim());
+    let diff = TextDiff::from_lines(before, after);
     let mut lines = Vec::new();
     for (number, group) in diff.grouped_ops(CONTEXT_LINES).iter().enumerate() {
         if number > 0 {
@@ -59,6 +67,9 @@ fn diff(before: &str, after: &str) -> Vec<String> {
         }
         for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
             let text = change.value().trim_end();
+            if text.is_empty() {
+                continue;
+            }
             lines.push(match change.tag() {
                 ChangeTag::Delete => tone(format!("  - {text}"), Tone::Bad),
                 ChangeTag::Insert => tone(format!("  + {text}"), Tone::Good),
@@ -124,10 +135,6 @@ pub fn fault_on(name: &FaultName, to: &Resolved) -> String {
         0 => {}
         1 => text.push_str(" (1 link)"),
         many => text.push_str(&format!(" ({many} links)")),
-    }
-    if !to.untouched.is_empty() {
-        let names: Vec<&str> = to.untouched.iter().map(AsRef::as_ref).collect();
-        text.push_str(&format!("; in no group, keeps all links: {}", names.join(", ")));
     }
     text
 }

@@ -62,6 +62,10 @@ pub fn finish(context: &Context, report: &Report, format: Format) -> Outcome {
             output::data(told(report))?;
         }
     }
+    judge(context, report)
+}
+
+fn judge(context: &Context, report: &Report) -> Outcome {
     if report.left.is_empty() {
         return Ok(Exit::DONE);
     }
@@ -71,6 +75,16 @@ pub fn finish(context: &Context, report: &Report, format: Format) -> Outcome {
         report.left.join(", ")
     ))
     .next(context.typed("down   # tries again")))
+}
+
+/// Says in one line beside other output what a lab's end left, and judges it.
+///
+/// # Errors
+/// Something is left.
+pub fn finish_quietly(context: &Context, report: &Report) -> Outcome {
+    let kept: String = report.kept.iter().map(|kept| format!("; kept: {kept}")).collect();
+    output::say(tone(format!("lab {} is down{kept}", context.name), Tone::Faint));
+    judge(context, report)
 }
 
 /// A report in lines.

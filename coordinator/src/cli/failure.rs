@@ -63,6 +63,17 @@ impl Failure {
         Self::no(format!("{what}: {error}"))
     }
 
+    /// Puts `--lab` into the commands to type next, for a lab that was named by that flag.
+    #[must_use]
+    pub fn in_lab(mut self, lab: &str) -> Self {
+        for line in self.next.iter_mut().filter(|line| line.starts_with("faultbed ")) {
+            if !line.contains("--lab") {
+                *line = with_lab(line, lab);
+            }
+        }
+        self
+    }
+
     /// Nobody reads our output any more: success, silently.
     #[must_use]
     pub fn pipe_closed() -> Self {
@@ -75,6 +86,14 @@ impl Failure {
         self.next.push(line.into());
         self
     }
+}
+
+/// A command line with `--lab` at the end of its own words: before a comment or a command to run.
+#[must_use]
+pub fn with_lab(line: &str, lab: &str) -> String {
+    let end = ["   #", " -- "].iter().filter_map(|mark| line.find(mark)).min();
+    let (own, rest) = line.split_at(end.unwrap_or(line.len()));
+    format!("{own} --lab {lab}{rest}")
 }
 
 /// Prefixes [`Failure::next`] lines.
@@ -94,6 +113,12 @@ impl fmt::Display for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lab_goes_before_comments_and_commands() {
+        assert_eq!(with_lab("faultbed up -d   # again", "x"), "faultbed up -d --lab x   # again");
+        assert_eq!(with_lab("faultbed up f -- ./t", "x"), "faultbed up f --lab x -- ./t");
+    }
 
     #[test]
     fn a_failure_ends_with_what_to_type_next() {

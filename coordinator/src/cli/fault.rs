@@ -100,8 +100,11 @@ pub struct IsolateArgs {
 #[derive(Debug, clap::Args)]
 pub struct InjectArgs {
     /// `cut`, `latency 50ms`, `rtt 80ms`, `pause`, `kill`, `stop`, or an effect of the blueprint's own
-    #[arg(required = true, num_args = 1..=2, value_name = "EFFECT", add = ArgValueCandidates::new(completion::effects))]
-    effect: Vec<String>,
+    #[arg(value_name = "EFFECT", add = ArgValueCandidates::new(completion::effects))]
+    effect: String,
+    /// How much of it: a duration
+    #[arg(allow_hyphen_values = true, value_name = "AMOUNT")]
+    amount: Option<String>,
     /// With latency: each chunk varies by up to this much
     #[arg(long, allow_hyphen_values = true, value_name = "DURATION")]
     jitter: Option<Span>,
@@ -228,10 +231,11 @@ pub async fn inject(session: &Session, args: &InjectArgs) -> Outcome {
         jitter: args.jitter,
         ..args.fault.spec()
     };
-    effect(&mut spec, &args.effect)?;
+    let words: Vec<String> = [&args.effect].into_iter().chain(&args.amount).cloned().collect();
+    effect(&mut spec, &words)?;
     if spec.from.is_none() && spec.between.is_none() && spec.on.is_none() {
         return Err(Failure::refused("say where: --from A --to B, --between A B, or --on TARGET")
-            .next(format!("faultbed inject {} --between kv-1 kv-2", args.effect.join(" "))));
+            .next(format!("faultbed inject {} --between kv-1 kv-2", words.join(" "))));
     }
     args.fault.inject(session, spec).await
 }

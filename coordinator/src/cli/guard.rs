@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags},
+    process::{Pid, PidfdFlags, Signal},
 };
 
 use crate::cli::{
@@ -19,11 +19,20 @@ use crate::cli::{
     context::{CONTEXT_FILE, Context},
     down::{self, inventory},
     failure::{Exit, Failure, Outcome},
-    up::daemons::{self, Programs},
+    up::{
+        command::RUN_TAG,
+        daemons::{self, Programs},
+    },
 };
 
 /// A parent that still lives takes the lab down itself; the guard gives it this much longer.
 const PARENT_FIRST: Duration = Duration::from_secs(30);
+
+/// How long what a dead parent's command has started may take to end after SIGTERM.
+const COMMAND_MAX: Duration = Duration::from_secs(3);
+
+/// What ends is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The longest single poll, so that no time overflows.
 const POLL_MAX: Duration = Duration::from_secs(3600);
@@ -85,7 +94,9 @@ pub fn spawn(
 /// # Errors
 /// Something of the lab is left.
 pub fn run(session: &Session, args: &GuardArgs) -> Outcome {
-    wait(args);
+    if wait(args) == Woken::ByParent {
+        end_command(&args.token);
+    }
     let same = |context: &Context| context.token == args.token;
     let Some(context) = Context::read(&args.dir)?.filter(same) else { return Ok(Exit::DONE) };
     let report = down::take_down(&session.places, &context, context.ephemeral)?;
@@ -99,8 +110,31 @@ pub fn run(session: &Session, args: &GuardArgs) -> Outcome {
     )))
 }
 
+/// Why the guard woke up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    /// The parent is dead.
+    ByParent,
+    /// The time is up.
+    ByTime,
+}
+
+/// Ends what a command in the lab has started: its parent is not there to do it.
+fn end_command(token: &str) {
+    let tag = format!("{RUN_TAG}={token}");
+    for signal in [Signal::TERM, Signal::KILL] {
+        let begun = Instant::now();
+        for process in inventory::tagged(&tag) {
+            inventory::signal(&process, signal);
+        }
+        while begun.elapsed() < COMMAND_MAX && !inventory::tagged(&tag).is_empty() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
 /// Returns when the parent is dead or the time is up.
-fn wait(args: &GuardArgs) {
+fn wait(args: &GuardArgs) -> Woken {
     let begun = Instant::now();
     let lifetime = args.deadline_ms.map(Duration::from_millis);
     let parent = args.parent.and_then(Pid::from_raw);
@@ -108,14 +142,14 @@ fn wait(args: &GuardArgs) {
     if let (Some(pid), Some(opened)) = (args.parent, &parent_fd) {
         // Dead already, or its number is another's now.
         if opened.is_err() || inventory::start_ticks(pid) != args.parent_ticks {
-            return;
+            return Woken::ByParent;
         }
     }
     let parent_fd = parent_fd.and_then(Result::ok);
     loop {
         let left = lifetime.map_or(POLL_MAX, |lifetime| lifetime.saturating_sub(begun.elapsed()));
         if left.is_zero() {
-            return;
+            return Woken::ByTime;
         }
         let timeout = left.min(POLL_MAX);
         let timeout = Timespec {
@@ -130,7 +164,7 @@ fn wait(args: &GuardArgs) {
             None => poll(&mut [], Some(&timeout)).unwrap_or(0),
         };
         if ready > 0 {
-            return;
+            return Woken::ByParent;
         }
     }
 }

@@ -45,7 +45,7 @@ pub fn load(path: &str) -> Result<Loaded, Failure> {
 }
 
 fn load_text(path: PathBuf, text: &str) -> Result<Loaded, Failure> {
-    let mut file = file::parse_lab(text).map_err(|problems| failure(&path, text, &problems))?;
+    let mut file = file::parse_lab(text).map_err(|problems| unparsed(&path, text, problems))?;
     let base = path.parent().unwrap_or(Path::new("/")).to_owned();
     let mut problems = Vec::new();
     let own = own_blueprints(&mut file, &base, text)?;
@@ -68,6 +68,20 @@ fn load_text(path: PathBuf, text: &str) -> Result<Loaded, Failure> {
     }
     problems.sort_by_key(|problem| problem.span.start);
     Err(failure(&path, text, &problems))
+}
+
+/// All mistakes of a file that is no lab file: those against its blueprints too.
+fn unparsed(path: &Path, text: &str, mut problems: Vec<Problem>) -> Failure {
+    let base = path.parent().unwrap_or(Path::new("/"));
+    let known: Vec<String> = blueprints::shipped().into_keys().collect();
+    let find = |name: &str| blueprints::find(name, base).ok().map(|(_, blueprint)| blueprint);
+    for problem in file::check_roles(text, &find, &known).err().unwrap_or_default() {
+        if !problems.iter().any(|other| other.span == problem.span) {
+            problems.push(problem);
+        }
+    }
+    problems.sort_by_key(|problem| problem.span.start);
+    failure(path, text, &problems)
 }
 
 /// Reads the blueprints that are named by path, and makes these paths absolute.
@@ -206,35 +220,16 @@ fn span_of(text: &str, path: &[&str]) -> Range<usize> {
 #[must_use]
 pub fn failure(path: &Path, text: &str, problems: &[Problem]) -> Failure {
     let shown = path.display();
-    let rendered: Vec<String> =
-        problems.iter().map(|problem| render(problem, &shown.to_string(), text)).collect();
+    let rendered: Vec<String> = problems
+        .iter()
+        .map(|problem| problem.render(&shown.to_string(), text).trim_end().to_owned())
+        .collect();
     let count = match problems.len() {
         1 => "a mistake".to_owned(),
         many => format!("{many} mistakes"),
     };
     Failure::refused(format!("{shown} has {count}\n\n{}\n", rendered.join("\n\n")))
         .next(format!("$EDITOR {shown}"))
-}
-
-/// One mistake: place, line, the text underlined, what is allowed.
-fn render(problem: &Problem, path: &str, text: &str) -> String {
-    let start = problem.span.start.min(text.len());
-    let begin = text[..start].rfind('\n').map_or(0, |at| at + 1);
-    let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
-    let number = text[..start].matches('\n').count() + 1;
-    let column = text[begin..start].chars().count() + 1;
-    let width = text[start..problem.span.end.clamp(start, end)].chars().count().max(1);
-    let gutter = " ".repeat(number.to_string().len());
-    let mut lines = vec![
-        format!("{path}:{number}:{column}: {}", problem.message),
-        format!("{gutter} |"),
-        format!("{number} | {}", &text[begin..end]),
-        format!("{gutter} | {}{}", " ".repeat(column - 1), "^".repeat(width)),
-    ];
-    if let Some(help) = &problem.help {
-        lines.push(format!("{gutter} = {help}"));
-    }
-    lines.join("\n")
 }
 
 #[cfg(test)]

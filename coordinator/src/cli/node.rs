@@ -90,16 +90,11 @@ pub fn split(targets: &[String]) -> Vec<String> {
 ///
 /// # Errors
 /// As [`change::perform`].
-pub async fn verb(
-    session: &Session,
-    targets: &[String],
-    change: &ChangeArgs,
-    verb: NodeVerb,
-) -> Outcome {
+pub async fn verb(session: &Session, args: &VerbArgs, verb: NodeVerb) -> Outcome {
     let client = session.client().await?;
-    let edit = Edit::Node { targets: split(targets), verb };
-    let request = change.request(edit, BTreeMap::new());
-    change::perform(&client, request, change).await
+    let edit = Edit::Node { targets: split(&args.targets), verb };
+    let request = args.change.request(edit, BTreeMap::new());
+    change::perform(&client, request, &args.change).await
 }
 
 /// Runs `kill`: state, not a message, so the node stays down until `start` unless told otherwise.
@@ -120,7 +115,7 @@ pub async fn kill(session: &Session, args: &KillArgs) -> Outcome {
     if !args.respawn && args.signal == SIGKILL && !args.verb.change.plan {
         output::say("killed nodes stay down until `faultbed start`, or use --respawn or --for 30s");
     }
-    verb(session, &args.verb.targets, &args.verb.change, kill).await
+    verb(session, &args.verb, kill).await
 }
 
 /// Runs `pause`: a fault, so that it always ends.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use clap::ValueEnum;
 use clap_complete::ArgValueCandidates;
-use faultbed_common::{edit::Edit, lab::Lab};
+use faultbed_common::{
+    edit::Edit,
+    lab::{Lab, Phase},
+};
 use serde_json::{Map, Value};
 
 use crate::cli::{
@@ -109,6 +112,9 @@ pub async fn get(session: &Session, args: &GetArgs) -> Outcome {
         if let Some(name) = &args.name {
             objects = pick(objects, *kind, name)?;
         }
+        if args.kind == Kind::Lab && args.output == Shape::Toml {
+            only_for_files(&mut objects, *kind, &lab);
+        }
         if !objects.is_empty() {
             document.insert(kind.word().to_owned(), Value::Object(objects));
         }
@@ -121,9 +127,27 @@ pub async fn get(session: &Session, args: &GetArgs) -> Outcome {
                 output::json(document.get(kind.word()).unwrap_or(&Value::Object(Map::new())))?;
             }
         },
-        Shape::Toml => output::data(to_toml(&Value::Object(document))?.trim_end())?,
+        Shape::Toml => {
+            let mut text = to_toml(&Value::Object(document))?;
+            if args.kind == Kind::Lab {
+                text = format!("[lab]\nhosts = {}\n\n{text}", lab.hosts.len());
+            }
+            output::data(text.trim_end())?;
+        }
     }
     Ok(Exit::DONE)
+}
+
+/// A file says what should be: nothing of faults that are over, nor of hosts without labels.
+fn only_for_files(objects: &mut Map<String, Value>, kind: Kind, lab: &Lab) {
+    match kind {
+        Kind::Fault => objects.retain(|name, _| {
+            let fault = lab.faults.iter().find(|(known, _)| known.as_str() == name);
+            !fault.is_some_and(|(_, fault)| matches!(fault.phase, Phase::Ended { .. }))
+        }),
+        Kind::Host => objects.retain(|_, host| host["labels"] != serde_json::json!({})),
+        Kind::Cluster | Kind::Lab => {}
+    }
 }
 
 fn pick(
@@ -203,9 +227,5 @@ pub async fn delete(session: &Session, args: &DeleteArgs) -> Outcome {
     };
     let client = session.client().await?;
     let request = args.change.request(edit, BTreeMap::new());
-    let outcome = change::perform(&client, request, &args.change).await?;
-    if args.kind == Kind::Cluster && !args.wipe && !args.change.plan {
-        output::say("its data is kept; next time: faultbed delete cluster NAME --wipe");
-    }
-    Ok(outcome)
+    change::perform(&client, request, &args.change).await
 }

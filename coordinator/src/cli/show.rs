@@ -135,6 +135,9 @@ fn show_fault(fault: &FaultStatus) -> String {
     sheet.row("why", fault.why.as_deref().unwrap_or_default());
     sheet.row("effect", &fault.summary);
     sheet.row("acts on", diff::fault_on(&fault.name, &fault.resolved));
+    if !fault.resolved.untouched.is_empty() {
+        sheet.row("untouched", crate::cli::wait::list(&fault.resolved.untouched));
+    }
     sheet.row("grade", tables::grade(fault.grade));
     sheet.row(
         "left",

@@ -6,10 +6,9 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
-use clap_complete::ArgValueCandidates;
 use faultbed_common::{
     blueprint::Blueprint,
-    edit::{Edit, NodeVerb},
+    edit::Edit,
     name::{ClusterName, RoleName},
     spec::{COUNT_MAX, ClusterSpec, OnCrash, RoleSpec},
 };
@@ -18,9 +17,9 @@ use serde::Serialize;
 use crate::cli::{
     Session, blueprints,
     change::{self, ChangeArgs},
-    completion,
     failure::{Exit, Failure, Outcome},
-    lab_file, node,
+    lab_file,
+    node::VerbArgs,
     output::{self, Format},
     paths, up,
 };
@@ -35,11 +34,8 @@ use crate::cli::{
 pub struct StartArgs {
     #[command(subcommand)]
     what: Option<StartWhat>,
-    /// `kv-1`, `kv`, `db/tikv`, `leader:kv`, `host:h1`, `kv-*`; several with commas or spaces
-    #[arg(value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
-    targets: Vec<String>,
     #[command(flatten)]
-    change: ChangeArgs,
+    verb: VerbArgs,
 }
 
 /// What else can be started.
@@ -188,10 +184,10 @@ pub async fn run(
             };
             start_cluster(session, cluster, matches, argv).await
         }
-        None if args.targets.is_empty() => Err(Failure::refused("say what to start")
-            .next("faultbed start kv-1")
-            .next("faultbed start cluster --help")),
-        None => node::verb(session, &args.targets, &args.change, NodeVerb::Start).await,
+        None => {
+            crate::cli::node::verb(session, &args.verb, faultbed_common::edit::NodeVerb::Start)
+                .await
+        }
     }
 }
 
@@ -227,7 +223,7 @@ async fn start_cluster(
     let request = args.change.request(Edit::StartCluster { name: name.clone(), spec }, own);
     let outcome = change::perform(&client, request, &args.change).await?;
     if args.change.output == Format::Table && !args.change.no_wait {
-        let now = client.status().await?;
+        let now = up::bring::with_leaders(&client, client.status().await?).await;
         output::data(format!("\n{}", up::bring::welcome(&client.context, &now)))?;
     }
     Ok(outcome)

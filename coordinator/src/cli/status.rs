@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 
 use faultbed_common::{
     name::NodeName,
+    nearest::nearest,
     report::NodeState,
     status::{NodeStatus, Status},
 };
@@ -76,7 +77,10 @@ pub fn overview(status: &Status) -> String {
     if !status.faults.is_empty() {
         parts.push(tables::faults(&status.faults));
     }
-    parts.extend(problems(status));
+    let problems = problems(status);
+    if !problems.is_empty() {
+        parts.push(problems.join("\n"));
+    }
     let crashes = crashes(status);
     if !crashes.is_empty() {
         parts.push(crashes);
@@ -195,20 +199,12 @@ pub fn known_node(text: &str, status: &Status) -> Result<NodeName, Failure> {
 /// The refusal of a name that nothing has, with the nearest one.
 #[must_use]
 pub fn unknown(word: &str, text: &str, known: &[&str]) -> Failure {
-    let message = match (nearest(text, known), known) {
+    let message = match (nearest(text, known.iter().copied()), known) {
         (Some(nearest), _) => format!("there is no {word} {text:?}; the nearest is {nearest}"),
         (None, []) => format!("there is no {word} {text:?}; there are none yet"),
         (None, known) => format!("there is no {word} {text:?}; there are: {}", known.join(", ")),
     };
     Failure::refused(message).next("faultbed status")
-}
-
-/// The nearest of some names, if any is near.
-#[must_use]
-pub fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
-    /// Below this share of equal letters, a suggestion only confuses.
-    const ALIKE_MIN: f32 = 0.6;
-    similar::get_close_matches(text, known, 1, ALIKE_MIN).first().copied()
 }
 
 #[cfg(test)]

@@ -168,13 +168,24 @@ fn guard(plan: &Plan, lab: &Lab, programs: &Programs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How much is told of a lab's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Everything that is gone and kept, as data.
+    Whole,
+    /// One line beside the output of somebody's command.
+    InBrief,
+}
+
 /// Takes a lab down at the end of a command: data goes where it is ephemeral.
 ///
 /// # Errors
 /// Something is left.
-async fn finish(session: &Session, lab: &Lab, signals: &mut Signals) -> Outcome {
+async fn finish(session: &Session, lab: &Lab, signals: &mut Signals, told: Told) -> Outcome {
     let context = &lab.context;
-    output::say("taking the lab down …");
+    if told == Told::Whole {
+        output::say("taking the lab down …");
+    }
     let ending = down::end(&session.places, context.clone(), context.ephemeral);
     tokio::pin!(ending);
     let report = loop {
@@ -185,6 +196,9 @@ async fn finish(session: &Session, lab: &Lab, signals: &mut Signals) -> Outcome 
             }
         }
     };
+    if told == Told::InBrief {
+        return down::finish_quietly(context, &report);
+    }
     down::finish(context, &report, Format::Table)
 }
 
@@ -247,6 +261,6 @@ pub async fn trial(
     if let Ok(text) = &shown {
         output::data(text)?;
     }
-    finish(session, &lab, &mut signals).await?;
+    finish(session, &lab, &mut signals, Told::InBrief).await?;
     shown.map(|_| Exit::DONE)
 }

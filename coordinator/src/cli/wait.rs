@@ -79,7 +79,7 @@ pub fn judge(status: &Status, goal: &Goal, waited: Duration) -> Judgement {
         Goal::InForce(name) => with_fault(status, name, judge_in_force),
         Goal::Ended(name) => match fault(status, name) {
             None => Judgement::Met(None),
-            Some(fault) => Judgement::met_if(is_over(fault), || {
+            Some(fault) => Judgement::met_if(is_over(status, fault), || {
                 format!(
                     "fault {name} is still in force on some host{}",
                     because(fault.why.as_deref())
@@ -148,7 +148,7 @@ fn judge_ready(
 
 /// The agent starts it again by itself, and says so.
 fn is_retried(node: &NodeStatus) -> bool {
-    node.restarts > 0 || node.why.as_deref().is_some_and(|why| why.contains("starts again"))
+    node.why.as_deref().is_some_and(|why| why.contains("starts again"))
 }
 
 fn judge_removed(
@@ -165,8 +165,13 @@ fn judge_removed(
         .iter()
         .filter(|h| host.is_none_or(|host| h.name == *host))
         .find(|h| h.state == HostState::Up && h.generation < generation);
-    match late {
-        Some(host) => Judgement::NotYet(format!("{} has not been told yet", host.name)),
+    if let Some(host) = late {
+        return Judgement::NotYet(format!("{} has not been told yet", host.name));
+    }
+    // Hosts tell what they still do about nodes that are no longer of the lab.
+    let about = format!(": {name}:");
+    match status.pending.iter().find(|reason| reason.contains(&about)) {
+        Some(reason) => Judgement::NotYet(reason.clone()),
         None => Judgement::Met(None),
     }
 }
@@ -274,8 +279,11 @@ pub fn fault<'a>(status: &'a Status, name: &FaultName) -> Option<&'a FaultStatus
     status.faults.iter().find(|fault| fault.name == *name)
 }
 
-fn is_over(fault: &FaultStatus) -> bool {
-    matches!(fault.state, FaultState::Expired | FaultState::Healed) && !fault.in_force
+/// A heal is observed and not assumed: hosts that still have the fault are told of in `pending`.
+fn is_over(status: &Status, fault: &FaultStatus) -> bool {
+    let leftover = format!("fault {} is still in force", fault.name);
+    matches!(fault.state, FaultState::Expired | FaultState::Healed)
+        && !status.pending.iter().any(|reason| reason.starts_with(&leftover))
 }
 
 /// Whether nothing of the node runs.

@@ -48,7 +48,7 @@ pub(super) fn ready() -> World {
     world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
     world.obey();
     world.chores();
-    assert!(world.lab.clusters["kv"].has_been_ready());
+    assert!(world.lab.clusters[&key("kv")].has_been_ready());
     world
 }
 
@@ -204,4 +204,9 @@ fn check_step(before: &Lab, decision: &Decision) {
         }
     }
     assert!(faultbed_common::compile::compile(lab).is_ok(), "an accepted lab compiles");
+}
+
+/// A name, to look something up by.
+pub(crate) fn key<K: faultbed_common::name::Kind>(text: &str) -> faultbed_common::name::Name<K> {
+    text.parse().unwrap()
 }

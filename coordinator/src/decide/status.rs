@@ -100,12 +100,12 @@ fn cluster(name: &ClusterName, cluster: &Cluster, nodes: &[NodeStatus]) -> Clust
         .peekable();
     let state = if running.peek().is_none() {
         ClusterState::Stopped
-    } else if !cluster.has_been_ready() {
-        ClusterState::Starting
     } else if running.all(|node| node.observed == NodeState::Ready) {
         ClusterState::Ready
-    } else {
+    } else if cluster.has_been_ready() {
         ClusterState::Degraded
+    } else {
+        ClusterState::Starting
     };
     ClusterStatus {
         name: name.clone(),

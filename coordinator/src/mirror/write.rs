@@ -41,7 +41,7 @@ impl MirrorHandle {
     ///
     /// # Errors
     /// [`StoreError::Invalid`]: an object is too large. [`StoreError::Unavailable`]: the store did
-    /// not answer for [`COMMIT_TIME_MAX`]; the change may have been accepted or may yet be.
+    /// not answer for 10 s; the change may have been accepted or may yet be.
     pub async fn commit(
         &self,
         before: &Mirror,

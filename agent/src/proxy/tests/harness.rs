@@ -225,7 +225,8 @@ pub(super) fn late(base: Duration, jitter: Duration) -> LinkEffect {
 /// Begins a connection, from an address or from whichever the kernel takes.
 pub(super) fn begin(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd: OwnedFd = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd: OwnedFd = socket_with(family, SocketType::STREAM, flags, None)?;
     if let Some(from) = from {
         bind(&fd, &SocketAddr::new(from, 0))?;
     }

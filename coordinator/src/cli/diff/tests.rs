@@ -55,28 +55,27 @@ fn a_plan_shows_clusters_and_faults_alike_and_what_becomes_of_nodes() {
     check(
         &reply,
         expect![[r#"
-        ~ cluster kv
-    
-            [etcd]
-          - count = 3
-          - path = "/opt/a/etcd"
-          + count = 4
-          + path = "/opt/b/etcd"
+            ~ cluster kv
+                [etcd]
+              - count = 3
+              - path = "/opt/a/etcd"
+              + count = 4
+              + path = "/opt/b/etcd"
 
-        + fault split
-          + isolate = "kv-1"
-          + for = "30s"
+            + fault split
+              + isolate = "kv-1"
+              + for = "30s"
 
-        - fault old
-          - isolate = "kv-2"
-          - for = "30s"
+            - fault old
+              - isolate = "kv-2"
+              - for = "30s"
 
-        start    kv-4
-        restart  kv-1, kv-2, kv-3
+            start    kv-4
+            restart  kv-1, kv-2, kv-3
 
-        split: kv-1 | kv-2, kv-3; in no group, keeps all links: kv-4
+            split: kv-1 | kv-2, kv-3
 
-        note: fault slow is kept: a verb made it"#]],
+            note: fault slow is kept: a verb made it"#]],
     );
 }
 

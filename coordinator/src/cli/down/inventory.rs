@@ -194,6 +194,21 @@ pub fn lab_dirs() -> BTreeSet<PathBuf> {
     dirs
 }
 
+/// Processes that have this in their environment.
+#[must_use]
+pub fn tagged(tag: &str) -> Vec<Process> {
+    let has = |process: &Seen| {
+        let environ = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|line| line == tag.as_bytes())
+    };
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    scan()
+        .into_iter()
+        .filter(|process| process.pid != own && has(process))
+        .map(|process| identified(&process, Kind::Node, String::new()))
+        .collect()
+}
+
 /// Every process of this user.
 fn scan() -> Vec<Seen> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };

@@ -56,6 +56,10 @@ pub fn take_down(places: &Places, context: &Context, wipe: bool) -> Result<Repor
     let before = inventory::processes(&context.dir);
     let listening = listeners::of_octet(context.octet);
     end_guards(&before);
+    if wipe {
+        // Data that goes needs no graceful end, which takes databases seconds.
+        end_processes(&context.dir);
+    }
     ask_agents(&context.dir, wipe);
     end_processes(&context.dir);
     let mut report = Report { gone: gone(&before, &context.dir), ..Report::default() };

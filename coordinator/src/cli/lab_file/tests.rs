@@ -29,17 +29,19 @@ node.2.path = "bin/etcd-next"
         expect![[r#"
             error: DIR/lab.toml has 2 mistakes
 
-            DIR/lab.toml:7:8: DIR/bin/etcd does not exist
+            error: DIR/bin/etcd does not exist
+             --> DIR/lab.toml:7:8
               |
             7 | path = "bin/etcd"
               |        ^^^^^^^^^^
-              = ls DIR/bin
+              = help: ls DIR/bin
 
-            DIR/lab.toml:8:15: DIR/bin/etcd-next does not exist
+            error: DIR/bin/etcd-next does not exist
+             --> DIR/lab.toml:8:15
               |
             8 | node.2.path = "bin/etcd-next"
               |               ^^^^^^^^^^^^^^^
-              = ls DIR/bin
+              = help: ls DIR/bin
               next: $EDITOR DIR/lab.toml"#]],
     );
 }
@@ -54,30 +56,71 @@ fn an_unknown_field_is_shown_where_it_stands() {
 }
 
 #[test]
+fn all_mistakes_of_a_file_are_shown_at_once() {
+    check(
+        r#"
+[cluster.kv]
+blueprint = "etdc"
+[fault.x]
+isolate = "kv-1"
+"#,
+        expect![[r#"
+            error: DIR/lab.toml has 2 mistakes
+
+            error: there is no blueprint "etdc"
+             --> DIR/lab.toml:3:13
+              |
+            3 | blueprint = "etdc"
+              |             ^^^^^^
+              = help: did you mean "etcd"?
+
+            error: fault x does not say how long it lasts
+             --> DIR/lab.toml:4:8
+              |
+            4 | [fault.x]
+              |        ^
+              = help: add for = "30s", or for = "none" until it is healed
+              next: $EDITOR DIR/lab.toml"#]],
+    );
+}
+
+#[test]
 fn paths_become_absolute_and_configuration_becomes_its_content() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("etcd.yml"), "a: 1\n").unwrap();
-    std::os::unix::fs::symlink("/bin/sh", dir.path().join("etcd")).unwrap();
+    std::fs::write(dir.path().join("db.toml"), "a = 1\n").unwrap();
+    std::fs::write(dir.path().join("own.toml"), OWN).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", dir.path().join("db")).unwrap();
     let text = r#"
 [cluster.kv]
-blueprint = "etcd"
-[cluster.kv.etcd]
-path = "./etcd"
-config = "etcd.yml"
+blueprint = "./own.toml"
+[cluster.kv.db]
+path = "./db"
+config = "db.toml"
 "#;
     let loaded = load_in(dir.path(), text).unwrap();
     let role = loaded.file.cluster.values().next().unwrap().roles.values().next().unwrap().clone();
-    assert_eq!(role.path.unwrap(), dir.path().join("etcd").display().to_string());
-    assert_eq!(role.config.unwrap(), "a: 1\n");
+    assert_eq!(role.path.unwrap(), dir.path().join("db").display().to_string());
+    assert_eq!(role.config.unwrap(), "a = 1\n");
 }
+
+/// A blueprint that takes a configuration file.
+const OWN: &str = r#"
+name = "own"
+summary = "a database of one's own"
+[role.db]
+program = "sh"
+count = 1
+args = ["{{ node.dir }}/db.toml"]
+files."db.toml" = "b = 2"
+config = "db.toml"
+"#;
 
 #[test]
 fn a_blueprint_of_ones_own_is_read_from_beside_the_file() {
     let dir = tempfile::tempdir().unwrap();
-    let own = crate::cli::blueprints::shipped_text("etcd").unwrap().replace("\"etcd\"", "\"sh\"");
-    std::fs::write(dir.path().join("sh.toml"), own).unwrap();
-    let loaded = load_in(dir.path(), "[cluster.kv]\nblueprint = \"./sh.toml\"\n").unwrap();
-    let path = dir.path().join("sh.toml").display().to_string();
+    std::fs::write(dir.path().join("own.toml"), OWN).unwrap();
+    let loaded = load_in(dir.path(), "[cluster.kv]\nblueprint = \"./own.toml\"\n").unwrap();
+    let path = dir.path().join("own.toml").display().to_string();
     assert_eq!(loaded.blueprints.keys().collect::<Vec<_>>(), [&path]);
     assert_eq!(loaded.file.cluster.values().next().unwrap().blueprint, path);
 }

@@ -72,7 +72,19 @@ pub async fn run(session: &Session, args: &UpgradeArgs) -> Outcome {
             return outcome.map_err(|failure| halted(&client, failure, &nodes, number));
         }
     }
+    settle(&client, args, set(super::split(&args.targets))).await?;
     Ok(Exit::DONE)
+}
+
+/// The targets that do not run get the path too, where that restarts nobody.
+async fn settle(client: &Client, args: &UpgradeArgs, edit: Edit) -> Result<(), Failure> {
+    let dry = ChangeArgs { plan: true, ..args.change.clone() };
+    let reply = client.edit(&dry.request(edit.clone(), BTreeMap::new())).await?;
+    let restarts = reply.nodes.values().any(|fate| *fate == NodeFate::Restart);
+    if reply.changed && !restarts {
+        client.edit(&args.change.request(edit, BTreeMap::new())).await?;
+    }
+    Ok(())
 }
 
 /// Followers first: each restart of a leader costs an election.

@@ -3,7 +3,7 @@
 use comfy_table::Cell;
 use faultbed_common::{
     host_spec::Wanted,
-    status::{ClusterStatus, FaultGrade, FaultStatus, HostStatus, NodeStatus, Status},
+    status::{ClusterStatus, FaultGrade, FaultState, FaultStatus, HostStatus, NodeStatus, Status},
 };
 
 use super::words;
@@ -70,6 +70,10 @@ fn state(node: &NodeStatus) -> Cell {
 }
 
 fn leader(node: &NodeStatus) -> Cell {
+    // What a node that is down last said of itself is history.
+    if crate::cli::wait::is_down(node.observed) {
+        return plain("");
+    }
     match (node.leader, &node.role_state, node.leads) {
         (Some(true), _, Some(parts)) => cell(format!("* {parts}"), Tone::Good),
         (Some(true), _, None) => cell("*", Tone::Good),
@@ -117,12 +121,37 @@ fn names<T: std::fmt::Display>(names: &[T]) -> Cell {
 /// The faults of a lab, the newest last.
 #[must_use]
 pub fn faults(faults: &[FaultStatus]) -> String {
+    let (ended, mut shown): (Vec<&FaultStatus>, Vec<&FaultStatus>) =
+        faults.iter().partition(|fault| is_over(fault));
+    let hidden = ended.len().saturating_sub(ENDED_SHOWN);
+    shown.splice(0..0, ended.into_iter().skip(hidden));
+    let mut text = fault_rows(&shown);
+    if hidden > 0 {
+        let more = format!("\nand {hidden} that ended before: faultbed status -o json");
+        text.push_str(&crate::cli::table::tone(more, Tone::Faint));
+    }
+    text
+}
+
+/// Ended faults that a status shows beside those that are not.
+const ENDED_SHOWN: usize = 3;
+
+fn is_over(fault: &FaultStatus) -> bool {
+    matches!(fault.state, FaultState::Expired | FaultState::Healed)
+}
+
+fn fault_rows(faults: &[&FaultStatus]) -> String {
+    let whys = faults.iter().any(|fault| fault.why.is_some());
+    let mut header = vec!["FAULT", "STATE", "EFFECT", "ON", "GRADE", "LEFT", "EVIDENCE"];
+    if whys {
+        header.push("WHY");
+    }
     let rows = faults
         .iter()
         .map(|fault| {
             let (word, mood) = words::fault(fault);
             let (evidence, verdict) = words::evidence(fault);
-            vec![
+            let mut row = vec![
                 cell(&fault.name, Tone::Strong),
                 cell(word, mood),
                 plain(&fault.summary),
@@ -130,11 +159,14 @@ pub fn faults(faults: &[FaultStatus]) -> String {
                 plain(grade(fault.grade)),
                 fault.remaining_ms.map_or_else(none, |ms| plain(words::age(ms))),
                 cell(evidence, verdict),
-                plain(fault.why.as_deref().unwrap_or_default()),
-            ]
+            ];
+            if whys {
+                row.push(plain(fault.why.as_deref().unwrap_or_default()));
+            }
+            row
         })
         .collect();
-    render(&["FAULT", "STATE", "EFFECT", "ON", "GRADE", "LEFT", "EVIDENCE", "WHY"], rows)
+    render(&header, rows)
 }
 
 /// The groups or nodes of a fault: `kv-1 | kv-2,kv-3`.

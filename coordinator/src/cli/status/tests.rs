@@ -58,18 +58,18 @@ fn stopped_killed_and_crashed_are_three_things_on_the_screen() {
     check(
         &status,
         expect![[r#"
-        lab lab · generation 4 · 3/3 hosts up · converged · kv degraded
+            lab lab · generation 4 · 3/3 hosts up · converged · kv degraded
 
-        NODE  ROLE  HOST  STATE             LEADER  ADDRESS                 RUN  PID  BINARY           AGE
-        kv-1  etcd  h1    stopped           leader  http://127.77.1.1:2379  1    -    9f86d081 3.4.23  12s
-        kv-2  etcd  h2    crashed (exit 2)          http://127.77.1.2:2379  1    -    9f86d081 3.4.23  12s
-        kv-3  etcd  h3    killed (SIGKILL)          http://127.77.1.3:2379  1    -    9f86d081 3.4.23  12s
+            NODE  ROLE  HOST  STATE             LEADER  ADDRESS                 RUN  PID  BINARY           AGE
+            kv-1  etcd  h1    stopped                   http://127.77.1.1:2379  1    -    9f86d081 3.4.23  12s
+            kv-2  etcd  h2    crashed (exit 2)          http://127.77.1.2:2379  1    -    9f86d081 3.4.23  12s
+            kv-3  etcd  h3    killed (SIGKILL)          http://127.77.1.3:2379  1    -    9f86d081 3.4.23  12s
 
-        kv-2 crashed in run 1: exit 2
-          faults in force then: split
-          last failed probe: http 127.128.128.2:2379/health: connection refused
-          | panic: index out of range
-          | goroutine 1 [running]:"#]],
+            kv-2 crashed in run 1: exit 2
+              faults in force then: split
+              last failed probe: http 127.128.128.2:2379/health: connection refused
+              | panic: index out of range
+              | goroutine 1 [running]:"#]],
     );
 }
 
@@ -94,25 +94,21 @@ fn faults_show_what_they_did_and_problems_stand_below() {
     check(
         &status,
         expect![[r#"
-        lab lab · generation 4 · 2/3 hosts up · stuck · kv ready
+            lab lab · generation 4 · 2/3 hosts up · stuck · kv ready
 
-        NODE  ROLE  HOST  STATE  LEADER  ADDRESS                 RUN  PID   BINARY           AGE  FAULTS
-        kv-1  etcd  h1    ready  *       http://127.77.1.1:2379  1    4001  9f86d081 3.4.23  12s  split
-        kv-2  etcd  h2    ready          http://127.77.1.2:2379  1    4002  9f86d081 3.4.23  12s  split
-        kv-3  etcd  h3    ready          http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s  split
+            NODE  ROLE  HOST  STATE  LEADER  ADDRESS                 RUN  PID   BINARY           AGE  FAULTS
+            kv-1  etcd  h1    ready  *       http://127.77.1.1:2379  1    4001  9f86d081 3.4.23  12s  split
+            kv-2  etcd  h2    ready          http://127.77.1.2:2379  1    4002  9f86d081 3.4.23  12s  split
+            kv-3  etcd  h3    ready          http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s  split
 
-        FAULT  STATE   EFFECT  ON                GRADE   LEFT   EVIDENCE                          WHY
-        split  active  cut     kv-1 | kv-2,kv-3  packet  9m58s  confirmed: 12 dropped, 3 refused
+            FAULT  STATE   EFFECT  ON                GRADE   LEFT   EVIDENCE
+            split  active  cut     kv-1 | kv-2,kv-3  packet  9m58s  confirmed: 12 dropped, 3 refused
 
-        pending  h3 has not applied generation 4
-
-        stuck  port 2379 of kv-2 is held by pid 12 (etcd); move it with: …
-
-        down  host h3 is down, last seen 42s ago
-
-        bypass  pid 99 (curl) reaches kv-1 at 127.128.128.1:2379 around its proxy
-
-        lookup  kv-2's connections are named by asking the kernel: seccomp is not available"#]],
+            pending  h3 has not applied generation 4
+            stuck  port 2379 of kv-2 is held by pid 12 (etcd); move it with: …
+            down  host h3 is down, last seen 42s ago
+            bypass  pid 99 (curl) reaches kv-1 at 127.128.128.1:2379 around its proxy
+            lookup  kv-2's connections are named by asking the kernel: seccomp is not available"#]],
     );
 }
 
@@ -121,7 +117,7 @@ fn unknown_names_bring_the_nearest() {
     let status = testing::three_nodes();
     let failure = known_node("kv-11", &status).unwrap_err();
     expect![[r#"
-        error: there is no node "kv-11"; the nearest is kv-1
+        error: there is no node "kv-11"; there are: kv-1, kv-2, kv-3
           next: faultbed status"#]]
     .assert_eq(&failure.to_string());
     let failure = known_node("zzz", &status).unwrap_err();

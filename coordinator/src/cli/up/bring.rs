@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use faultbed_common::{edit::EditRequest, status::Status};
+use faultbed_common::{blueprint::Role, edit::EditRequest, report::NodeState, status::Status};
 
 use super::{
     Plan,
@@ -26,6 +26,12 @@ const SOCKET_MAX: Duration = Duration::from_secs(20);
 
 /// How long agents may take to connect.
 const HOSTS_MAX: Duration = Duration::from_secs(20);
+
+/// How long it may take until it is known who leads.
+const LEADERS_MAX: Duration = Duration::from_secs(4);
+
+/// How long the last change may take to reach every host before it is shown as pending.
+const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 /// The socket is tried this often.
 const TRY_EVERY: Duration = Duration::from_millis(10);
@@ -54,9 +60,9 @@ pub async fn bring_up(
         client
     };
     output::say(format!(
-        "lab {}: {} hosts up after {:.1} s, 127.77.{}.1 and on",
+        "lab {}: {} up after {:.1} s, from 127.77.{}.1 on",
         context.name,
-        context.hosts,
+        if context.hosts == 1 { "1 host".to_owned() } else { format!("{} hosts", context.hosts) },
         begun.elapsed().as_secs_f32(),
         context.octet
     ));
@@ -64,7 +70,42 @@ pub async fn bring_up(
         Some(change) => apply(&client, change, plan.args.wait.0).await?,
         None => client.status().await?,
     };
+    let now = with_leaders(&client, now).await;
     Ok((client, now))
+}
+
+/// Waits a moment until it is known who leads, so that people see it: probes ask once a second.
+pub async fn with_leaders(client: &Client, now: Status) -> Status {
+    let Ok(lab) = client.lab().await else { return now };
+    let goals: Vec<Goal> = lab
+        .clusters
+        .iter()
+        .filter(|(name, _)| {
+            let mut nodes = now.nodes.iter().filter(|node| node.cluster == **name);
+            nodes.any(|node| node.observed == NodeState::Ready)
+        })
+        .filter(|(_, cluster)| cluster.blueprint.roles.values().any(tells_leader))
+        .map(|(name, _)| Goal::Leader(name.clone(), None))
+        .collect();
+    if goals.is_empty() {
+        return now;
+    }
+    let now = match follow::until(client, goals, LEADERS_MAX).await {
+        Ok(waited) => waited.status,
+        Err(_) => now,
+    };
+    // The generation that says who has been ready is on its way to the hosts then.
+    let mut goals: Vec<Goal> =
+        now.clusters.iter().map(|cluster| Goal::ClusterReady(cluster.name.clone())).collect();
+    goals.push(Goal::Converged);
+    match follow::until(client, goals, SETTLE_MAX).await {
+        Ok(waited) => waited.status,
+        Err(_) => now,
+    }
+}
+
+fn tells_leader(role: &Role) -> bool {
+    role.role_state.as_ref().is_some_and(|rule| rule.leader.is_some())
 }
 
 /// Starts the daemons that do not run yet, all at once: agents try until the coordinator is there.
@@ -125,8 +166,7 @@ async fn apply(client: &Client, change: &EditRequest, limit: Duration) -> Result
         .nodes
         .iter()
         .filter(|node| !reply.nodes.contains_key(&node.name))
-        .filter(|node| node.wanted == faultbed_common::host_spec::Wanted::Running)
-        .filter(|node| !wait::is_down(node.observed));
+        .filter(|node| node.wanted == faultbed_common::host_spec::Wanted::Running);
     goals.extend(idle.map(|node| {
         let over = faultbed_common::generation::Incarnation(node.incarnation.0.saturating_sub(1));
         Goal::Ready(node.name.clone(), over)

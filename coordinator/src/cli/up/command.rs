@@ -11,7 +11,7 @@ use faultbed_common::status::Status;
 use rustix::process::{Pid, Signal};
 
 use super::{
-    Plan, bring, bundle,
+    Plan, Told, bring, bundle,
     daemons::Programs,
     finish, guard,
     prepare::{self, Lab},
@@ -28,6 +28,9 @@ use crate::cli::{
 
 /// How long a command may take to end after it was told to.
 const END_MAX: Duration = Duration::from_secs(10);
+
+/// In the environment of the command and all it starts: the token of its lab, for the guard.
+pub const RUN_TAG: &str = "FAULTBED_RUN";
 
 /// Added to a signal's number, as shells do.
 const SIGNAL_BASE: i32 = 128;
@@ -109,7 +112,7 @@ async fn in_lab(
         brought = bring::bring_up(&lab, plan, programs) => brought,
         name = signals.next() => {
             output::say(format!("{name} while the lab was coming up"));
-            finish(session, &lab, signals).await?;
+            finish(session, &lab, signals, Told::InBrief).await?;
             return Ok(Run { code: 1, interrupted: true });
         }
     };
@@ -134,7 +137,7 @@ async fn leave(session: &Session, lab: &Lab, signals: &mut Signals) -> Result<()
         output::say(format!("lab `{}` was running before; it goes on", lab.context.name));
         return Ok(());
     }
-    finish(session, lab, signals).await.map(drop)
+    finish(session, lab, signals, Told::InBrief).await.map(drop)
 }
 
 async fn supervise(
@@ -147,7 +150,7 @@ async fn supervise(
     let [program, args @ ..] = plan.args.command.as_slice() else {
         return Err(Failure::refused("there is no command after --"));
     };
-    let mut child = spawn(program, args, now, seed)?;
+    let mut child = spawn(program, args, (now, &client.context.token), seed)?;
     let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     output::say(tone(
         format!("running {} in lab {}", program.display(), client.context.name),
@@ -205,11 +208,12 @@ fn forward(pid: Option<Pid>, signal: Signal) {
 fn spawn(
     program: &OsString,
     args: &[OsString],
-    now: &Status,
+    (now, token): (&Status, &str),
     seed: u32,
 ) -> Result<tokio::process::Child, Failure> {
     let mut command = tokio::process::Command::new(program);
     command.args(args).envs(endpoints::environment(now));
+    command.env(RUN_TAG, token);
     if std::env::var_os("FAULTBED_SEED").is_none() {
         command.env("FAULTBED_SEED", seed.to_string());
     }

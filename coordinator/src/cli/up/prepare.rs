@@ -94,7 +94,7 @@ fn existing(places: &Places, plan: &Plan, mut context: Context) -> Result<Lab, F
     let refuse = |what: String| {
         Err(Failure::refused(what)
             .next(context.typed("down --wipe   # begins anew, without its data"))
-            .next("faultbed --lab another up …"))
+            .next("faultbed up --lab ANOTHER …"))
     };
     if plan.args.ephemeral && !context.ephemeral {
         return refuse(format!(
@@ -147,7 +147,7 @@ fn choose_name(session: &Session, plan: &Plan) -> Result<LabName, Failure> {
         ))
         .next("faultbed up FILE --ephemeral -- CMD")
         .next(format!(
-            "faultbed --lab {name} up FILE -- CMD   # uses the one that runs, and leaves it"
+            "faultbed up FILE --lab {name} -- CMD   # uses the one that runs, and leaves it"
         )));
     }
     Ok(name)
@@ -171,7 +171,7 @@ fn fresh(places: &Places) -> Result<LabName, Failure> {
     }
     Err(Failure::refused(format!("{FRESH_MAX} labs exist already"))
         .next("faultbed context list")
-        .next("faultbed --lab NAME down --wipe"))
+        .next("faultbed down --wipe --lab NAME"))
 }
 
 /// Makes the directory of a new lab; one of the user's choice is linked from the usual place.
@@ -195,7 +195,7 @@ fn make_dir(places: &Places, name: &LabName, asked: Option<&Path>) -> Result<Pat
             dir.display(),
             other.name
         ))
-        .next(format!("faultbed --lab {} up", other.name)));
+        .next(format!("faultbed up --lab {}", other.name)));
     }
     if let Some(labs) = usual.parent() {
         fs::create_dir_all(labs).map_err(|e| say(labs, e))?;

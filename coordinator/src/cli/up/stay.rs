@@ -5,7 +5,7 @@ use std::time::Duration;
 use faultbed_common::event::EventQuery;
 use futures::StreamExt;
 
-use super::{Plan, bring, daemons::Programs, finish, prepare::Lab, signals::Signals};
+use super::{Plan, Told, bring, daemons::Programs, finish, prepare::Lab, signals::Signals};
 use crate::cli::{
     Session,
     client::Client,
@@ -43,7 +43,7 @@ pub async fn foreground(
         brought = bring::bring_up(&lab, plan, programs) => brought,
         name = signals.next() => {
             output::say(format!("{name} while the lab was coming up"));
-            return finish(session, &lab, signals).await;
+            return finish(session, &lab, signals, Told::Whole).await;
         }
     };
     let client = match brought {
@@ -61,7 +61,7 @@ pub async fn foreground(
                     client
                 }
                 _ => {
-                    finish(session, &lab, signals).await?;
+                    finish(session, &lab, signals, Told::Whole).await?;
                     return Err(failure);
                 }
             }
@@ -82,7 +82,7 @@ pub async fn foreground(
             return Ok(Exit::DONE);
         }
     }
-    finish(session, &lab, signals).await
+    finish(session, &lab, signals, Told::Whole).await
 }
 
 async fn deadline(begun: tokio::time::Instant, lifetime: Option<Duration>) {

@@ -1,9 +1,6 @@
 //! Follows the status of a lab until goals are met, with a deadline and progress on stderr.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use faultbed_common::{duration::Span, status::Status};
 use futures::StreamExt;
@@ -14,6 +11,9 @@ use crate::cli::{client::Client, failure::Failure, output};
 
 /// Goals that depend on how long they are waited for are judged again this often.
 const JUDGE_EVERY: Duration = Duration::from_millis(500);
+
+/// Where nobody watches, what is awaited is said at most this often.
+const SAID_EVERY: Duration = Duration::from_secs(2);
 
 /// Progress is not shown for what is over sooner, so that quick commands do not flicker.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
@@ -89,11 +89,7 @@ fn late(client: &Client, limit: Duration, why: &str) -> Failure {
 /// A goal is lost: where nodes crashed, their last words are the answer.
 fn never(client: &Client, status: &Status, why: &str) -> Failure {
     let crashed = crate::cli::status::crashes(status);
-    let mut message = why.to_owned();
-    if !crashed.is_empty() {
-        message = format!("{message}\n{crashed}");
-    }
-    let failure = Failure::no(message);
+    let failure = Failure::no(if crashed.is_empty() { why } else { &crashed });
     match status.nodes.iter().find(|n| why.starts_with(n.name.as_str())) {
         Some(node) => failure
             .next(client.context.typed(&format!("logs {}", node.name)))
@@ -102,16 +98,16 @@ fn never(client: &Client, status: &Status, why: &str) -> Failure {
     }
 }
 
-/// What is still awaited, on stderr: a moving line for a person, else a line for each change.
+/// What is still awaited, on stderr: a moving line for a person, else a line now and then.
 struct Progress {
     begun: Instant,
     bar: Option<ProgressBar>,
-    said: BTreeMap<usize, String>,
+    said_at: Option<Instant>,
 }
 
 impl Progress {
     fn new(begun: Instant) -> Self {
-        Self { begun, bar: None, said: BTreeMap::new() }
+        Self { begun, bar: None, said_at: None }
     }
 
     fn show(&mut self, why: &[String]) {
@@ -122,11 +118,12 @@ impl Progress {
             self.bar.get_or_insert_with(spinner).set_message(why.join("; "));
             return;
         }
-        let now: BTreeMap<usize, String> = why.iter().cloned().enumerate().collect();
-        if now != self.said {
+        // The first line comes late: most waits are over by then.
+        let last = self.said_at.unwrap_or(self.begun);
+        if last.elapsed() >= SAID_EVERY {
             let seconds = self.begun.elapsed().as_secs_f32();
-            output::say(format!("{seconds:5.1}s  {}", why.join("; ")));
-            self.said = now;
+            output::say(format!("{seconds:5.1} s  {}", why.join("; ")));
+            self.said_at = Some(Instant::now());
         }
     }
 }

@@ -81,8 +81,9 @@ fn a_heal_is_observed_and_not_assumed() {
     let goal = Goal::Ended("split".parse().unwrap());
     status.faults.push(testing::split());
     status.faults[0].state = FaultState::Healed;
+    status.pending.push("fault split is still in force on h1".into());
     assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)), "still in force");
-    status.faults[0].in_force = false;
+    status.pending.clear();
     assert_eq!(judge(&status, &goal, NOW), Judgement::Met(None));
 }
 

@@ -7,7 +7,7 @@ use faultbed_common::{
 };
 
 use super::next_at_unix_ms;
-use crate::decide::fixtures::{empty, file, node, ready};
+use crate::decide::fixtures::{empty, file, key, node, ready};
 
 #[test]
 fn faults_end_when_their_time_is_over_and_not_before() {
@@ -82,7 +82,7 @@ fn a_waiting_fault_says_what_it_waits_for() {
     world.obey();
     world.report("kv-1", |seen| seen.leader = None);
     world.chores();
-    let Phase::Pending { why } = &world.lab.faults["x"].phase else { unreachable!() };
+    let Phase::Pending { why } = &world.lab.faults[&key("x")].phase else { unreachable!() };
     assert!(why.contains("no ready node of kv is known to lead"), "{why}");
     world.report("kv-1", |seen| seen.leader = Some(true));
     assert_eq!(world.chores().as_deref(), Some("begin x"));

@@ -6,7 +6,7 @@ mod laws;
 mod nodes;
 
 use super::{Refusal, decide_hand_edit};
-use crate::decide::fixtures::{World, empty, ready};
+use crate::decide::fixtures::{World, empty, key, ready};
 
 /// The refusal's sentence.
 fn why<T: std::fmt::Debug>(result: Result<T, Refusal>) -> String {
@@ -29,7 +29,7 @@ fn a_hand_edit_is_adopted_like_a_file_of_one_object() {
     assert_eq!(decided.what, "put cluster kv by hand");
     assert!(decided.reply.changed);
     world.lab = decided.lab;
-    assert_eq!(world.lab.clusters["kv"].nodes.len(), 1);
+    assert_eq!(world.lab.clusters[&key("kv")].nodes.len(), 1);
     // The echo of what is accepted already is no change.
     assert_eq!(hand(&world, "cluster", "kv", Some(spec)), Ok(false));
     let fault = r#"{"on": "kv-1", "pause": true, "for": "30s"}"#;

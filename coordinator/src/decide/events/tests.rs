@@ -7,7 +7,7 @@ use faultbed_common::{
 };
 
 use super::events;
-use crate::decide::fixtures::{World, ready};
+use crate::decide::fixtures::{World, key, ready};
 
 /// The events of one act.
 fn tells(world: &mut World, act: impl FnOnce(&mut World), expected: &Expect) {
@@ -127,8 +127,8 @@ fn a_fault_is_told_from_its_beginning_to_its_end() {
     );
     let hit = |world: &mut World| {
         let counted = LinkEvidence { dropped_segments: 2, ..LinkEvidence::default() };
-        let faults = &mut world.reports.get_mut("h1").unwrap().faults;
-        let links = &mut faults.get_mut("isolate-3").unwrap().links;
+        let faults = &mut world.reports.get_mut(&key("h1")).unwrap().faults;
+        let links = &mut faults.get_mut(&key("isolate-3")).unwrap().links;
         links.insert("kv-1>kv-2".parse().unwrap(), counted);
     };
     tells(
@@ -156,7 +156,7 @@ fn a_host_that_goes_takes_its_nodes_out_of_sight() {
     tells(
         &mut world,
         |world| {
-            world.reports.remove("h3");
+            world.reports.remove(&key("h3"));
         },
         &expect![[r#"
             Host h3: h3 is down

@@ -9,16 +9,16 @@ use faultbed_common::{
 };
 
 use super::status;
-use crate::decide::fixtures::{World, empty, node, ready};
+use crate::decide::fixtures::{World, empty, key, node, ready};
 
 fn fault<'a>(status: &'a Status, name: &str) -> &'a faultbed_common::status::FaultStatus {
     status.faults.iter().find(|fault| fault.name.as_str() == name).unwrap()
 }
 
 fn count(world: &mut World, host: &str, name: &str, link: &str, counted: LinkEvidence) {
-    let report = world.reports.get_mut(host).unwrap();
+    let report = world.reports.get_mut(&key(host)).unwrap();
     let link: Link = link.parse().unwrap();
-    report.faults.get_mut(name).unwrap().links.insert(link, counted);
+    report.faults.get_mut(&key(name)).unwrap().links.insert(link, counted);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_dead_host_is_stuck_and_its_nodes_unknown() {
     let mut world = ready();
     world.obey();
     let mut hosts = world.seen();
-    hosts.get_mut("h2").unwrap().connected = false;
+    hosts.get_mut(&key("h2")).unwrap().connected = false;
     let status = status(&world.lab, &hosts, &[], world.now);
     assert_eq!(status.stuck, ["h2 is down: its agent is not connected"]);
     assert_eq!(status.hosts[1].state, HostState::Down);
@@ -77,7 +77,7 @@ fn a_crash_is_stuck_with_its_exit_and_a_stop_or_kill_is_not() {
         seen.exit = Some(ExitReport { code: Some(2), ..ExitReport::default() });
     });
     assert_eq!(world.status().stuck, ["kv-2: crashed, exit 2"]);
-    world.lab.clusters.get_mut("kv").unwrap().blueprint.on_crash =
+    world.lab.clusters.get_mut(&key("kv")).unwrap().blueprint.on_crash =
         faultbed_common::spec::OnCrash::Restart;
     let status = world.status();
     assert!(status.stuck.is_empty());
@@ -123,12 +123,12 @@ fn a_fault_is_in_force_when_every_host_of_its_links_says_so() {
     assert!(seen.in_force && status.converged, "{:?}", status.pending);
     assert_eq!((seen.state, seen.grade, seen.links), (FaultState::Active, FaultGrade::Packet, 4));
     assert_eq!(seen.remaining_ms, Some(29_500));
-    assert_eq!(status.nodes[0].faults, [name.clone()]);
+    assert_eq!(status.nodes[0].faults, std::slice::from_ref(&name));
     // The weakest grade of all hosts is the fault's, and one that fails says why.
-    let report = world.reports.get_mut("h2").unwrap().faults.get_mut(&name).unwrap();
+    let report = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
     report.grade = Some(faultbed_common::fault::Grade::Stream);
     assert_eq!(fault(&world.status(), name.as_str()).grade, FaultGrade::Stream);
-    let report = world.reports.get_mut("h2").unwrap().faults.get_mut(&name).unwrap();
+    let report = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
     (report.active, report.why) = (false, Some("no proxy".to_owned()));
     let status = world.status();
     assert!(!fault(&status, name.as_str()).in_force);
@@ -174,7 +174,7 @@ fn a_connection_around_the_proxies_makes_a_cut_a_mismatch() {
     let to = |world: &mut World, from: &str, to: &str| {
         let address = "127.130.128.2:2380".parse().unwrap();
         let bypass = Bypass { from: from.to_owned(), to: node(to), address };
-        world.reports.get_mut("h2").unwrap().bypasses = vec![bypass];
+        world.reports.get_mut(&key("h2")).unwrap().bypasses = vec![bypass];
     };
     let verdict = |world: &World, name: &str| fault(&world.status(), name).evidence.verdict;
     to(&mut world, "kv-1", "kv-2");

@@ -109,6 +109,7 @@ fn lab(generation: u64) -> Lab {
         hosts: BTreeMap::new(),
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
+        removed_wiped: BTreeMap::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use faultbed_common::{
 use super::why;
 use crate::decide::{
     edit::{Decision, Refusal, decide},
-    fixtures::{World, empty, file, node, ready},
+    fixtures::{World, empty, file, key, node, ready},
 };
 
 const KV: &str = "[cluster.kv]\nblueprint = \"etcd\"\n";
@@ -69,10 +69,10 @@ fn only_nodes_whose_own_fields_changed_restart() {
 fn unchanged_clusters_keep_their_placements_and_what_verbs_asked() {
     let mut world = ready();
     world.verb("kv-3", NodeVerb::Stop).unwrap();
-    let before = world.lab.clusters["kv"].nodes.clone();
+    let before = world.lab.clusters[&key("kv")].nodes.clone();
     let more = format!("{KV}[cluster.second]\nblueprint = \"etcd\"\netcd.count = 1\n");
     world.apply(&more).unwrap();
-    assert_eq!(world.lab.clusters["kv"].nodes, before);
+    assert_eq!(world.lab.clusters[&key("kv")].nodes, before);
     assert_eq!(world.placement("kv-3").wanted, Wanted::Stopped);
     // A changed path does not start what is down on purpose.
     let changed = format!("{more}[cluster.kv.etcd]\npath = \"/opt/etcd\"\n");
@@ -82,7 +82,7 @@ fn unchanged_clusters_keep_their_placements_and_what_verbs_asked() {
 #[test]
 fn apply_removes_what_left_the_file_and_keeps_what_verbs_made() {
     let mut world = ready();
-    let spec = world.lab.clusters["kv"].spec.clone();
+    let spec = world.lab.clusters[&key("kv")].spec.clone();
     world.edit(Edit::StartCluster { name: "mine".parse().unwrap(), spec }).unwrap();
     world.inject("on = \"mine-1\"\npause = true").unwrap();
     let decision = world.apply("[cluster.other]\nblueprint = \"etcd\"\n").unwrap();
@@ -133,31 +133,31 @@ fn a_fault_of_a_file_waits_until_its_cluster_has_been_ready() {
     let mut world = empty();
     let decision = world.apply(&split("30s")).unwrap();
     let waits = Phase::Pending { why: "kv not ready".to_owned() };
-    assert_eq!(world.lab.faults["split"].phase, waits);
-    assert!(!decision.reply.resolved["split"].links.is_empty());
+    assert_eq!(world.lab.faults[&key("split")].phase, waits);
+    assert!(!decision.reply.resolved[&key("split")].links.is_empty());
     world.obey();
     assert_eq!(world.chores().as_deref(), Some("etcd of kv has been ready, begin split"));
-    assert!(world.lab.faults["split"].is_active());
+    assert!(world.lab.faults[&key("split")].is_active());
 }
 
 #[test]
 fn a_fault_at_start_begins_at_once_and_must_know_its_targets() {
     let mut world = empty();
     world.apply(&format!("{}at = \"start\"\n", split("30s"))).unwrap();
-    assert!(world.lab.faults["split"].is_active());
+    assert!(world.lab.faults[&key("split")].is_active());
     let leader = format!("{KV}[fault.x]\nisolate = \"leader:kv\"\nat = \"start\"\nfor = \"1s\"\n");
     assert!(why(world.apply(&leader)).contains("known to lead"));
     // Without it, it waits for a leader.
     let later = leader.replace("at = \"start\"\n", "");
     world.apply(&later).unwrap();
-    assert!(matches!(world.lab.faults["x"].phase, Phase::Pending { .. }));
+    assert!(matches!(world.lab.faults[&key("x")].phase, Phase::Pending { .. }));
 }
 
 #[test]
 fn an_unchanged_file_does_not_inject_an_ended_fault_again() {
     let mut world = ready();
     world.apply(&split("30s")).unwrap();
-    let first = world.lab.faults["split"].revision;
+    let first = world.lab.faults[&key("split")].revision;
     world.now += 30_000;
     assert_eq!(world.chores().as_deref(), Some("split expired"));
     let again = world.apply(&split("30s")).unwrap();
@@ -165,26 +165,26 @@ fn an_unchanged_file_does_not_inject_an_ended_fault_again() {
     assert!(again.reply.notes[0].contains("does not begin again"), "{:?}", again.reply.notes);
     // A changed one does, as a newer revision.
     world.apply(&split("31s")).unwrap();
-    assert!(world.lab.faults["split"].is_active());
-    assert!(world.lab.faults["split"].revision > first);
+    assert!(world.lab.faults[&key("split")].is_active());
+    assert!(world.lab.faults[&key("split")].revision > first);
 }
 
 #[test]
 fn a_changed_fault_in_force_gets_a_new_revision_and_begins_anew() {
     let mut world = ready();
     world.apply(&split("30s")).unwrap();
-    let old = world.lab.faults["split"].clone();
+    let old = world.lab.faults[&key("split")].clone();
     world.now += 5_000;
     world.apply(&split("60s")).unwrap();
-    let new = &world.lab.faults["split"];
+    let new = &world.lab.faults[&key("split")];
     assert!(new.revision > old.revision);
     assert_eq!(new.phase, Phase::Active { since_unix_ms: world.now });
     // Deleted and back again, hosts must not take it for what they remember.
     world.apply(KV).unwrap();
-    let gone = world.lab.faults.get("split").cloned();
+    let gone = world.lab.faults.get(&key("split")).cloned();
     world.apply(&split("60s")).unwrap();
     assert_eq!(gone, None);
-    assert!(world.lab.faults["split"].revision.0 > 2);
+    assert!(world.lab.faults[&key("split")].revision.0 > 2);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn labels_are_what_the_file_says() {
 #[test]
 fn start_cluster_is_new_or_exactly_the_one_there_is() {
     let mut world = ready();
-    let spec = world.lab.clusters["kv"].spec.clone();
+    let spec = world.lab.clusters[&key("kv")].spec.clone();
     let start = |spec| Edit::StartCluster { name: "kv".parse().unwrap(), spec };
     assert!(!world.edit(start(spec.clone())).unwrap().reply.changed);
     let mut other = spec;
@@ -285,7 +285,7 @@ fn set_changes_a_field_of_a_cluster_a_role_or_single_nodes() {
     let all = "kv-1 Restart, kv-2 Restart, kv-3 Restart, kv-4 Restart";
     assert_eq!(fates(&set(&mut world, "kv", "env.GOGC", "50").unwrap()), all);
     assert_eq!(fates(&set(&mut world, "kv", "on_crash", "restart").unwrap()), "");
-    let spec = &world.lab.clusters["kv"].spec.roles["etcd"];
+    let spec = &world.lab.clusters[&key("kv")].spec.roles[&key("etcd")];
     assert_eq!(
         spec.node[&1].args.as_deref(),
         Some(["--a".to_owned(), "--b".to_owned()].as_slice())

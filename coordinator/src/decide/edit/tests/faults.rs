@@ -10,7 +10,7 @@ use faultbed_common::{
 };
 
 use super::why;
-use crate::decide::fixtures::{World, fault, ready};
+use crate::decide::fixtures::{World, fault, key, ready};
 
 fn named(name: &str) -> FaultName {
     name.parse().unwrap()
@@ -38,9 +38,9 @@ fn an_injected_fault_begins_at_once_with_a_name_and_a_time() {
     let notes = decision.reply.notes.join("\n");
     assert!(notes.contains("lasts 10m unless healed"), "{notes}");
     assert!(notes.contains("kv-3 is in no group"), "{notes}");
-    let fault = &world.lab.faults[name.as_str()];
+    let fault = &world.lab.faults[&key(name.as_str())];
     assert_eq!(fault.phase, Phase::Active { since_unix_ms: world.now });
-    assert_eq!(decision.reply.resolved[name.as_str()], fault.resolved);
+    assert_eq!(decision.reply.resolved[&key(name.as_str())], fault.resolved);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_name_in_force_is_refused_and_one_that_is_over_begins_anew() {
     assert!(error.contains("faultbed heal x"), "{error}");
     heal(&mut world, &["x"]).unwrap();
     inject_as(&mut world, "x", "isolate = \"kv-2\"").unwrap();
-    assert!(world.lab.faults["x"].is_active());
+    assert!(world.lab.faults[&key("x")].is_active());
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn what_cannot_be_injected_is_refused_with_the_reason() {
         ("on = \"kv-1\"\neffect = \"slow\"", "defines no effects"),
         ("isolate = \"kv-1\"\ngrade = \"packet\"", "host h2 cannot drop packets"),
     ] {
-        let h2 = world.reports.get_mut("h2").unwrap();
+        let h2 = world.reports.get_mut(&key("h2")).unwrap();
         let proxy = ProxyReport { best_grade: Some(Grade::Stream), ..ProxyReport::default() };
         h2.proxy = Some(proxy);
         let error = why(world.inject(text));
@@ -104,7 +104,7 @@ fn heal_names_the_nearest_and_says_what_was_over() {
     assert_eq!(heal(&mut world, &["split"]).unwrap(), ["split was over already"]);
     assert_eq!(heal(&mut world, &[]).unwrap(), ["there is no fault to heal"]);
     // Its evidence stays to be seen until it is forgotten.
-    assert!(world.lab.faults.contains_key("split"));
+    assert!(world.lab.faults.contains_key(&key("split")));
     world.edit(Edit::DeleteFault { name: named("split") }).unwrap();
     assert!(world.lab.faults.is_empty());
     assert!(why(world.edit(Edit::DeleteFault { name: named("split") })).contains("no fault split"));
