@@ -81,6 +81,7 @@ pub struct RealHands {
     proxy: proxy::Proxy,
     hashes: Mutex<Hashes>,
     known_listeners: Mutex<listeners::Known>,
+    known_connections: Mutex<bypass::Known>,
 }
 
 impl RealHands {
@@ -116,6 +117,7 @@ impl RealHands {
             proxy: proxy::Proxy::new(dir.join("proxy"), socket),
             hashes: Mutex::default(),
             known_listeners: Mutex::default(),
+            known_connections: Mutex::default(),
         }
     }
 
@@ -460,10 +462,11 @@ impl Hands for RealHands {
     fn survey(&self, order: &SurveyOrder) -> Survey {
         let proxy = self.find_proxy();
         let order = SurveyOrder { address: self.address, ..order.clone() };
-        let mut known = self.known_listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listens = self.known_listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dials = self.known_connections.lock().unwrap_or_else(PoisonError::into_inner);
         Survey {
-            bypasses: bypass::find(&order, proxy),
-            foreign: listeners::find(&order, proxy, &mut known),
+            bypasses: bypass::find(&order, proxy, &mut dials),
+            foreign: listeners::find(&order, proxy, &mut listens),
         }
     }
 

@@ -297,6 +297,8 @@ impl<H: Hands> Reconciler<H> {
             Found::Ready => {
                 observed.ready = Readiness::Ready;
                 facts.probe = None;
+                // A node that serves has dialled, so it is known by now how it can be named.
+                facts.identity = self.hands.identity(&node, incarnation);
                 if observed.record.ready_in != Some(incarnation) {
                     observed.record.ready_in = Some(incarnation);
                     save(&*self.hands, &node, observed);
