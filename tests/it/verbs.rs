@@ -97,6 +97,18 @@ fn wipe_gives_a_node_empty_data_and_logs_show_every_node() {
 }
 
 #[test]
+fn every_node_of_a_cluster_can_be_wiped_and_joins_it_again() {
+    let lab = Lab::up("rejoin", ETCD);
+    for node in ["kv-2", "kv-1", "kv-3"] {
+        let before = lab.node(node);
+        lab.ok(&["wipe", node]);
+        let after = lab.node(node);
+        assert_eq!(after.observed, NodeState::Ready, "{node}");
+        assert!(after.incarnation > before.incarnation, "{node}");
+    }
+}
+
+#[test]
 fn killing_the_agent_changes_nothing_and_the_next_one_adopts_what_runs() {
     let lab = Lab::up("adopt", ETCD);
     let before: Vec<_> = lab.status().nodes.iter().map(|n| (n.pid, n.incarnation)).collect();

@@ -15,6 +15,9 @@ const JUDGE_EVERY: Duration = Duration::from_millis(500);
 /// Where nobody watches, what is awaited is said at most this often.
 const SAID_EVERY: Duration = Duration::from_secs(2);
 
+/// And what has not changed since, this often.
+const SAID_AGAIN_EVERY: Duration = Duration::from_secs(20);
+
 /// Progress is not shown for what is over sooner, so that quick commands do not flicker.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
 
@@ -103,11 +106,12 @@ struct Progress {
     begun: Instant,
     bar: Option<ProgressBar>,
     said_at: Option<Instant>,
+    said: String,
 }
 
 impl Progress {
     fn new(begun: Instant) -> Self {
-        Self { begun, bar: None, said_at: None }
+        Self { begun, bar: None, said_at: None, said: String::new() }
     }
 
     fn show(&mut self, why: &[String]) {
@@ -120,10 +124,13 @@ impl Progress {
         }
         // The first line comes late: most waits are over by then.
         let last = self.said_at.unwrap_or(self.begun);
-        if last.elapsed() >= SAID_EVERY {
+        let text = why.join("; ");
+        let every = if text == self.said { SAID_AGAIN_EVERY } else { SAID_EVERY };
+        if last.elapsed() >= every {
             let seconds = self.begun.elapsed().as_secs_f32();
-            output::say(format!("{seconds:5.1} s  {}", why.join("; ")));
+            output::say(format!("{seconds:5.1} s  {text}"));
             self.said_at = Some(Instant::now());
+            self.said = text;
         }
     }
 }

@@ -292,6 +292,9 @@ fn set_changes_a_field_of_a_cluster_a_role_or_single_nodes() {
     );
     let again = set(&mut world, "kv-2", "path", "/opt/next").unwrap();
     assert!(!again.reply.changed && again.reply.notes[0].contains("faultbed restart"));
+    set(&mut world, "kv", "path", "/opt/all").unwrap();
+    let spec = &world.lab.clusters[&key("kv")].spec.roles[&key("etcd")];
+    assert!(spec.node.values().all(|own| own.path.is_none()), "no node stays behind");
     for (target, field, value, reason) in [
         ("kv", "pth", "x", "did you mean \"path\"?"),
         ("kv", "count", "many", "\"many\" is no count"),
