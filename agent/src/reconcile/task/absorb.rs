@@ -294,7 +294,10 @@ impl<H: Hands> Reconciler<H> {
         }
         let facts = self.facts.entry(node.clone()).or_default();
         match found {
-            Found::Ready => {
+            Found::Ready(role) => {
+                if let Some(role) = role {
+                    facts.role = role;
+                }
                 observed.ready = Readiness::Ready;
                 facts.probe = None;
                 if observed.record.ready_in != Some(incarnation) {
