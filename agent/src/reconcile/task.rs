@@ -66,8 +66,8 @@ enum Wake {
     ProxyTold(Box<Result<ProxyApplied, String>>),
     /// The proxy process is over.
     ProxyEnded,
-    /// The proxy process said what it did.
-    ProxySeen(Box<Result<ProxySeen, String>>),
+    /// The proxy process said what it did, asked after it had been told so many times.
+    ProxySeen(u64, Box<Result<ProxySeen, String>>),
     /// A probe found something new.
     Fact(Fact),
     /// A program was hashed.
@@ -116,6 +116,7 @@ pub struct Reconciler<H> {
     facts: BTreeMap<NodeName, NodeFacts>,
     ended_faults: BTreeMap<FaultName, FaultReport>,
     proxy_seen: Option<ProxySeen>,
+    proxy_told_times: u64,
     survey: Survey,
     refused: Option<String>,
     steps: JoinSet<Done>,
@@ -150,6 +151,7 @@ impl<H: Hands> Reconciler<H> {
             facts: BTreeMap::new(),
             ended_faults: BTreeMap::new(),
             proxy_seen: None,
+            proxy_told_times: 0,
             survey: Survey::default(),
             refused: None,
             steps: JoinSet::new(),
