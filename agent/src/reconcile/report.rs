@@ -58,6 +58,8 @@ pub struct Findings<'a> {
     pub plan: &'a Plan,
     /// Why the newest orders were refused.
     pub refused: Option<&'a str>,
+    /// Why what was accepted is not on disk.
+    pub disk: Option<&'a str>,
     /// What is remembered of nodes.
     pub facts: &'a BTreeMap<NodeName, NodeFacts>,
     /// What the proxy said last.
@@ -101,7 +103,7 @@ pub fn state(observed: &ObservedNode, has_probe: bool) -> NodeState {
 pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostReport {
     let Findings { accepted, observed, plan, proxy, survey, now, .. } = *findings;
     let mut stuck = plan.stuck.clone();
-    stuck.extend(findings.refused.map(str::to_owned));
+    stuck.extend(findings.refused.iter().chain(&findings.disk).map(|why| (*why).to_owned()));
     let mut faults = proxy.map(|seen| seen.faults.clone()).unwrap_or_default();
     faults.extend(findings.ended.clone());
     faults.extend(node_faults(findings));

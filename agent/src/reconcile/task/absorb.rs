@@ -40,16 +40,26 @@ impl<H: Hands> Reconciler<H> {
                 self.is_surveying = false;
                 self.survey = survey;
             }
-            Wake::Settled(result) => {
-                self.is_settling = false;
-                if let Err(error) = result {
-                    tracing::error!(%error, "settle the ledger");
-                }
-                self.settle();
-            }
+            Wake::Settled(result) => self.ledger_settled(result),
             Wake::Timer => self.inspect_unsettled(),
             Wake::Recheck => self.recheck(),
             Wake::Evidence => self.ask_proxy(),
+        }
+    }
+
+    fn ledger_settled(&mut self, result: std::io::Result<()>) {
+        self.is_settling = false;
+        match result {
+            Ok(()) => {
+                self.unsettled = None;
+                self.settle();
+            }
+            Err(error) => {
+                tracing::error!(%error, "settle the ledger");
+                self.unsettled = Some(format!("settle the ledger: {error}"));
+                // The next look at everything tries again.
+                self.settled = None;
+            }
         }
     }
 
@@ -155,6 +165,9 @@ impl<H: Hands> Reconciler<H> {
         }
         self.observed.proxy.running = running;
         self.ledger.note_ages(self.hands.now());
+        if self.ledger.retry() || self.unsettled.is_some() {
+            self.settle();
+        }
         self.survey();
         self.ask_proxy();
     }
