@@ -1,7 +1,10 @@
 //! Bad input and bad luck: one clear error with the place and what to do, and nothing changes.
 
 use faultbed_common::report::NodeState;
-use faultbed_tests::lab::{ETCD, Lab, Ran};
+use faultbed_tests::{
+    lab::{ETCD, Lab, PATIENCE, Ran},
+    wait::wait_for,
+};
 
 /// Demands a refusal that says all of `texts`.
 fn refused(ran: &Ran, texts: &[&str]) {
@@ -54,7 +57,7 @@ fn bad_requests_to_a_running_lab_change_nothing() {
         (&["start", "cluster", "--name", "a/b", "--etcd.count", "1"], &["a/b"]),
         (&["start", "cluster", "--name", "a\nb", "--etcd.count", "1"], &["a\\nb"]),
         (&["start", "cluster", "--blueprint", "etdc"], &["etcd"]),
-        (&["start", "cluster", "--name", "z", "--etcd.count", "0"], &["1"]),
+        (&["start", "cluster", "--name", "z", "--etcd.count", "0"], &["count of etcd is 0", "1 to 1000"]),
         (
             &["start", "cluster", "--name", "z", "--etcd.path", "./noexec"],
             &["noexec", "executable"],
@@ -90,6 +93,10 @@ fn a_port_that_is_taken_later_is_stuck_with_its_holder_named_until_it_is_free() 
     lab.ok(&["down"]);
     let taken = std::net::TcpListener::bind(&address).expect("take the port");
     let mut up = lab.command(&["up", "-d"]).spawn().expect("run faultbed");
+    wait_for("the lab is back", PATIENCE, || {
+        let ran = lab.run(&["status"]);
+        if ran.code == 0 { Ok(()) } else { Err(ran.stderr) }
+    });
     let own_pid = format!("pid {}", std::process::id());
     lab.wait("kv-1 is stuck, and who holds its port is named", |status| {
         let stuck = status.stuck.join("\n");

@@ -167,7 +167,10 @@ fn check(
             return Err(invalid(format!("cluster {name}: {role}.path is empty; leave it out")));
         }
     }
-    if let Some((role, _)) = counts(spec, blueprint).iter().find(|(_, count)| **count == 0) {
+    // For a cluster that is new, `place` says what a count may be.
+    if change.lab.clusters.contains_key(name)
+        && let Some((role, _)) = counts(spec, blueprint).iter().find(|(_, count)| **count == 0)
+    {
         return Err(invalid(format!(
             "cluster {name}: count of {role} is 0; `faultbed stop {name}` stops its nodes, \
              `faultbed delete cluster {name}` ends it"
