@@ -57,7 +57,10 @@ fn bad_requests_to_a_running_lab_change_nothing() {
         (&["start", "cluster", "--name", "a/b", "--etcd.count", "1"], &["a/b"]),
         (&["start", "cluster", "--name", "a\nb", "--etcd.count", "1"], &["a\\nb"]),
         (&["start", "cluster", "--blueprint", "etdc"], &["etcd"]),
-        (&["start", "cluster", "--name", "z", "--etcd.count", "0"], &["count of etcd is 0", "1 to 1000"]),
+        (
+            &["start", "cluster", "--name", "z", "--etcd.count", "0"],
+            &["count of etcd is 0", "1 to 1000"],
+        ),
         (
             &["start", "cluster", "--name", "z", "--etcd.path", "./noexec"],
             &["noexec", "executable"],
