@@ -21,8 +21,7 @@ need protoc protobuf-compiler
 need etcd etcd-server
 need etcdctl etcd-client
 if [ "$purpose" = test ]; then
-    need redis-server redis-server
-    need python3 python3-minimal
+    need python3 python3 # one test runs a server of Python's library as a user's own database
 fi
 if ! command -v cargo >/dev/null 2>&1; then
     echo "cargo is missing: install Rust first (https://rustup.rs)" >&2
@@ -55,9 +54,7 @@ $as_root apt-get update -qq >&2
 # shellcheck disable=SC2086 # one word for each package
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
 # Nor at the next boot: the lab starts its own.
-for service in etcd redis-server; do
-    case " $missing " in
-    *" $service "* | *" $service-server "*)
-        if [ -d /run/systemd/system ]; then $as_root systemctl disable -q $service || true; fi ;;
-    esac
-done
+case " $missing " in
+*" etcd-server "*)
+    if [ -d /run/systemd/system ]; then $as_root systemctl disable -q etcd || true; fi ;;
+esac
