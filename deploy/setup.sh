@@ -18,6 +18,8 @@ need() { # need COMMAND PACKAGE
 need cc gcc
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 need protoc protobuf-compiler
+# etcd's protos import protobuf's own, which Debian keeps apart from the compiler.
+[ -e /usr/include/google/protobuf/descriptor.proto ] || missing="$missing libprotobuf-dev"
 need etcd etcd-server
 need etcdctl etcd-client
 if [ "$purpose" = test ]; then
