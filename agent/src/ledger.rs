@@ -271,6 +271,12 @@ impl Ledger {
         })
     }
 
+    /// The host whose ledger it is.
+    #[must_use]
+    pub fn host(&self) -> &HostName {
+        &self.host
+    }
+
     /// What this host must keep to; `None` before the first orders.
     #[must_use]
     pub fn accepted(&self) -> Option<&Accepted> {

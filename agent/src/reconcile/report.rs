@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use faultbed_common::{
     fault::Grade,
     host_spec::NodeEffect,
-    name::{FaultName, NodeName},
+    name::{FaultName, HostName, NodeName},
     report::{BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState},
 };
 
@@ -50,6 +50,8 @@ pub struct Role {
 /// Everything a report is made from.
 #[derive(Debug)]
 pub struct Findings<'a> {
+    /// The host, which has a name also before it was told anything.
+    pub host: &'a HostName,
     /// What was accepted, if anything was.
     pub accepted: Option<&'a Accepted>,
     /// What was observed.
@@ -108,7 +110,7 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     faults.extend(findings.ended.clone());
     faults.extend(node_faults(findings));
     HostReport {
-        host: accepted.map(|accepted| accepted.spec.host.clone()),
+        host: Some(findings.host.clone()),
         version: version.to_owned(),
         boot_id: boot_id.to_owned(),
         now_ms: now.ms(),

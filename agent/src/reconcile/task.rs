@@ -143,7 +143,8 @@ impl<H: Hands> Reconciler<H> {
         identity: Identity,
     ) -> (Self, watch::Receiver<report::Shared>) {
         let (notes, inbox) = mpsc::channel(INBOX_MAX);
-        let (told, reports) = watch::channel(Arc::new(HostReport::default()));
+        let nothing = HostReport { host: Some(ledger.host().clone()), ..HostReport::default() };
+        let (told, reports) = watch::channel(Arc::new(nothing));
         let reconciler = Self {
             hands,
             identity,
@@ -223,6 +224,7 @@ impl<H: Hands> Reconciler<H> {
     fn tell(&mut self, plan: &Plan, now: BootTime) {
         self.note_states(now);
         let findings = Findings {
+            host: self.ledger.host(),
             accepted: self.ledger.accepted(),
             observed: &self.observed,
             plan,

@@ -328,7 +328,10 @@ async fn before_any_orders_nothing_is_touched() {
     let hands = FakeHands::default();
     hands.make_running(&node("kv-1"), 3);
     let mut lab = Harness::with(hands);
+    // A coordinator ends the session of an agent that reports for no host.
+    assert_eq!(lab.reports.borrow().host, Some("h1".parse().unwrap()));
     tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lab.reports.borrow().host, Some("h1".parse().unwrap()));
     assert!(lab.hands.living(&node("kv-1")).is_some());
     // Once the lab is known, what is not of it is stopped, and kept.
     lab.order().await;
