@@ -129,7 +129,7 @@ pub fn fault_on(name: &FaultName, to: &Resolved) -> String {
 /// What a fault's targets resolved to, without its name.
 #[must_use]
 pub fn acts_on(to: &Resolved) -> String {
-    if to.is_empty() {
+    if to.is_empty() && to.groups.is_empty() {
         return "resolved when it begins".to_owned();
     }
     let mut text = if to.groups.is_empty() {
