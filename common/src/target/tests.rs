@@ -8,7 +8,7 @@ use super::{Reports, can_move, check, clusters, nodes, parse::glob_matches, part
 use crate::{
     file,
     lab::Lab,
-    place, report,
+    place,
     report::{NodeReport, NodeState},
     spec::ClusterSpec,
     testing,
@@ -49,7 +49,7 @@ pub(crate) fn leading(lab: &Lab, said: &[(&str, bool, u64)]) -> Reports {
             term: Some(*term),
             ..NodeReport::default()
         };
-        let report = reports.entry(host.clone()).or_insert_with(report::HostReport::default);
+        let report = reports.entry(host.clone()).or_default();
         report.nodes.insert(name, seen);
     }
     reports

@@ -4,6 +4,7 @@ mod apply;
 mod faults;
 mod laws;
 mod nodes;
+mod own;
 
 use super::{Refusal, decide_hand_edit};
 use crate::decide::fixtures::{World, empty, ready};

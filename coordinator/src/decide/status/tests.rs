@@ -123,7 +123,7 @@ fn a_fault_is_in_force_when_every_host_of_its_links_says_so() {
     assert!(seen.in_force && status.converged, "{:?}", status.pending);
     assert_eq!((seen.state, seen.grade, seen.links), (FaultState::Active, FaultGrade::Packet, 4));
     assert_eq!(seen.remaining_ms, Some(29_500));
-    assert_eq!(status.nodes[0].faults, [name.clone()]);
+    assert_eq!(status.nodes[0].faults, std::slice::from_ref(&name));
     // The weakest grade of all hosts is the fault's, and one that fails says why.
     let report = world.reports.get_mut("h2").unwrap().faults.get_mut(&name).unwrap();
     report.grade = Some(faultbed_common::fault::Grade::Stream);

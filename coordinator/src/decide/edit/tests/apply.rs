@@ -199,6 +199,7 @@ fn every_mistake_of_a_file_is_one_clear_refusal_and_changes_nothing() {
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.count = 10000000\n", "it goes from 1 to 1000"),
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.hosts = [\"h9\"]\n", "there is no host \"h9\""),
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.node.7.path = \"x\"\n", "names no node"),
+        ("[cluster.a]\nblueprint = \"etcd\"\netcd.path = \"a\\u0000b\"\n", "NUL byte"),
         ("[cluster.kv-1]\nblueprint = \"etcd\"\n[cluster.kv]\nblueprint = \"etcd\"\n", "kv-1"),
         ("[host.h9]\nlabels = { dc = \"east\" }\n", "there is no host h9; did you mean \"h1\"?"),
         ("[fault.x]\nisolate = \"kv-1\"\nfor = \"1s\"\n", "no such node or cluster"),

@@ -10,7 +10,10 @@ use faultbed_common::{
 };
 
 use super::why;
-use crate::decide::fixtures::{World, fault, ready};
+use crate::decide::{
+    edit::fault::FAULTS_MAX,
+    fixtures::{World, fault, ready},
+};
 
 fn named(name: &str) -> FaultName {
     name.parse().unwrap()
@@ -143,4 +146,16 @@ fn ended_faults_are_bounded_and_the_oldest_go_first() {
     assert_eq!(world.lab.faults.len(), ENDED_FAULTS_MAX);
     let newest = world.lab.faults.values().map(|fault| fault.revision.0).max().unwrap();
     assert_eq!(newest + 1, world.lab.generation.0);
+}
+
+#[test]
+fn a_script_that_injects_in_a_loop_meets_a_bound() {
+    let mut world = ready();
+    world.inject("isolate = \"kv-1\"").unwrap();
+    let one = world.lab.faults.values().next().unwrap().clone();
+    for n in 0..FAULTS_MAX {
+        world.lab.faults.insert(named(&format!("more-{n}")), one.clone());
+    }
+    let error = why(world.inject("isolate = \"kv-1\""));
+    assert!(error.contains("faultbed heal --all"), "{error}");
 }
