@@ -77,6 +77,7 @@ fn host_spec(
     HostSpec {
         lab: lab.name.clone(),
         generation: lab.generation,
+        clusters: lab.clusters.keys().cloned().collect(),
         wipe_removed: lab.removed_wiped.get(&host).cloned().unwrap_or_default(),
         host,
         nodes,

@@ -29,6 +29,10 @@ pub struct HostSpec {
     /// The nodes that must exist here. One that is missing is stopped, and its data kept
     /// unless `wipe_removed` names it.
     pub nodes: BTreeMap<NodeName, NodeSpec>,
+    /// The clusters of the whole lab. A node that goes runs its `leave` only where its cluster
+    /// stays: the members of one that goes as a whole, data kept, must find each other again.
+    #[serde(default)]
+    pub clusters: BTreeSet<ClusterName>,
     /// Nodes whose data goes with them.
     #[serde(default)]
     pub wipe_removed: BTreeSet<NodeName>,

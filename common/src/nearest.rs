@@ -30,6 +30,10 @@ pub fn did_you_mean<'a, S: AsRef<str> + ?Sized + 'a>(
 /// How far a candidate is from the word; `None` is too far to suggest.
 fn rank(word: &str, candidate: &str) -> Option<usize> {
     let (typed, valid) = (word.to_lowercase(), candidate.to_lowercase());
+    // `h9` is not a slip for `h1`: who types a number means that number.
+    if typed != valid && letters(&typed) == letters(&valid) {
+        return None;
+    }
     let length = typed.chars().count().max(valid.chars().count());
     if length > WORD_CHARS_MAX {
         return None;
@@ -42,6 +46,10 @@ fn rank(word: &str, candidate: &str) -> Option<usize> {
     }
     // Half a word typed is a common slip that counts many missing letters.
     (typed.len() >= 3 && valid.starts_with(&typed)).then_some(allowed + 1)
+}
+
+fn letters(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Letters to insert, delete, change or swap with their neighbour (optimal string alignment).
@@ -71,7 +79,7 @@ mod tests {
 
     #[test]
     fn slips_of_the_finger_find_their_word_and_strangers_do_not() {
-        let known = ["count", "path", "config", "hosts", "args", "env", "node"];
+        let known = ["count", "path", "config", "hosts", "args", "env", "node", "kv-1"];
         for (word, meant) in [
             ("cuont", Some("count")),
             ("Count", Some("count")),
@@ -80,6 +88,8 @@ mod tests {
             ("conf", Some("config")),
             ("arg", Some("args")),
             ("memory", None),
+            ("kv-2", None),
+            ("kw-1", Some("kv-1")),
             ("x", None),
             ("", None),
         ] {

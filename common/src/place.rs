@@ -107,7 +107,7 @@ fn grow(
     let here = next.nodes.values().filter(|node| &node.role == role).count();
     let missing = (count as usize).saturating_sub(here);
     let spec = next.spec.roles.get(role).cloned().unwrap_or_default();
-    let allowed = hosts::allowed(lab, role, &spec.hosts)?;
+    let allowed = hosts::allowed(lab, &spec.hosts).map_err(|why| format!("{role}.hosts: {why}"))?;
     for _ in 0..missing {
         let last = next.last_index.entry(role.clone()).or_default();
         *last += 1;
@@ -118,7 +118,9 @@ fn grow(
         check_node_name(lab, name, next, &node)?;
         let own = spec.node.get(&index).and_then(|own| own.host.as_ref());
         let host = match own {
-            Some(host) => hosts::existing(lab, host.as_str())?.clone(),
+            Some(host) => hosts::existing(lab, host.as_str())
+                .map_err(|why| format!("{role}.node.{index}.host: {why}"))?
+                .clone(),
             None => hosts::emptiest(lab, name, next, role, &allowed)?,
         };
         let wanted_ports = &next.blueprint.roles[role].ports;

@@ -19,10 +19,19 @@ pub const HOSTS_DEFAULT: u32 = 3;
 pub const HOSTS_MAX: u32 = 254;
 
 /// Whether a `config` is the configuration itself, and not the path of its file. A content always
-/// holds a line break; whoever reads the file adds one where it has none.
+/// holds a line break; whoever reads the file takes [`content`] of it.
 #[must_use]
 pub fn is_content(config: &str) -> bool {
     config.contains('\n')
+}
+
+/// The text of a configuration file as a `config` holds it.
+#[must_use]
+pub fn content(mut text: String) -> String {
+    if !is_content(&text) {
+        text.push('\n');
+    }
+    text
 }
 
 /// Most bytes of one lab file or object.

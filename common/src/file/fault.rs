@@ -16,7 +16,7 @@ pub(super) fn read_fault(item: &Item<'_>, checks: &Checks) -> Option<FaultSpec> 
     let before = section.problems().count();
     let targets = |field| section.get(field).and_then(|item| read_targets(&item, checks));
     let truth = |field| section.get(field).and_then(|item| item.truth()).unwrap_or_default();
-    let span = |field| section.get(field).and_then(|item| item.parsed::<Span>());
+    let span = |field| section.get(field).and_then(|item| item.duration::<Span>());
     let spec = FaultSpec {
         partition: section.get("partition").and_then(|item| read_groups(&item, checks)),
         isolate: targets("isolate"),
@@ -70,7 +70,7 @@ fn read_lasts(section: &Section<'_>, name: &str) -> Option<Lasts> {
         section.missing(what, "add for = \"30s\", or for = \"none\" until it is healed");
         return None;
     };
-    item.parsed()
+    item.duration()
 }
 
 /// `"kv-1"`, `"kv-1,kv-2"` or `["kv-1", "kv-2"]`.

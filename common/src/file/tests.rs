@@ -20,7 +20,7 @@ fn show(text: &str, problems: &[Problem]) -> String {
 }
 
 fn lab_errors(text: &str) -> String {
-    show(text, &parse_lab_with(text, &NO_CHECKS).unwrap_err())
+    show(text, &parse_lab(text).unwrap_err())
 }
 
 fn blueprint_errors(text: &str) -> String {

@@ -203,6 +203,15 @@ impl<'a> Item<'a> {
         self.text()?.parse().map_err(|error: T::Err| self.wrong(error.to_string(), None)).ok()
     }
 
+    /// A text that is read as a duration.
+    pub(super) fn duration<T: FromStr<Err: Display>>(&self) -> Option<T> {
+        if let DeValue::Integer(number) = self.value {
+            self.wrong_type("a duration", Some(format!("write \"{number}s\" for seconds")));
+            return None;
+        }
+        self.parsed()
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;

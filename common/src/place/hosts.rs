@@ -14,7 +14,6 @@ use crate::{
 /// A host or a label that the lab does not have.
 pub(super) fn allowed<'a>(
     lab: &'a Lab,
-    role: &RoleName,
     wanted: &[String],
 ) -> Result<BTreeSet<&'a HostName>, String> {
     if lab.hosts.is_empty() {
@@ -29,7 +28,7 @@ pub(super) fn allowed<'a>(
             Some(label) => hosts.extend(labelled(lab, label)?),
             None => {
                 let name = text.strip_prefix("host:").unwrap_or(text);
-                hosts.insert(existing(lab, name).map_err(|why| format!("{role}.hosts: {why}"))?);
+                hosts.insert(existing(lab, name)?);
             }
         }
     }

@@ -77,7 +77,7 @@ fn read_question(section: &Section<'_>, place: &str, scope: Scope<'_>) -> Option
 
 /// An answer that may take no time never comes.
 fn read_timeout(item: &Item<'_>) -> Option<Span> {
-    let span: Span = item.parsed()?;
+    let span: Span = item.duration()?;
     if span.0.is_zero() {
         item.wrong("a timeout must be longer than nothing", None);
         return None;

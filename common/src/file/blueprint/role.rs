@@ -172,7 +172,7 @@ fn read_stop(item: &Item<'_>) -> Option<StopRule> {
     let default = StopRule::default();
     let names = SIGNALS.map(|(name, _)| (name, name));
     let signal = section.get("signal").and_then(|item| item.choice(&names));
-    let grace = section.get("grace").and_then(|item| item.parsed());
+    let grace = section.get("grace").and_then(|item| item.duration());
     section.finish();
     Some(StopRule {
         signal: signal.map_or(default.signal, str::to_owned),

@@ -1,6 +1,6 @@
 //! Lab files.
 
-use expect_test::expect;
+use expect_test::{expect, expect_file};
 
 use super::*;
 use crate::{
@@ -43,138 +43,7 @@ one_way = "byte"
 
 [faults.typo]
 "#;
-    expect![[r#"
-        error: hosts must be a whole number, and this is a text
-         --> lab.toml:2:9
-          |
-        2 | hosts = "3"
-          |         ^^^
-          = help: write it without quotes
-
-        error: on_crash cannot be "restrat"
-         --> lab.toml:6:12
-          |
-        6 | on_crash = "restrat"
-          |            ^^^^^^^^^
-          = help: did you mean "restart"?
-
-        error: unknown field "cuont" in [cluster.kv.etcd]
-         --> lab.toml:9:1
-          |
-        9 | cuont = 3
-          | ^^^^^
-          = help: did you mean "count"?
-
-        error: count is 10000000; it goes from 1 to 1000
-          --> lab.toml:10:9
-           |
-        10 | count = 10_000_000
-           |         ^^^^^^^^^^
-           = help: leave the field out for the blueprint's own count
-
-        error: args must be a list, and this is a text
-          --> lab.toml:11:8
-           |
-        11 | args = "--snapshot-count=1000"
-           |        ^^^^^^^^^^^^^^^^^^^^^^^
-           = help: put [ ] around it
-
-        error: GOMAXPROCS must be a text, and this is a whole number
-          --> lab.toml:12:22
-           |
-        12 | env = { GOMAXPROCS = 1 }
-           |                      ^
-           = help: write "1"
-
-        error: there is no host "h9"; the lab has h1 to h3
-          --> lab.toml:13:16
-           |
-        13 | hosts = ["h1", "h9"]
-           |                ^^^^
-           = help: [lab] hosts says how many
-
-        error: "0" is not the number of a node
-          --> lab.toml:14:6
-           |
-        14 | node.0.path = "bin/etcd"
-           |      ^
-           = help: nodes are numbered from 1: node.2.path
-
-        error: "two" is not the number of a node
-          --> lab.toml:15:6
-           |
-        15 | node.two.path = "bin/etcd"
-           |      ^^^
-           = help: nodes are numbered from 1: node.2.path
-
-        error: "a/b" is not a cluster name: only lower-case letters, digits and '-' are allowed
-          --> lab.toml:17:10
-           |
-        17 | [cluster."a/b"]
-           |          ^^^^^
-
-        error: count is 0; it goes from 1 to 1000
-          --> lab.toml:19:14
-           |
-        19 | etcd.count = 0
-           |              ^
-           = help: leave the field out for the blueprint's own count
-
-        error: cluster empty does not say which database it is
-          --> lab.toml:21:10
-           |
-        21 | [cluster.empty]
-           |          ^^^^^
-           = help: add blueprint = "etcd", or the path of a blueprint file
-
-        error: fault split does not say how long it lasts
-          --> lab.toml:23:8
-           |
-        23 | [fault.split]
-           |        ^^^^^
-           = help: add for = "30s", or for = "none" until it is healed
-
-        error: a partition has two groups or more
-          --> lab.toml:24:13
-           |
-        24 | partition = [["kv-1"]]
-           |             ^^^^^^^^^^
-           = help: write partition = [["kv-1"], ["kv-2", "kv-3"]]; to cut nodes from all others of their cluster, isolate = "kv-1"
-
-        error: between has two sides, and this has 3
-          --> lab.toml:27:11
-           |
-        27 | between = ["kv-1", "kv-2", "kv-3"]
-           |           ^^^^^^^^^^^^^^^^^^^^^^^^
-           = help: write between = ["kv-1", "kv-2,kv-3"]
-
-        error: "-3s" is not a duration: it must not be negative; write it like 30s, 250ms or 1m30s
-          --> lab.toml:28:11
-           |
-        28 | latency = "-3s"
-           |           ^^^^^
-
-        error: "soon" is not a duration: expected number at 0; write it like 30s, 250ms or 1m30s
-          --> lab.toml:29:7
-           |
-        29 | for = "soon"
-           |       ^^^^^^
-
-        error: one_way cannot be "byte"
-          --> lab.toml:30:11
-           |
-        30 | one_way = "byte"
-           |           ^^^^^^
-           = help: did you mean "bytes"?
-
-        error: unknown field "faults"
-          --> lab.toml:32:2
-           |
-        32 | [faults.typo]
-           |  ^^^^^^
-           = help: did you mean "fault"?
-
-    "#]].assert_eq(&lab_errors(text));
+    expect_file!["./many_mistakes.txt"].assert_eq(&lab_errors(text));
 }
 
 #[test]
@@ -241,6 +110,12 @@ fn names_that_are_none_are_refused_in_place() {
         3 | [fault."x/y"]
           |        ^^^^^
 
+        error: fault x/y: it names no targets: write one of `partition`, `isolate`, `from` and `to`, `between`, `on`
+         --> lab.toml:3:8
+          |
+        3 | [fault."x/y"]
+          |        ^^^^^
+
         error: "H1" is not a host name: it must start with a lower-case letter
          --> lab.toml:5:7
           |
@@ -269,21 +144,105 @@ between = ["label:dc=east", ["label:dc=west", "kv-9"]]
 rtt = "80ms"
 jitter = "5ms"
 for = "none"
+[fault.d]
+from = "kv-1"
+to = ["kv-2", "kv-3"]
+cut = true
 one_way = "packets"
+for = "none"
 [fault.c]
 isolate = "kv-1"
 for = "1m30s"
 one_way = false
 "#;
-    let faults = parse_lab_with(text, &NO_CHECKS).unwrap().fault;
+    let faults = parse_lab(text).unwrap().fault;
     let fault = |name: &str| &faults[&name.parse::<crate::name::FaultName>().unwrap()];
     let targets = |parts: &[&str]| Targets(parts.iter().map(|&part| part.to_owned()).collect());
     let split = Some(vec![targets(&["leader:kv"]), targets(&["kv-2", "kv-3"])]);
     assert_eq!(fault("a").partition, split);
     assert_eq!(fault("a").one_way, Some(OneWay::Bytes));
     assert_eq!(fault("b").lasts, Some(Lasts::UntilHealed));
-    assert_eq!(fault("b").one_way, Some(OneWay::Packets));
+    assert_eq!(fault("d").one_way, Some(OneWay::Packets));
     assert_eq!(fault("c").one_way, None);
+}
+
+#[test]
+fn faults_that_make_no_sense_are_refused_in_place() {
+    let text = r#"
+[fault.shapeless]
+for = "30s"
+[fault.both]
+isolate = "kv-1"
+on = "kv-2"
+for = "30s"
+[fault.target]
+isolate = "leader:"
+for = "30s"
+[fault.effect]
+isolate = "kv-1"
+pause = true
+for = "30s"
+[fault.empty]
+isolate = []
+for = "30s"
+[fault.count]
+isolate = "kv-1"
+count = 3
+clients = "yes"
+for = 30
+"#;
+    expect![[r#"
+        error: fault shapeless: it names no targets: write one of `partition`, `isolate`, `from` and `to`, `between`, `on`
+         --> lab.toml:2:8
+          |
+        2 | [fault.shapeless]
+          |        ^^^^^^^^^
+
+        error: fault both: isolate, on exclude each other: write one
+         --> lab.toml:4:8
+          |
+        4 | [fault.both]
+          |        ^^^^
+
+        error: "leader:": it is empty; write NODE, CLUSTER, CLUSTER/ROLE, leader:CLUSTER, follower:CLUSTER, host:H, label:KEY=VALUE, clients or a glob such as 'kv-*'; `not:` before one excludes it
+         --> lab.toml:9:11
+          |
+        9 | isolate = "leader:"
+          |           ^^^^^^^^^
+
+        error: fault effect: `pause` acts on nodes: name them with `on`
+          --> lab.toml:11:8
+           |
+        11 | [fault.effect]
+           |        ^^^^^^
+
+        error: isolate names no target
+          --> lab.toml:16:11
+           |
+        16 | isolate = []
+           |           ^^
+
+        error: unknown field "count" in [fault.count]
+          --> lab.toml:20:1
+           |
+        20 | count = 3
+           | ^^^^^
+           = help: fields here are across, at, between, clients, cut, effect, follow, for, from, grade, heal, isolate, jitter, kill, latency, on, one_way, partition, pause, rtt, seed, stop, to
+
+        error: clients must be true or false, and this is a text
+          --> lab.toml:21:11
+           |
+        21 | clients = "yes"
+           |           ^^^^^
+
+        error: for must be a duration, and this is a whole number
+          --> lab.toml:22:7
+           |
+        22 | for = 30
+           |       ^^
+           = help: write "30s" for seconds
+
+    "#]].assert_eq(&lab_errors(text));
 }
 
 #[test]
@@ -399,7 +358,7 @@ fn the_examples_that_ship_are_right() {
         ("etcd.toml", include_str!("../../../../deploy/examples/etcd.toml")),
         ("faults.toml", include_str!("../../../../deploy/examples/faults.toml")),
     ] {
-        if let Err(problems) = parse_lab_with(text, &NO_CHECKS) {
+        if let Err(problems) = parse_lab(text) {
             panic!("{name}: {}", show(text, &problems));
         }
         let find = |name: &str| (name == "etcd").then(|| testing::shipped("etcd"));
