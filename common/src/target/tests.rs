@@ -93,15 +93,15 @@ fn every_form_of_target_names_its_nodes() {
 fn a_target_that_matches_nothing_names_the_nearest_or_all_there_are() {
     let lab = two_clusters();
     for (target, why) in [
-        ("kv-9", "did you mean \"kv-1\"?"),
+        ("kv-9", "there is no such node or cluster; there are db, kv, "),
         ("elsewhere", "there is no such node or cluster; there are "),
         ("db/dta", "did you mean \"data\"?"),
         ("dc/data", "did you mean \"db\"?"),
-        ("host:h9", "did you mean \"h1\"?"),
+        ("host:h9", "there is no such host; there are h1, h2, h3"),
         ("label:dc=east", "no host has this label; there are n=1"),
         ("zz*", "matches no node; there are db-data-1"),
         ("kv,not:kv-*", "excludes everything that it names"),
-        ("kv,not:kv-9", "did you mean \"kv-1\"?"),
+        ("kv,not:kw-1", "did you mean \"kv-1\"?"),
     ] {
         let error = resolved(&lab, &Reports::new(), &[target]).unwrap_err();
         assert!(error.contains(why) && !error.starts_with("later"), "{target}: {error}");

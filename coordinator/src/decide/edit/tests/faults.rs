@@ -82,9 +82,9 @@ fn a_name_in_force_is_refused_and_one_that_is_over_begins_anew() {
 fn what_cannot_be_injected_is_refused_with_the_reason() {
     let mut world = ready();
     for (text, reason) in [
-        ("isolate = \"kv-9\"", "did you mean \"kv-1\"?"),
+        ("isolate = \"kv-9\"", "there are kv, kv-1, kv-2, kv-3"),
         ("partition = [\"kv\"]", "two groups or more"),
-        ("isolate = \"host:h7\"", "did you mean \"h1\"?"),
+        ("isolate = \"host:h7\"", "there are h1, h2, h3"),
         ("on = \"kv-1\"\neffect = \"slow\"", "defines no effects"),
         ("isolate = \"kv-1\"\ngrade = \"packet\"", "host h2 cannot drop packets"),
     ] {
