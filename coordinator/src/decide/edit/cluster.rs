@@ -10,7 +10,7 @@ use faultbed_common::{
     lab::{Cluster, Origin},
     name::{ClusterName, NodeName, RoleName},
     place::{counts, place},
-    spec::{ClusterSpec, SPEC_BYTES_MAX},
+    spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
 };
 
 use super::{
@@ -163,6 +163,9 @@ fn check(
         return Err(invalid(format!("cluster {name}: the lab has no host yet to place it on")));
     }
     for (role, wanted) in &spec.roles {
+        if holds_nul(wanted) {
+            return Err(invalid(format!("cluster {name}: a field of {role} holds a NUL byte")));
+        }
         if wanted.path.as_deref() == Some("") {
             return Err(invalid(format!("cluster {name}: {role}.path is empty; leave it out")));
         }
@@ -177,6 +180,16 @@ fn check(
         )));
     }
     Ok(())
+}
+
+/// No path, argument or variable of a process can hold one.
+fn holds_nul(role: &RoleSpec) -> bool {
+    let own = role.node.values();
+    let paths = own.clone().filter_map(|node| node.path.as_ref()).chain(&role.path);
+    let args = own.clone().flat_map(|node| node.args.iter().flatten()).chain(&role.args);
+    let env = own.flat_map(|node| &node.env).chain(&role.env);
+    let mut texts = paths.chain(args).chain(env.flat_map(|(key, value)| [key, value]));
+    texts.any(|text| text.contains('\0'))
 }
 
 /// What of a node's definition makes it restart when it changes.

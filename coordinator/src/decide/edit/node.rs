@@ -74,6 +74,10 @@ fn one(change: &mut Change<'_>, name: &NodeName, verb: NodeVerb) {
     else {
         return;
     };
+    if !change.reports.contains_key(&placement.host) {
+        let host = placement.host.clone();
+        change.notes.push(format!("{host} is not connected: {name} waits for it"));
+    }
     let note = match verb {
         NodeVerb::Start => start(placement, name, seen),
         NodeVerb::Stop => stop(placement, name),
@@ -148,6 +152,7 @@ fn start(placement: &mut Placement, name: &NodeName, seen: Option<&NodeReport>) 
     let is_under_way =
         placement.incarnation > incarnation && seen.is_none_or(|seen| seen.why.is_none());
     match placement.wanted {
+        Wanted::Running if seen.is_none() => Some(format!("{name} is to run already")),
         Wanted::Running if !is_down => Some(format!("{name} runs already")),
         Wanted::Running if is_under_way => Some(format!("{name} is starting already")),
         Wanted::Running | Wanted::Stopped => {

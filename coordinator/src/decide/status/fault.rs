@@ -199,7 +199,9 @@ fn verdict(
 ) -> Verdict {
     if fault.spec.on.is_some() {
         // Effects on nodes are not counted: a host that had it in force did what it says.
-        let acted = |report: &FaultReport| report.why.is_none();
+        let acted = |report: &FaultReport| {
+            report.why.is_none() && (report.active || report.expired || fault.is_ended())
+        };
         let is_confirmed = !seen.is_empty() && seen.iter().all(|(_, report)| acted(report));
         return if is_confirmed { Verdict::Confirmed } else { Verdict::Quiet };
     }
