@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 if [ "${1:-}" = --install ]; then shift; deploy/setup.sh --install run; else deploy/setup.sh run; fi
-echo "building (a few minutes the first time)" >&2
+echo "building (5 to 10 minutes the first time)" >&2
 cargo build --release --bins --locked -p faultbed-agent -p faultbed-coordinator
 bin=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
 PATH="$bin:$PATH"
