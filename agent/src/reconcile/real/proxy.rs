@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -52,10 +52,16 @@ impl Proxy {
     /// The file is whole on disk before the proxy is told: it may start anew at any moment.
     pub(super) fn apply(&self, file: &ProxyFile) -> Result<ProxyApplied, String> {
         write(&self.dir, file).map_err(|error| format!("write the proxy's rules: {error}"))?;
-        if proxy::find(&self.dir).is_none() {
-            let process = proxy::spawn(&self.dir, &self.socket)
-                .map_err(|error| format!("start the proxy: {error}"))?;
-            tracing::info!(pid = process.pid, "proxy started");
+        match proxy::find(&self.dir) {
+            None => self.start()?,
+            // Somebody cleared the runtime directory: it would never be told anything again. The
+            // next one starts from the file, so nothing is open in between.
+            Some(process) if !self.socket.exists() => {
+                tracing::warn!(socket = %self.socket.display(), "the proxy's socket is gone: start it anew");
+                kill(&process)?;
+                self.start()?;
+            }
+            Some(_) => {}
         }
         let began = Instant::now();
         let Applied { failed, faults, .. } = self.client.apply().map_err(describe)?;
@@ -72,6 +78,16 @@ impl Proxy {
         })
     }
 
+    fn start(&self) -> Result<(), String> {
+        let say = |error: io::Error| format!("start the proxy: {error}");
+        if let Some(runtime) = self.socket.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(runtime).map_err(say)?;
+        }
+        let process = proxy::spawn(&self.dir, &self.socket).map_err(say)?;
+        tracing::info!(pid = process.pid, "proxy started");
+        Ok(())
+    }
+
     pub(super) fn ask(&self) -> Result<ProxySeen, String> {
         let ProxyState { report, faults, .. } = self.client.report().map_err(describe)?;
         Ok(ProxySeen { report, faults })
@@ -86,11 +102,15 @@ impl Proxy {
             return Ok(());
         }
         // What does not hear is killed: its rules end with it, and so does all it carries.
-        if let Some(pidfd) = open(&process) {
-            pidfd_send_signal(pidfd, Signal::KILL).map_err(|error| error.to_string())?;
-        }
-        if ends(&process) { Ok(()) } else { Err("it does not end".to_owned()) }
+        kill(&process)
     }
+}
+
+fn kill(process: &ProcessId) -> Result<(), String> {
+    if let Some(pidfd) = open(process) {
+        pidfd_send_signal(pidfd, Signal::KILL).map_err(|error| error.to_string())?;
+    }
+    if ends(process) { Ok(()) } else { Err("it does not end".to_owned()) }
 }
 
 fn ends(process: &ProcessId) -> bool {

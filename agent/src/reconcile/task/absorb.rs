@@ -414,7 +414,12 @@ fn step_succeeded(
     match act {
         NodeAct::Start { cause, orders, .. } => {
             record.restarts = if *cause == Cause::Crash { record.restarts + 1 } else { 0 };
-            record.binary = binary;
+            // The same file is the same program: what it hashed to need not be found out again.
+            let known = record.binary.take().filter(|known| known.sha256.is_some());
+            record.binary = match (binary, known) {
+                (Some(new), Some(known)) if known.is_same_file(&new) => Some(known),
+                (new, _) => new,
+            };
             record.left = false;
             observed.orders = Some(orders.clone());
             observed.told_at = now;

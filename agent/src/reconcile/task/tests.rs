@@ -275,6 +275,24 @@ async fn crashes_are_counted_and_forgotten_by_a_start_on_purpose() {
     assert_eq!(report.nodes[&node("kv-1")].restarts, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_program_that_was_hashed_by_an_earlier_agent_is_known_at_once() {
+    let mut lab = Harness::new();
+    lab.set("kv-1", node_spec());
+    lab.order().await;
+    let name = node("kv-1");
+    let sha = |report: &HostReport| report.nodes[&name].binary.clone().unwrap_or_default().sha256;
+    lab.wait("hashed", |report| report.nodes.contains_key(&name) && !sha(report).is_empty()).await;
+    lab.restart().await;
+    lab.edit("kv-1").incarnation = Incarnation(2);
+    lab.order().await;
+    let started = |report: &HostReport| {
+        report.nodes.get(&name).is_some_and(|node| node.incarnation == Incarnation(2))
+    };
+    let report = lab.wait("started", started).await;
+    assert!(!sha(&report).is_empty(), "a restart shows both hashes");
+}
+
 fn custom(lasts: Option<&str>) -> NodeFault {
     NodeFault {
         revision: FaultRevision(1),
