@@ -6,10 +6,11 @@ set -eu
 cd "$(dirname "$0")/.."
 
 if [ "${1:-}" = --install ]; then shift; deploy/setup.sh --install run; else deploy/setup.sh run; fi
-echo "building (a few minutes the first time)" >&2
+echo "building (5 to 10 minutes the first time)" >&2
 cargo build --release --bins --locked -p faultbed-agent -p faultbed-coordinator
-PATH="${CARGO_TARGET_DIR:-target}/release:$PATH"
+bin=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
+PATH="$bin:$PATH"
 export PATH
-echo "faultbed is in $(cd "${CARGO_TARGET_DIR:-target}/release" && pwd); for other terminals:" >&2
-echo "    export PATH=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd):\$PATH" >&2
+echo "faultbed is in $bin; for other terminals:" >&2
+echo "    export PATH=$bin:\$PATH" >&2
 exec faultbed up deploy/examples/etcd.toml "$@"

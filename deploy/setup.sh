@@ -18,15 +18,30 @@ need() { # need COMMAND PACKAGE
 need cc gcc
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 need protoc protobuf-compiler
+# etcd's protos import protobuf's own, which Debian keeps apart from the compiler.
+[ -e /usr/include/google/protobuf/descriptor.proto ] || missing="$missing libprotobuf-dev"
 need etcd etcd-server
 need etcdctl etcd-client
 if [ "$purpose" = test ]; then
-    need redis-server redis-server
-    need python3 python3-minimal
+    need python3 python3 # one test runs a server of Python's library as a user's own database
 fi
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "cargo is missing: install Rust first (https://rustup.rs)" >&2
+    echo "cargo is missing: install Rust first (https://rustup.rs), then open a new terminal" >&2
     exit 2
+fi
+# Debian's own cargo is too old, and would only say that it does not know the edition.
+wants=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$(dirname "$0")/../Cargo.toml")
+has=$(cargo --version | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p')
+if [ "${has:-0}" -lt "${wants:-0}" ]; then
+    echo "$(cargo --version) is too old, 1.$wants is needed: rustup update (https://rustup.rs)" >&2
+    exit 2
+fi
+if [ "$purpose" = test ]; then
+    for tool in fmt clippy; do
+        cargo $tool --version >/dev/null 2>&1 && continue
+        echo "cargo $tool is missing: rustup component add rustfmt clippy" >&2
+        exit 2
+    done
 fi
 [ -n "$missing" ] || exit 0
 
@@ -50,14 +65,13 @@ if [ ! -e $policy ]; then
 fi
 clean_up() { [ $made_policy = no ] || $as_root rm -f $policy; }
 trap clean_up EXIT
+trap 'exit 130' HUP INT TERM
 echo "installing:$missing" >&2
 $as_root apt-get update -qq >&2
 # shellcheck disable=SC2086 # one word for each package
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
-# Nor at the next boot: the lab starts its own.
-for service in etcd redis-server; do
-    case " $missing " in
-    *" $service "* | *" $service-server "*)
-        if [ -d /run/systemd/system ]; then $as_root systemctl disable -q $service || true; fi ;;
-    esac
-done
+# Nor at the next boot: the lab starts its own. This also works where systemd does not run, as in an image.
+case " $missing " in
+*" etcd-server "*)
+    if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable -q etcd || true; fi ;;
+esac

@@ -7,7 +7,7 @@ deploy/setup.sh "$@" test
 step() { echo "== $*" >&2; "$@"; }
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked -- -D warnings
-step env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked -q
+step env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked -q
 if command -v cargo-deny >/dev/null 2>&1; then
     step cargo deny --offline check bans licenses sources
 else

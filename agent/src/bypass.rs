@@ -12,7 +12,8 @@ use crate::{
     sockets::{self, ESTABLISHED},
 };
 
-/// Whom a process belongs to.
+/// Whom a connection belongs to.
+#[derive(Debug)]
 enum Owner {
     /// The agent, its probes, or the node itself: nothing to report.
     Innocent,
@@ -20,9 +21,14 @@ enum Owner {
     Stranger(String),
 }
 
+/// Whose the connections are that were looked up before, by inode: looking at every process is not
+/// cheap, and some nodes keep connections to themselves.
+#[derive(Debug, Default)]
+pub struct Known(BTreeMap<u64, Owner>);
+
 /// The connections around the proxy, with both ends named.
 #[must_use]
-pub fn find(order: &SurveyOrder, proxy: Option<u32>) -> Vec<Bypass> {
+pub fn find(order: &SurveyOrder, proxy: Option<u32>, known: &mut Known) -> Vec<Bypass> {
     if order.private.is_empty() {
         return Vec::new();
     }
@@ -32,32 +38,54 @@ pub fn find(order: &SurveyOrder, proxy: Option<u32>) -> Vec<Bypass> {
         .filter(|socket| socket.inode != 0 && order.private.contains_key(&socket.remote))
         .map(|socket| (socket.inode, socket.remote))
         .collect();
+    known.0.retain(|inode, _| dialled.contains_key(inode));
     if dialled.is_empty() {
         return Vec::new();
     }
-    let mut known = proxy.map(sockets::held_by).unwrap_or_default();
-    known.append(&mut sockets::held_by(std::process::id()));
-    let unexplained: BTreeSet<u64> =
-        dialled.keys().copied().filter(|inode| !known.contains(inode)).collect();
-    let holders = sockets::holders(&unexplained);
+    let mut ours = proxy.map(sockets::held_by).unwrap_or_default();
+    ours.append(&mut sockets::held_by(std::process::id()));
+    let unexplained: BTreeSet<u64> = dialled
+        .keys()
+        .copied()
+        .filter(|inode| !ours.contains(inode) && !known.0.contains_key(inode))
+        .collect();
+    look_up(&unexplained, &dialled, order, proxy, known);
+    let found: BTreeSet<Bypass> = known
+        .0
+        .iter()
+        .filter(|(inode, _)| !ours.contains(inode))
+        .filter_map(|(inode, owner)| match owner {
+            Owner::Innocent => None,
+            Owner::Stranger(from) => {
+                let address = dialled[inode];
+                let to = order.private[&address].clone();
+                Some(Bypass { from: from.clone(), to, address })
+            }
+        })
+        .collect();
+    found.into_iter().collect()
+}
+
+fn look_up(
+    unexplained: &BTreeSet<u64>,
+    dialled: &BTreeMap<u64, SocketAddr>,
+    order: &SurveyOrder,
+    proxy: Option<u32>,
+    known: &mut Known,
+) {
+    let holders = sockets::holders(unexplained);
     // What ended meanwhile has no holder and is in no table.
     let still: BTreeSet<u64> = match unexplained.iter().any(|inode| !holders.contains_key(inode)) {
         true => sockets::in_state(ESTABLISHED).iter().map(|socket| socket.inode).collect(),
         false => BTreeSet::new(),
     };
-    let mut found = BTreeSet::new();
     for inode in unexplained {
-        let address = dialled[&inode];
-        let to = &order.private[&address];
-        let holder = holders.get(&inode).copied();
-        if holder.is_none() && !still.contains(&inode) {
-            continue;
-        }
-        if let Owner::Stranger(from) = owner(holder, to, &order.shims, proxy) {
-            found.insert(Bypass { from, to: to.clone(), address });
+        let holder = holders.get(inode).copied();
+        if holder.is_some() || still.contains(inode) {
+            let to = &order.private[&dialled[inode]];
+            known.0.insert(*inode, owner(holder, to, &order.shims, proxy));
         }
     }
-    found.into_iter().collect()
 }
 
 fn owner(
@@ -101,14 +129,17 @@ mod tests {
             ..SurveyOrder::default()
         };
         // A child of ours is a probe command, unless it is somebody else's shim.
-        assert!(find(&order, None).is_empty());
+        assert!(find(&order, None, &mut Known::default()).is_empty());
         let other: NodeName = "kv-2".parse().unwrap();
         let shims = BTreeMap::from([(child.id(), other)]);
-        let found = find(&SurveyOrder { shims, ..order.clone() }, None);
+        let found = find(&SurveyOrder { shims, ..order.clone() }, None, &mut Known::default());
         assert_eq!(found, [Bypass { from: "kv-2".to_owned(), to: node.clone(), address }]);
         let own = BTreeMap::from([(child.id(), node)]);
-        assert!(find(&SurveyOrder { shims: own, ..order.clone() }, None).is_empty());
-        assert!(find(&order, Some(child.id())).is_empty());
+        assert!(
+            find(&SurveyOrder { shims: own, ..order.clone() }, None, &mut Known::default())
+                .is_empty()
+        );
+        assert!(find(&order, Some(child.id()), &mut Known::default()).is_empty());
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -120,6 +151,6 @@ mod tests {
         let _asking = TcpStream::connect(address).unwrap();
         let private = BTreeMap::from([(address, "kv-1".parse().unwrap())]);
         let order = SurveyOrder { private, ..SurveyOrder::default() };
-        assert!(find(&order, None).is_empty());
+        assert!(find(&order, None, &mut Known::default()).is_empty());
     }
 }

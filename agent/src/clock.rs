@@ -52,10 +52,21 @@ impl Add<Duration> for BootTime {
 /// What the clock says now.
 #[must_use]
 pub fn now() -> BootTime {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
-    BootTime(Duration::new(seconds, nanos))
+    BootTime::from_ns(boottime_ns())
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME: it goes on while the machine sleeps, and nobody can set it.
+#[must_use]
+pub fn boottime_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let (seconds, nanos) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// Milliseconds of CLOCK_BOOTTIME.
+#[must_use]
+pub fn boottime_ms() -> u64 {
+    boottime_ns() / 1_000_000
 }
 
 /// Which boot the clock counts from.

@@ -70,6 +70,7 @@ struct Stopping {
     grace: Duration,
     asked_at: Option<Instant>,
     killed_at: Option<Instant>,
+    doubted_since: Option<Instant>,
     is_gone: bool,
 }
 
@@ -155,7 +156,15 @@ fn stop_nodes(
             });
             let grace = spec.map_or(STOP_GRACE_DEFAULT, |spec| spec.stop.grace.0);
             let name = node.to_string();
-            Stopping { node, name, grace, asked_at: None, killed_at: None, is_gone: false }
+            Stopping {
+                node,
+                name,
+                grace,
+                asked_at: None,
+                killed_at: None,
+                doubted_since: None,
+                is_gone: false,
+            }
         })
         .collect();
     let count = u32::try_from(stopping.len().max(1)).unwrap_or(u32::MAX);
@@ -199,7 +208,7 @@ fn advance(hands: &RealHands, one: &mut Stopping, signal: i32, outcome: &mut Out
         }
         Run::Unknown { why } => {
             // It may be ending just now; what stays unknown is left to be named.
-            let since = *one.asked_at.get_or_insert_with(Instant::now);
+            let since = *one.doubted_since.get_or_insert_with(Instant::now);
             if since.elapsed() > KILL_MAX {
                 outcome.left.push(format!("{}: {why}", one.node));
                 one.is_gone = true;
@@ -208,6 +217,7 @@ fn advance(hands: &RealHands, one: &mut Stopping, signal: i32, outcome: &mut Out
         }
         Run::Running(running) => running,
     };
+    one.doubted_since = None;
     one.name = format!("{} pid {}", one.node, running.pid);
     let incarnation = running.incarnation;
     match (one.asked_at, one.killed_at) {

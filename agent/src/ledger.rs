@@ -236,6 +236,7 @@ pub struct Ledger {
     host: HostName,
     boot_id: String,
     accepted: Option<Accepted>,
+    trouble: Option<String>,
 }
 
 impl Ledger {
@@ -266,7 +267,14 @@ impl Ledger {
             host: host.clone(),
             boot_id: boot_id.to_owned(),
             accepted: accepted.map(|held| held.rebased(boot_id, now)),
+            trouble: None,
         })
+    }
+
+    /// The host whose ledger it is.
+    #[must_use]
+    pub fn host(&self) -> &HostName {
+        &self.host
     }
 
     /// What this host must keep to; `None` before the first orders.
@@ -313,12 +321,27 @@ impl Ledger {
         }
     }
 
+    /// Why the last change is not on disk: with this agent it would be forgotten.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Tries again to write what the disk did not take; true where it took it now.
+    pub fn retry(&mut self) -> bool {
+        self.trouble.is_some() && {
+            self.put();
+            self.trouble.is_none()
+        }
+    }
+
     fn put(&mut self) {
         let Some(accepted) = &mut self.accepted else { return };
         accepted.sequence += 1;
-        if let Err(error) = write(&self.next, accepted) {
+        self.trouble = write(&self.next, accepted).err().map(|error| {
             tracing::error!(%error, path = %self.next.display(), "keep orders on disk");
-        }
+            format!("keep orders in {}: {error}", self.next.display())
+        });
     }
 
     /// What makes the last change survive a power cut. It may run on another thread, one at a time.

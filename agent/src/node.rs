@@ -17,7 +17,6 @@
 //!
 //! Everything here is synchronous and needs no runtime.
 
-pub mod clock;
 pub mod inspect;
 pub mod launch;
 pub mod leftovers;
@@ -27,6 +26,7 @@ pub mod records;
 pub mod runs;
 pub mod signal;
 
+pub use crate::clock;
 pub use inspect::{RunState, inspect};
 pub use launch::{LaunchError, launch};
 pub use leftovers::{Leftover, leftovers};

@@ -38,6 +38,9 @@ const STARTING_SLOW: Duration = Duration::from_millis(250);
 /// A node that served is asked this often.
 const SERVING: Duration = Duration::from_secs(1);
 
+/// What a node says of its role when it first serves is told with that, if it comes so soon.
+const ROLE_WITH_READY_MAX: Duration = Duration::from_millis(500);
+
 /// So many failures in a row make a node unready: one may be an accident.
 const UNREADY_AFTER: u32 = 2;
 
@@ -74,8 +77,8 @@ pub struct Fact {
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// It serves.
-    Ready,
+    /// It serves; and its role, where it was asked for in the same breath.
+    Ready(Option<Role>),
     /// It does not.
     NotReady {
         /// Why, for people.
@@ -118,7 +121,7 @@ impl Prober {
                 Ok(()) => {
                     failures = 0;
                     was_ready = true;
-                    Some(Found::Ready)
+                    Some(Found::Ready(None))
                 }
                 Err(why) => {
                     failures += 1;
@@ -130,7 +133,20 @@ impl Prober {
                 && told.as_ref() != Some(&found)
             {
                 told = Some(found.clone());
-                if facts.send(fact(found)).await.is_err() {
+                let mut news = found;
+                // Who hears that it serves wants to know next who leads.
+                if let (Found::Ready(with), Some(probe)) = (&mut news, &self.role) {
+                    let asking = timeout(ROLE_WITH_READY_MAX, role_asker.role(probe));
+                    *with = asking.await.ok();
+                    if with.is_some() {
+                        role_told.clone_from(with);
+                        role_due = asked + SERVING;
+                    } else {
+                        // What is half asked must not be answered to the next question.
+                        role_asker = Asker::new(&self);
+                    }
+                }
+                if facts.send(fact(news)).await.is_err() {
                     return;
                 }
             }

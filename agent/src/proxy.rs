@@ -53,7 +53,7 @@ mod wire;
 mod worker;
 
 pub use client::{ProxyClient, ProxyError};
-pub use process::{ProcessId, find, spawn, spawn_program};
+pub use process::{find, spawn, spawn_program};
 pub use wire::{Applied, FailedListener, FaultInForce, ProxyState};
 
 use acceptor::Acceptor;
@@ -149,11 +149,8 @@ impl Proxy {
         let Crew { board, mailboxes, acceptor, lookup } = self.crew.clone();
         let count = mailboxes.len();
         for (index, mailbox) in mailboxes.iter().enumerate() {
-            let share = Share {
-                index,
-                pipes: PIPES_MAX.div_ceil(count),
-                waiting: WAITING_MAX.div_ceil(count),
-            };
+            let share =
+                Share { index, pipes: PIPES_MAX / count, waiting: (WAITING_MAX / count).max(1) };
             let worker =
                 Worker::new(share, Arc::clone(mailbox), Arc::clone(&board), Arc::clone(&lookup))?;
             self.threads.push(spawn_thread(&format!("worker-{index}"), move || worker.run())?);

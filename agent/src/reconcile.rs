@@ -1,6 +1,6 @@
 //! One pass: observe, plan (pure), execute, report. What it compares is here, and how it acts.
 //!
-//! [`observe`] turns what the [`Hands`] found into [`Observed`]; [`plan`] compares it with what the
+//! [`task`] keeps what the [`Hands`] found as [`Observed`]; [`plan`] compares it with what the
 //! ledger accepted and says which [`Step`]s are next, and why the rest must wait; [`execute`] does
 //! one step each in a task of its own; [`report`] says what was found. [`task`] is the loop around
 //! them. A pass never waits: a step that takes long keeps only its own node busy, so new fault

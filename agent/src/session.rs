@@ -36,8 +36,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Counters are told at most this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// A report is sent at least this often, so that silence means a dead host.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A report is sent at least this often, so that silence means a dead host: a coordinator that
+/// hears nothing for more than twice as long gives the session up.
+const KEEPALIVE: Duration = Duration::from_secs(3);
 
 /// A coordinator that does not answer a ping is gone.
 const PING_EVERY: Duration = Duration::from_secs(5);

@@ -279,6 +279,16 @@ impl Resolved {
         ends.filter_map(Party::node).chain(&self.nodes).collect()
     }
 
+    /// What to write between the groups: `" > "` where no link has its opposite, as with a fault
+    /// that acts one way, else `" | "`.
+    #[must_use]
+    pub fn between(&self) -> &'static str {
+        let has_opposite = |link: &Link| {
+            self.links.contains(&Link { from: link.to.clone(), to: link.from.clone() })
+        };
+        if self.links.is_empty() || self.links.iter().any(has_opposite) { " | " } else { " > " }
+    }
+
     /// Whether there is nothing to act on.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -73,6 +73,21 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// Whether a node in this state has no process.
+    #[must_use]
+    pub fn is_down(self) -> bool {
+        match self {
+            Self::Absent | Self::Stopped | Self::Killed | Self::Crashed => true,
+            Self::Preparing
+            | Self::Starting
+            | Self::Ready
+            | Self::Unready
+            | Self::Paused
+            | Self::Stopping
+            | Self::Unknown => false,
+        }
+    }
+
     /// The word that people see.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -213,6 +228,41 @@ pub struct LinkEvidence {
     pub first_hit_ms: Option<u64>,
     /// Last hit.
     pub last_hit_ms: Option<u64>,
+}
+
+impl LinkEvidence {
+    /// Adds what was counted elsewhere, or at another time, on the same clock.
+    pub fn add(&mut self, more: &Self) {
+        let Self {
+            connections,
+            held_bytes,
+            dropped_segments,
+            delayed_chunks,
+            delay_histogram,
+            attempts_refused,
+            leaked_bytes,
+            first_hit_ms,
+            last_hit_ms,
+        } = more;
+        for (sum, more) in [
+            (&mut self.connections, connections),
+            (&mut self.held_bytes, held_bytes),
+            (&mut self.dropped_segments, dropped_segments),
+            (&mut self.delayed_chunks, delayed_chunks),
+            (&mut self.attempts_refused, attempts_refused),
+            (&mut self.leaked_bytes, leaked_bytes),
+        ] {
+            *sum = sum.saturating_add(*more);
+        }
+        for (sum, more) in self.delay_histogram.iter_mut().zip(delay_histogram) {
+            *sum = sum.saturating_add(*more);
+        }
+        self.first_hit_ms = match (self.first_hit_ms, *first_hit_ms) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        self.last_hit_ms = self.last_hit_ms.max(*last_hit_ms);
+    }
 }
 
 /// A connection to a private address that its proxy did not make.

@@ -196,7 +196,8 @@ pub enum FaultGrade {
     Node,
 }
 
-/// What a fault did, over all hosts.
+/// What a fault did, over all hosts. First and last hits are here points of the coordinator's clock,
+/// in milliseconds since the epoch, since those of several hosts could not be compared.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// The verdict.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,6 +26,7 @@ use crate::{
     journal::Journal,
     listen::{self, Door},
     mirror::Mirror,
+    runtime::{Runtime, make_private_dir},
     service::{DOCUMENT_BYTES_MAX, agent::AgentService, operator::OperatorService},
     sessions::Sessions,
     store::{self, StoreChoice},
@@ -81,18 +82,15 @@ pub fn start_log(format: LogFormat) {
 /// Says which of its directories, sockets or stores cannot be had.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     make_private_dir(&args.dir)?;
-    make_private_dir(&args.runtime)?;
     let _pid_file = claim_pid_file(&args.dir.join("coordinator.pid"))?;
-    prune_runtime(&args.runtime);
 
     // Listeners open early, so that callers queue instead of failing; nothing is answered before
     // the lab is known.
-    let unix = listen::bind_unix(&args.runtime.join("api.sock"))?;
     let tcp = TcpListener::bind("127.0.0.1:0").await.context("listen on loopback")?;
     let address = tcp.local_addr().context("read own address")?;
     let token = new_token();
-    write_private(&args.runtime.join("api.token"), &token)?;
-    write_private(&args.runtime.join("api.addr"), &address.to_string())?;
+    let (runtime, unix) = Runtime::open(&args.runtime, &token, address)?;
+    let runtime = Arc::new(runtime);
 
     let store = store::open(&args.store, &args.dir).await.context("open the lab's store")?;
     let mirror = Mirror::start(store, args.lab.clone(), args.octet)
@@ -122,7 +120,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(chores.run(stop.clone()));
     let uid = rustix::process::getuid().as_raw();
     let door = Door { uid, token: token.into(), address };
-    tasks.spawn(listen::serve(router, door, (unix, tcp), stop.clone()));
+    let doors = listen::Doors { unix, tcp, runtime: Arc::clone(&runtime) };
+    tasks.spawn(listen::serve(router, door, doors, stop.clone()));
     info!(lab = %args.lab, %address, store = %args.store, "coordinator ready");
     notify_ready();
 
@@ -130,9 +129,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     info!("coordinator ends; nodes and faults stay as they are");
     stop.cancel();
     while tasks.join_next().await.is_some() {}
-    for name in ["api.sock", "api.addr", "api.token"] {
-        let _ = fs::remove_file(args.runtime.join(name));
-    }
+    runtime.clear();
     Ok(())
 }
 
@@ -144,14 +141,6 @@ async fn wait_for_end() -> anyhow::Result<()> {
         _ = int.recv() => {}
     }
     Ok(())
-}
-
-fn make_private_dir(path: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("make directory {}", path.display()))
 }
 
 /// Holds the lock that makes this the only coordinator of its directory, and names its pid.
@@ -170,26 +159,6 @@ fn claim_pid_file(path: &Path) -> anyhow::Result<fs::File> {
     }
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).context("write pid")?;
     Ok(file)
-}
-
-/// Removes what an earlier coordinator left: whoever reads an address file must find a living one.
-fn prune_runtime(runtime: &Path) {
-    for name in ["api.addr", "api.token"] {
-        let _ = fs::remove_file(runtime.join(name));
-    }
-}
-
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let fresh = path.with_extension("new");
-    let _ = fs::remove_file(&fresh);
-    fs::OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&fresh)
-        .and_then(|mut file| writeln!(file, "{text}"))
-        .and_then(|()| fs::rename(&fresh, path))
-        .with_context(|| format!("write {}", path.display()))
 }
 
 fn new_token() -> String {

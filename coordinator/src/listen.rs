@@ -26,7 +26,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::service::Caller;
+use crate::{
+    runtime::{self, Runtime},
+    service::Caller,
+};
 
 /// Connections served at once, over both ways in.
 const CONNECTIONS_MAX: usize = 1024;
@@ -51,23 +54,37 @@ pub struct Door {
     pub address: SocketAddr,
 }
 
+/// Where callers come in.
+#[derive(Debug)]
+pub struct Doors {
+    /// The socket in the runtime directory.
+    pub unix: UnixListener,
+    /// The loopback port.
+    pub tcp: TcpListener,
+    /// Puts the socket back where it was cleared away.
+    pub runtime: Arc<Runtime>,
+}
+
 /// Serves `router` on both until `stop`.
-pub async fn serve(
-    router: Router,
-    door: Door,
-    (unix, tcp): (UnixListener, TcpListener),
-    stop: CancellationToken,
-) {
+pub async fn serve(router: Router, door: Door, mut doors: Doors, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut look = tokio::time::interval(runtime::LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            unix = unix.accept() => unix.and_then(|(stream, _)| {
+            _ = look.tick() => {
+                if let Some(unix) = doors.runtime.put_back() {
+                    doors.unix = unix;
+                }
+                continue;
+            }
+            unix = doors.unix.accept() => unix.and_then(|(stream, _)| {
                 let uid = stream.peer_cred()?.uid();
                 Ok((Way::Unix { uid }, Stream::Unix(stream)))
             }),
-            tcp = tcp.accept() => tcp.map(|(stream, _)| (Way::Tcp, Stream::Tcp(stream))),
+            tcp = doors.tcp.accept() => tcp.map(|(stream, _)| (Way::Tcp, Stream::Tcp(stream))),
         };
         let (way, stream) = match accepted {
             Ok(accepted) => accepted,

@@ -20,7 +20,6 @@ use std::{
 
 use faultbed_common::{
     edit::HistoryEntry,
-    generation::Generation,
     lab::Lab,
     name::{HostName, LabName},
     report::HostReport,
@@ -28,11 +27,14 @@ use faultbed_common::{
 use futures::StreamExt;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use self::state::State;
+use self::state::{Moment, State};
 pub use self::write::{CommitOutcome, Published};
-use crate::store::{
-    Revision, Store, StoreError,
-    keys::{self, Keys, Specs},
+use crate::{
+    editor::unix_ms,
+    store::{
+        Revision, Store, StoreError,
+        keys::{self, Keys, Specs},
+    },
 };
 
 /// The first wait before the store is asked again.
@@ -78,18 +80,10 @@ impl Mirror {
         octet: u8,
     ) -> Result<Arc<MirrorHandle>, StoreError> {
         let keys = Keys::new(&lab);
-        let new = Lab {
-            name: lab,
-            octet,
-            generation: Generation::default(),
-            hosts: BTreeMap::new(),
-            clusters: BTreeMap::new(),
-            faults: BTreeMap::new(),
-            removed_wiped: BTreeMap::new(),
-        };
+        let new = Lab::new(lab, octet);
         store.txn(keys::found(&keys, &new)).await?;
         let (revision, kvs) = store.range(keys.prefix().as_bytes()).await?;
-        let state = State::new(keys.clone(), new, (revision, kvs), Instant::now())
+        let state = State::new(keys.clone(), new, (revision, kvs), listed())
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
         let held = state.mirror.lab.octet;
         if held != octet {
@@ -206,11 +200,16 @@ async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<A
     }
 }
 
+/// Now, for a list: what is in it may have been there for long.
+fn listed() -> Moment {
+    Moment { at: Instant::now(), unix_ms: Some(unix_ms()) }
+}
+
 async fn relist(store: &dyn Store, state: &mut State) -> Result<(), Lost> {
     let prefix = state.keys.prefix().as_bytes().to_vec();
     match store.range(&prefix).await {
         Ok((revision, kvs)) => {
-            state.replace(revision, kvs, Instant::now());
+            state.replace(revision, kvs, listed());
             Ok(())
         }
         Err(error) => Err(Lost::Store(error.to_string())),
@@ -233,7 +232,7 @@ async fn watch_until_lost(
     while let Some(chunk) = batches.next().await {
         for batch in chunk {
             match batch {
-                Ok(batch) => state.apply(batch, Instant::now()),
+                Ok(batch) => state.apply(batch, Moment { at: Instant::now(), unix_ms: None }),
                 Err(error) => {
                     publish(state, sender);
                     return lost(error);

@@ -23,5 +23,11 @@ pub fn status_of(seen: &Mirror, refused: &[String], now_unix_ms: u64) -> Status 
             (host.clone(), HostSeen { report: report.clone(), connected, age_ms })
         })
         .collect();
-    status(&seen.lab, &hosts, refused, now_unix_ms)
+    let mut status = status(&seen.lab, &hosts, refused, now_unix_ms);
+    if let Some(why) = &seen.trouble {
+        // It may be over in a moment, so it is no reason for anybody to give up waiting.
+        status.converged = false;
+        status.pending.push(format!("the lab's store: {why}; what is shown may be old"));
+    }
+    status
 }

@@ -1,7 +1,10 @@
 //! Bad input and bad luck: one clear error with the place and what to do, and nothing changes.
 
 use faultbed_common::report::NodeState;
-use faultbed_tests::lab::{ETCD, Lab, Ran};
+use faultbed_tests::{
+    lab::{ETCD, Lab, PATIENCE, Ran},
+    wait::wait_for,
+};
 
 /// Demands a refusal that says all of `texts`.
 fn refused(ran: &Ran, texts: &[&str]) {
@@ -54,7 +57,10 @@ fn bad_requests_to_a_running_lab_change_nothing() {
         (&["start", "cluster", "--name", "a/b", "--etcd.count", "1"], &["a/b"]),
         (&["start", "cluster", "--name", "a\nb", "--etcd.count", "1"], &["a\\nb"]),
         (&["start", "cluster", "--blueprint", "etdc"], &["etcd"]),
-        (&["start", "cluster", "--name", "z", "--etcd.count", "0"], &["1"]),
+        (
+            &["start", "cluster", "--name", "z", "--etcd.count", "0"],
+            &["count of etcd is 0", "1 to 1000"],
+        ),
         (
             &["start", "cluster", "--name", "z", "--etcd.path", "./noexec"],
             &["noexec", "executable"],
@@ -69,14 +75,39 @@ fn bad_requests_to_a_running_lab_change_nothing() {
 }
 
 #[test]
-fn a_port_in_use_moves_the_whole_set_and_a_late_clash_is_stuck_with_the_holder_named() {
-    let taken = std::net::TcpListener::bind("0.0.0.0:2379");
+fn a_port_in_use_moves_the_whole_set_of_a_node() {
+    // Whoever else may hold it already: the port is taken on every address either way.
+    let _taken = std::net::TcpListener::bind("0.0.0.0:2379");
     let lab = Lab::up("ports", ETCD);
-    let client = lab.node("kv-1").endpoints["client"].clone();
-    if taken.is_ok() {
-        assert!(!client.ends_with(":2379"), "somebody listens on every address: {client}");
-    }
+    let node = lab.node("kv-1");
+    let port = |name: &str| -> u16 {
+        let text = node.endpoints[name].rsplit(':').next().expect("a port");
+        text.parse().expect("a number")
+    };
+    assert!(port("client") > 2379 && port("client") % 10 == 9, "{:?}", node.endpoints);
+    assert_eq!(port("peer"), port("client") + 1, "the whole set moves");
     assert_eq!(lab.etcdctl(&["kv-1"], &["put", "a", "b"]).stdout, "OK\n");
+}
+
+#[test]
+fn a_port_that_is_taken_later_is_stuck_with_its_holder_named_until_it_is_free() {
+    let lab = Lab::up("clash", ETCD);
+    let address = lab.node("kv-1").endpoints["client"].trim_start_matches("http://").to_owned();
+    lab.ok(&["down"]);
+    let taken = std::net::TcpListener::bind(&address).expect("take the port");
+    let mut up = lab.command(&["up", "-d"]).spawn().expect("run faultbed");
+    wait_for("the lab is back", PATIENCE, || {
+        let ran = lab.run(&["status"]);
+        if ran.code == 0 { Ok(()) } else { Err(ran.stderr) }
+    });
+    let own_pid = format!("pid {}", std::process::id());
+    lab.wait("kv-1 is stuck, and who holds its port is named", |status| {
+        let stuck = status.stuck.join("\n");
+        (stuck.contains(&address) && stuck.contains(&own_pid)).then_some(())
+    });
+    drop(taken);
+    lab.wait_ready();
+    assert!(up.wait().expect("wait").success());
 }
 
 #[test]
@@ -85,7 +116,7 @@ fn a_node_that_exits_at_once_shows_its_exit_its_last_lines_and_the_probe() {
     let ran = lab.run(&["set", "kv-3", "args=--no-such-flag"]);
     assert_ne!(ran.code, 0, "it never gets ready: {}", ran.stdout);
     let all = format!("{}{}", ran.stdout, ran.stderr);
-    for text in ["kv-3 crashed", "exit 2", "last failed probe", "Show the version of etcd."] {
+    for text in ["kv-3 crashed", "exit 2", "probe", "Show the version of etcd."] {
         assert!(all.contains(text), "{text}: {all}");
     }
     assert_eq!(lab.node("kv-3").observed, NodeState::Crashed);

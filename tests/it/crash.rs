@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use faultbed_common::{name::NodeName, status::FaultState};
+use faultbed_common::{name::NodeName, report::NodeState, status::FaultState};
 use faultbed_tests::{
     lab::{ETCD, Lab, PATIENCE, find, signal},
     wait::{strike_after, wait_for},
@@ -140,4 +140,57 @@ fn a_proxy_killed_during_a_cut_never_comes_back_open() {
     assert!(dial().is_err());
     lab.ok(&["heal", "gone"]);
     wait_for("it is open again", PATIENCE, || dial().map_err(|e| e.to_string()));
+}
+
+#[test]
+fn an_agent_that_stands_still_is_seen_and_goes_on_where_it_was() {
+    let lab = Lab::up("standstill", ETCD);
+    lab.wait_ready();
+    let pid = lab.node("kv-2").pid;
+    let agent = lab.daemon_pid("hosts/h2/agent.pid");
+    signal(agent, Signal::STOP);
+    let status = lab.wait("nobody hears of it", |status| {
+        (find(status, "kv-2").observed == NodeState::Unknown).then(|| status.clone())
+    });
+    assert!(!status.converged);
+    assert_eq!(status.stuck, ["h2 is down: its agent is not connected"]);
+    signal(agent, Signal::CONT);
+    lab.wait_ready();
+    assert_eq!(lab.node("kv-2").pid, pid);
+}
+
+#[test]
+fn a_shim_that_is_killed_takes_its_node_along_and_that_is_a_crash() {
+    let lab = Lab::up("shimdies", ETCD);
+    let pid = lab.node("kv-3").pid.expect("it runs");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("read stat");
+    let rest = stat.rsplit(") ").next().expect("after the name");
+    let shim = rest.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("its parent");
+    signal(shim, Signal::KILL);
+    lab.wait("it is a crash", |status| {
+        (find(status, "kv-3").observed == NodeState::Crashed).then_some(())
+    });
+    assert_eq!(copies(&lab, "kv-3"), Vec::<u32>::new());
+    lab.ok(&["start", "kv-3"]);
+    lab.wait_ready();
+    assert_eq!(copies(&lab, "kv-3").len(), 1);
+}
+
+#[test]
+fn a_runtime_directory_that_was_cleared_is_put_back_and_the_lab_obeys() {
+    let lab = Lab::up("cleared", ETCD);
+    lab.wait_ready();
+    let pids = |lab: &Lab| lab.status().nodes.iter().map(|node| node.pid).collect::<Vec<_>>();
+    let before = pids(&lab);
+    lab.ok(&["partition", "kv-1", "kv-2", "--name", "early", "--for", "10m"]);
+    std::fs::remove_dir_all(lab.runtime()).expect("remove the runtime directory");
+    wait_for("the socket is back", PATIENCE, || {
+        let ran = lab.run(&["status"]);
+        if ran.code == 0 { Ok(()) } else { Err(ran.stderr) }
+    });
+    lab.ok(&["heal", "early"]);
+    lab.ok(&["partition", "clients", "kv-3", "--across", "--name", "late", "--for", "10m"]);
+    lab.ok(&["heal", "late"]);
+    lab.wait_ready();
+    assert_eq!(pids(&lab), before);
 }

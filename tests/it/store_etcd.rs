@@ -97,6 +97,18 @@ fn hand_edits_are_obeyed_or_reported_and_refused_and_the_last_good_version_survi
         (ready && says_so(status).is_some()).then_some(())
     });
 
+    // What no coordinator wrote cannot be read: the lab goes on, and is not called converged.
+    let broken = "/faultbed/v1/byhand/accepted/fault/broken";
+    etcd.ctl(&["put", broken, "{nope"]).expect("put");
+    lab.wait("unreadable keys are told", |status| {
+        let told = status.pending.iter().any(|sentence| sentence.contains(broken));
+        (told && !status.converged).then_some(())
+    });
+    etcd.ctl(&["del", broken]).expect("del");
+    lab.wait("and forgotten", |status| {
+        (!status.pending.iter().any(|sentence| sentence.contains(broken))).then_some(())
+    });
+
     etcd.ctl(&["del", &key("fault", "wan")]).expect("del");
     lab.wait("deleting by hand heals", |status| {
         let wan = status.faults.iter().find(|f| f.name.as_str() == "wan");

@@ -97,6 +97,19 @@ fn wipe_gives_a_node_empty_data_and_logs_show_every_node() {
 }
 
 #[test]
+fn new_and_wiped_nodes_join_their_cluster() {
+    let lab = Lab::up("rejoin", ETCD);
+    lab.ok(&["set", "kv", "count=4"]);
+    for node in ["kv-2", "kv-4", "kv-1"] {
+        let before = lab.node(node);
+        lab.ok(&["wipe", node]);
+        let after = lab.node(node);
+        assert_eq!(after.observed, NodeState::Ready, "{node}");
+        assert!(after.incarnation > before.incarnation, "{node}");
+    }
+}
+
+#[test]
 fn killing_the_agent_changes_nothing_and_the_next_one_adopts_what_runs() {
     let lab = Lab::up("adopt", ETCD);
     let before: Vec<_> = lab.status().nodes.iter().map(|n| (n.pid, n.incarnation)).collect();

@@ -153,3 +153,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn orders_that_the_disk_does_not_take_are_followed_named_and_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = open(&dir, BOOT, NOW).unwrap();
+    ledger.accept(faulty(1, 1, 0), NOW).unwrap();
+    assert_eq!(ledger.trouble(), None);
+    // Nothing can be written where a directory is in the way, also for root.
+    let in_the_way = dir.path().join("ledger.next.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    ledger.accept(faulty(2, 1, 0), NOW).unwrap();
+    assert_eq!(ledger.accepted().unwrap().spec.generation, Generation(2));
+    assert!(ledger.trouble().unwrap().contains("ledger.next.json"), "{:?}", ledger.trouble());
+    assert!(!ledger.retry());
+    fs::remove_dir(in_the_way).unwrap();
+    assert!(ledger.retry());
+    assert_eq!(ledger.trouble(), None);
+    let next = open(&dir, BOOT, NOW).unwrap();
+    assert_eq!(next.accepted().unwrap().spec.generation, Generation(2));
+}

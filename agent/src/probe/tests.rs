@@ -173,7 +173,38 @@ async fn grpc_health_is_asked() {
     assert!(asker.check(&grpc("kv")).await.unwrap_err().contains("NOT_SERVING"));
 }
 
-/// What a prober tells of a server that gives these answers, without the pauses between.
+#[tokio::test]
+async fn a_role_that_is_not_told_in_time_does_not_delay_ready() {
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\"L1\"";
+    let (ready, _ready) = http(vec![ok; 20]).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let role = silent.local_addr().unwrap().to_string();
+    let (tell, mut told) = mpsc::channel(16);
+    let task = tokio::spawn(prober(&ready, &role).run(tell));
+    let found = tokio::time::timeout(Duration::from_secs(10), told.recv()).await;
+    assert_eq!(found.unwrap().unwrap().found, Found::Ready(None));
+    task.abort();
+}
+
+fn prober(ready: &str, role: &str) -> Prober {
+    let probe = Probe { timeout: Span(Duration::from_secs(60)), ..ask(get(role, "/"), None) };
+    Prober {
+        node: "kv-1".parse().unwrap(),
+        incarnation: Incarnation(1),
+        ready: Some(ask(get(ready, "/"), None)),
+        role: Some(RoleProbe {
+            probe,
+            leader: Some("json == 'L1'".to_owned()),
+            state: None,
+            term: None,
+            leads: None,
+        }),
+        dir: std::env::temp_dir(),
+        env: BTreeMap::new(),
+        was_ready: false,
+    }
+}
+
 #[tokio::test]
 async fn one_failure_is_an_accident_and_two_make_a_node_unready() {
     let ok = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\"L1\"";
@@ -181,31 +212,15 @@ async fn one_failure_is_an_accident_and_two_make_a_node_unready() {
     // Ready and role, each over a connection of its own.
     let (ready, _ready) = http(vec![sick, ok, sick, ok, sick, sick, ok]).await;
     let (role, _role) = http(vec![ok; 20]).await;
-    let dir = tempfile::tempdir().unwrap();
-    let prober = Prober {
-        node: "kv-1".parse().unwrap(),
-        incarnation: Incarnation(1),
-        ready: Some(ask(get(&ready, "/"), None)),
-        role: Some(RoleProbe {
-            probe: ask(get(&role, "/"), None),
-            leader: Some("json == 'L1'".to_owned()),
-            state: None,
-            term: None,
-            leads: None,
-        }),
-        dir: dir.path().to_owned(),
-        env: BTreeMap::new(),
-        was_ready: false,
-    };
     let (tell, mut told) = mpsc::channel(16);
-    let task = tokio::spawn(prober.run(tell));
+    let task = tokio::spawn(prober(&ready, &role).run(tell));
     let mut next = async || told.recv().await.unwrap().found;
     assert!(matches!(next().await, Found::NotReady { was_ready: false, .. }));
-    assert_eq!(next().await, Found::Ready);
     let leads = Role { state: Some("leader".into()), leader: Some(true), ..Role::default() };
-    assert_eq!(next().await, Found::Role(leads));
+    // Whoever sees that it is ready sees in the same moment that it leads.
+    assert_eq!(next().await, Found::Ready(Some(leads.clone())));
     // The single failure is not told; the second of two is.
     assert!(matches!(next().await, Found::NotReady { was_ready: true, .. }));
-    assert_eq!(next().await, Found::Ready);
+    assert_eq!(next().await, Found::Ready(Some(leads)));
     task.abort();
 }

@@ -17,6 +17,7 @@ use faultbed_common::{
     report::{FaultReport, LinkEvidence, ProxyReport},
 };
 
+use crate::clock;
 use crate::proxy::{
     acceptor::{Acceptor, Door},
     evidence::Ledger,
@@ -86,7 +87,7 @@ impl Engine {
     pub(crate) fn new(dir: &Path, crew: Crew) -> io::Result<Self> {
         Ok(Self {
             path: dir.join("proxy.json"),
-            boot_id: sys::boot_id()?,
+            boot_id: clock::boot_id()?,
             best: best_grade(),
             crew,
             file: ProxyFile { version: FILE_VERSION, ..ProxyFile::default() },
@@ -131,7 +132,7 @@ impl Engine {
     /// # Errors
     /// Where a worker did not put the rules in force in time.
     pub(crate) fn make_true(&mut self) -> Result<(), String> {
-        let here = Here { boot_id: &self.boot_id, now_ns: sys::boottime_ns(), best: self.best };
+        let here = Here { boot_id: &self.boot_id, now_ns: clock::boottime_ns(), best: self.best };
         let next = table::read(&self.file, &mut self.memory, here);
         self.count_refused();
         let old = std::mem::replace(&mut self.table, next);
@@ -203,7 +204,7 @@ impl Engine {
             }
         }
         self.failed.clear();
-        self.retry_ns = sys::boottime_ns() + RETRY_NS;
+        self.retry_ns = clock::boottime_ns() + RETRY_NS;
         for listener in difference.open {
             let address = listener.listen;
             if let Err(error) = self.open_door(listener) {
@@ -236,7 +237,7 @@ impl Engine {
 
     /// Charges the SYNs that deaf listeners dropped to the faults that cut their diallers.
     fn count_refused(&mut self) {
-        let now_ms = sys::boottime_ns() / 1_000_000;
+        let now_ms = clock::boottime_ms();
         for open in self.doors.values_mut() {
             for (party, attempts_refused) in open.gate.take_dropped() {
                 let node = &open.door.listener.node;
@@ -343,7 +344,7 @@ impl Engine {
             total.connections += sample.connections;
             total.unknown_reset += sample.unknown_reset;
         }
-        let now_ns = sys::boottime_ns();
+        let now_ns = clock::boottime_ns();
         let mut faults = BTreeMap::new();
         for (life, (name, report)) in &self.past {
             let mut report = report.clone();

@@ -50,7 +50,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Adds to what is known.
     pub(crate) fn add(&mut self, life: Life, link: &Arc<Link>, more: &LinkEvidence) {
-        merge(self.entries.entry((life, Arc::clone(link))).or_default(), more);
+        self.entries.entry((life, Arc::clone(link))).or_default().add(more);
     }
 
     /// Adds another ledger.
@@ -70,34 +70,6 @@ impl Ledger {
         let own = self.entries.iter().filter(|((of, _), _)| *of == life);
         own.map(|((_, link), evidence)| (Link::clone(link), evidence.clone())).collect()
     }
-}
-
-fn merge(into: &mut LinkEvidence, more: &LinkEvidence) {
-    let LinkEvidence {
-        connections,
-        held_bytes,
-        dropped_segments,
-        delayed_chunks,
-        delay_histogram,
-        attempts_refused,
-        leaked_bytes,
-        first_hit_ms,
-        last_hit_ms,
-    } = more;
-    into.connections += connections;
-    into.held_bytes += held_bytes;
-    into.dropped_segments += dropped_segments;
-    into.delayed_chunks += delayed_chunks;
-    for (sum, part) in into.delay_histogram.iter_mut().zip(delay_histogram) {
-        *sum += part;
-    }
-    into.attempts_refused += attempts_refused;
-    into.leaked_bytes += leaked_bytes;
-    into.first_hit_ms = match (into.first_hit_ms, *first_hit_ms) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    };
-    into.last_hit_ms = into.last_hit_ms.max(*last_hit_ms);
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use faultbed_common::proxy_spec::Delay;
 use rustix::io::Errno;
 
+use crate::clock;
 use crate::proxy::{
     cut::{ALLOWANCE_CHUNKS, ALLOWANCE_NS, Gate},
     delay::{DelayQueue, Dice},
@@ -373,7 +374,7 @@ impl Flow {
             let late_us = self.dice.late_us(delay);
             let now_ns = sys::monotonic_ns();
             let release_ns = self.queue.release_ns(now_ns, late_us);
-            self.lateness.count((release_ns - now_ns) / 1_000, sys::boottime_ns() / 1_000_000);
+            self.lateness.count((release_ns - now_ns) / 1_000, clock::boottime_ms());
             self.queue.push(bytes, release_ns);
             return Ok(());
         }

@@ -9,6 +9,7 @@ use faultbed_common::{
 };
 use rustix::event::epoll::EventFlags;
 
+use crate::clock;
 use crate::proxy::{
     acceptor::Door,
     cut::{Gate, Verdict, verdict},
@@ -360,7 +361,7 @@ impl Pair {
 
     /// Settles the accounts of both directions.
     pub(crate) fn sample(&mut self, tools: &mut Tools) {
-        let now_ms = sys::boottime_ns() / 1_000_000;
+        let now_ms = clock::boottime_ms();
         let ledger = &mut tools.ledger;
         self.forward.settle(&self.near, self.far.as_ref(), now_ms, ledger);
         if let Some(far) = &self.far {
@@ -385,7 +386,7 @@ impl Pair {
     pub(crate) fn count_refused(&self, tools: &mut Tools) {
         let lane = if self.forward.cut().is_some() { &self.forward } else { &self.backward };
         let more = LinkEvidence { attempts_refused: 1, ..LinkEvidence::default() };
-        lane.charge(&more, sys::boottime_ns() / 1_000_000, &mut tools.ledger);
+        lane.charge(&more, clock::boottime_ms(), &mut tools.ledger);
     }
 
     /// Gives back what it has borrowed, before it is dropped.

@@ -8,30 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{
-    fs::fstat,
-    process::{Pid, PidfdFlags, pidfd_open},
-};
 use serde::{Deserialize, Serialize};
 
-use crate::proxy::sys;
+use crate::{clock, node::ProcessId};
 
 /// How long a proxy may take to load its file and open its listeners.
 const START_MAX: Duration = Duration::from_secs(5);
 const START_POLL: Duration = Duration::from_millis(2);
 /// How much of the log is shown where the start failed.
 const LOG_BYTES_SHOWN: usize = 2000;
-
-/// One process, told from every other that has had or will have its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
-    /// Its number.
-    pub pid: u32,
-    /// When it started, in clock ticks since boot.
-    pub start_ticks: u64,
-    /// The inode of its pidfd, unique for a boot where the kernel has pidfs; else 0.
-    pub pidfd_inode: u64,
-}
 
 /// `proxy.pid.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,37 +26,13 @@ struct PidRecord {
     process: ProcessId,
 }
 
-impl ProcessId {
-    /// The identity of a running process; `None` where there is none of that number, or only its
-    /// remains.
-    #[must_use]
-    pub fn of(pid: u32) -> Option<Self> {
-        let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-        let pidfd = pidfd_open(number, PidfdFlags::empty()).ok()?;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (_, rest) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        if matches!(fields.first(), Some(&"Z" | &"X")) {
-            return None;
-        }
-        let start_ticks = fields.get(19)?.parse().ok()?;
-        Some(Self { pid, start_ticks, pidfd_inode: fstat(&pidfd).ok()?.st_ino })
-    }
-
-    /// Whether this very process still runs.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        Self::of(self.pid).as_ref() == Some(self)
-    }
-}
-
 /// The proxy process that serves a directory, if one runs.
 #[must_use]
 pub fn find(dir: &Path) -> Option<ProcessId> {
     let text = fs::read_to_string(record_path(dir)).ok()?;
     let record: PidRecord = serde_json::from_str(&text).ok()?;
-    let same_boot = sys::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id);
-    (same_boot && record.process.is_alive()).then_some(record.process)
+    let same_boot = clock::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id);
+    (same_boot && record.process.is_alive().unwrap_or(false)).then_some(record.process)
 }
 
 /// Starts this program as the proxy of `dir`, with its control socket at `socket`. Returns when its
@@ -102,7 +63,7 @@ pub fn spawn_program(program: &Path, dir: &Path, socket: &Path) -> io::Result<Pr
         .spawn()?;
     let end = Instant::now() + START_MAX;
     loop {
-        if let Some(process) = find(dir).filter(|process| process.pid == child.id()) {
+        if let Some(process) = find(dir).filter(|process| process.pid == child.id().cast_signed()) {
             reap_later(child);
             return Ok(process);
         }
@@ -138,9 +99,8 @@ fn log_end(path: &Path) -> String {
 /// # Errors
 /// As the file system says.
 pub(crate) fn record_self(dir: &Path) -> io::Result<()> {
-    let process = ProcessId::of(std::process::id())
-        .ok_or_else(|| io::Error::other("find the own process in /proc"))?;
-    let record = PidRecord { version: 1, boot_id: sys::boot_id()?, process };
+    let process = ProcessId::of(std::process::id().cast_signed())?;
+    let record = PidRecord { version: 1, boot_id: clock::boot_id()?, process };
     let path = record_path(dir);
     let draft = path.with_extension("json.new");
     fs::write(&draft, serde_json::to_vec_pretty(&record)?)?;
@@ -166,8 +126,8 @@ mod tests {
         assert_eq!(find(dir.path()), None);
         record_self(dir.path()).unwrap();
         let found = find(dir.path()).unwrap();
-        assert_eq!(found.pid, std::process::id());
-        assert!(found.is_alive());
+        assert_eq!(found.pid.cast_unsigned(), std::process::id());
+        assert!(found.is_alive().unwrap());
         forget_self(dir.path());
         assert_eq!(find(dir.path()), None);
     }
@@ -191,17 +151,17 @@ mod tests {
     #[test]
     fn the_remains_of_a_process_are_not_alive() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let process = ProcessId::of(child.id()).unwrap();
-        assert!(process.is_alive());
+        let process = ProcessId::of(child.id().cast_signed()).unwrap();
+        assert!(process.is_alive().unwrap());
         child.kill().unwrap();
         // Not waited for yet: it is a zombie, or about to be one.
         let end = Instant::now() + START_MAX;
-        while process.is_alive() {
+        while process.is_alive().unwrap() {
             assert!(Instant::now() < end, "a zombie counts as alive");
             std::thread::sleep(START_POLL);
         }
         child.wait().unwrap();
-        assert!(!process.is_alive());
+        assert!(!process.is_alive().unwrap());
     }
 
     #[test]

@@ -30,23 +30,10 @@ pub(crate) fn monotonic_ns() -> u64 {
     nanoseconds(ClockId::Monotonic)
 }
 
-/// Nanoseconds of CLOCK_BOOTTIME.
-pub(crate) fn boottime_ns() -> u64 {
-    nanoseconds(ClockId::Boottime)
-}
-
 fn nanoseconds(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
-/// The name of this boot of the machine.
-///
-/// # Errors
-/// Where /proc is not mounted.
-pub(crate) fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 #[allow(unsafe_code, reason = "socket options that rustix does not offer")]

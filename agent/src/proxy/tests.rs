@@ -5,3 +5,4 @@ mod cuts;
 mod delays;
 mod forward;
 mod harness;
+mod streams;

@@ -66,7 +66,10 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// What may wait for everything else.
 const PRIORITY_LOWEST: i32 = 19;
 
-/// Lines of a failed command that are shown.
+/// Characters of a failed command itself that are shown.
+const COMMAND_CHARS: usize = 60;
+
+/// Lines of a failed command's output that are shown.
 const COMMAND_LINES: usize = 5;
 
 /// Where programs are looked for when the agent has no PATH.
@@ -81,6 +84,7 @@ pub struct RealHands {
     proxy: proxy::Proxy,
     hashes: Mutex<Hashes>,
     known_listeners: Mutex<listeners::Known>,
+    known_connections: Mutex<bypass::Known>,
 }
 
 impl RealHands {
@@ -116,6 +120,7 @@ impl RealHands {
             proxy: proxy::Proxy::new(dir.join("proxy"), socket),
             hashes: Mutex::default(),
             known_listeners: Mutex::default(),
+            known_connections: Mutex::default(),
         }
     }
 
@@ -428,7 +433,7 @@ impl Hands for RealHands {
         }
         let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
         let last = lines[lines.len().saturating_sub(COMMAND_LINES)..].join("; ");
-        let why = format!("`{}` exited with status {}: {last}", order.argv.join(" "), ran.status);
+        let why = format!("`{}` exited with status {}: {last}", brief(&order.argv), ran.status);
         Err(CommandFailed { why, output })
     }
 
@@ -460,15 +465,25 @@ impl Hands for RealHands {
     fn survey(&self, order: &SurveyOrder) -> Survey {
         let proxy = self.find_proxy();
         let order = SurveyOrder { address: self.address, ..order.clone() };
-        let mut known = self.known_listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listens = self.known_listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dials = self.known_connections.lock().unwrap_or_else(PoisonError::into_inner);
         Survey {
-            bypasses: bypass::find(&order, proxy),
-            foreign: listeners::find(&order, proxy, &mut known),
+            bypasses: bypass::find(&order, proxy, &mut dials),
+            foreign: listeners::find(&order, proxy, &mut listens),
         }
     }
 
     fn node_dir(&self, node: &NodeName) -> PathBuf {
         node_dir(&self.dir, node)
+    }
+}
+
+/// A command in an error: enough of it to know which, for it may be a whole script.
+fn brief(argv: &[String]) -> String {
+    let whole = argv.join(" ");
+    match whole.char_indices().nth(COMMAND_CHARS) {
+        Some((end, _)) => format!("{}…", &whole[..end]),
+        None => whole,
     }
 }
 

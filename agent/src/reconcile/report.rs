@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use faultbed_common::{
     fault::Grade,
     host_spec::NodeEffect,
-    name::{FaultName, NodeName},
+    name::{FaultName, HostName, NodeName},
     report::{BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState},
 };
 
@@ -50,6 +50,8 @@ pub struct Role {
 /// Everything a report is made from.
 #[derive(Debug)]
 pub struct Findings<'a> {
+    /// The host, which has a name also before it was told anything.
+    pub host: &'a HostName,
     /// What was accepted, if anything was.
     pub accepted: Option<&'a Accepted>,
     /// What was observed.
@@ -58,6 +60,8 @@ pub struct Findings<'a> {
     pub plan: &'a Plan,
     /// Why the newest orders were refused.
     pub refused: Option<&'a str>,
+    /// Why what was accepted is not on disk.
+    pub disk: Option<&'a str>,
     /// What is remembered of nodes.
     pub facts: &'a BTreeMap<NodeName, NodeFacts>,
     /// What the proxy said last.
@@ -101,12 +105,12 @@ pub fn state(observed: &ObservedNode, has_probe: bool) -> NodeState {
 pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostReport {
     let Findings { accepted, observed, plan, proxy, survey, now, .. } = *findings;
     let mut stuck = plan.stuck.clone();
-    stuck.extend(findings.refused.map(str::to_owned));
+    stuck.extend(findings.refused.iter().chain(&findings.disk).map(|why| (*why).to_owned()));
     let mut faults = proxy.map(|seen| seen.faults.clone()).unwrap_or_default();
     faults.extend(findings.ended.clone());
     faults.extend(node_faults(findings));
     HostReport {
-        host: accepted.map(|accepted| accepted.spec.host.clone()),
+        host: Some(findings.host.clone()),
         version: version.to_owned(),
         boot_id: boot_id.to_owned(),
         now_ms: now.ms(),

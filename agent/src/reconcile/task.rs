@@ -66,8 +66,8 @@ enum Wake {
     ProxyTold(Box<Result<ProxyApplied, String>>),
     /// The proxy process is over.
     ProxyEnded,
-    /// The proxy process said what it did.
-    ProxySeen(Box<Result<ProxySeen, String>>),
+    /// The proxy process said what it did, asked after it had been told so many times.
+    ProxySeen(u64, Box<Result<ProxySeen, String>>),
     /// A probe found something new.
     Fact(Fact),
     /// A program was hashed.
@@ -116,6 +116,7 @@ pub struct Reconciler<H> {
     facts: BTreeMap<NodeName, NodeFacts>,
     ended_faults: BTreeMap<FaultName, FaultReport>,
     proxy_seen: Option<ProxySeen>,
+    proxy_told_times: u64,
     survey: Survey,
     refused: Option<String>,
     steps: JoinSet<Done>,
@@ -125,6 +126,7 @@ pub struct Reconciler<H> {
     proxy_watch: Option<AbortHandle>,
     is_settling: bool,
     settled: Option<u64>,
+    unsettled: Option<String>,
     is_surveying: bool,
     is_asking_proxy: bool,
     inbox: mpsc::Receiver<Wake>,
@@ -141,7 +143,8 @@ impl<H: Hands> Reconciler<H> {
         identity: Identity,
     ) -> (Self, watch::Receiver<report::Shared>) {
         let (notes, inbox) = mpsc::channel(INBOX_MAX);
-        let (told, reports) = watch::channel(Arc::new(HostReport::default()));
+        let nothing = HostReport { host: Some(ledger.host().clone()), ..HostReport::default() };
+        let (told, reports) = watch::channel(Arc::new(nothing));
         let reconciler = Self {
             hands,
             identity,
@@ -150,6 +153,7 @@ impl<H: Hands> Reconciler<H> {
             facts: BTreeMap::new(),
             ended_faults: BTreeMap::new(),
             proxy_seen: None,
+            proxy_told_times: 0,
             survey: Survey::default(),
             refused: None,
             steps: JoinSet::new(),
@@ -159,6 +163,7 @@ impl<H: Hands> Reconciler<H> {
             proxy_watch: None,
             is_settling: false,
             settled: None,
+            unsettled: None,
             is_surveying: false,
             is_asking_proxy: false,
             inbox,
@@ -219,10 +224,12 @@ impl<H: Hands> Reconciler<H> {
     fn tell(&mut self, plan: &Plan, now: BootTime) {
         self.note_states(now);
         let findings = Findings {
+            host: self.ledger.host(),
             accepted: self.ledger.accepted(),
             observed: &self.observed,
             plan,
             refused: self.refused.as_deref(),
+            disk: self.ledger.trouble().or(self.unsettled.as_deref()),
             facts: &self.facts,
             proxy: self.proxy_seen.as_ref(),
             survey: &self.survey,

@@ -8,11 +8,12 @@ use std::{
 
 use faultbed_common::{
     duration::Span,
-    generation::{Generation, Incarnation},
+    fault::HealPolicy,
+    generation::{FaultRevision, Generation, Incarnation},
     host_spec::{HostSpec, Launch, Limits, NodeSpec, Stop, StopBy, Wanted},
     name::NodeName,
     probe::{Ask, Probe},
-    proxy_spec::{Listener, ProxySpec},
+    proxy_spec::{LinkEffect, LinkFault, Listener, ProxySpec},
     session::Orders,
     spec::OnCrash,
 };
@@ -83,6 +84,18 @@ fn listener(node: &NodeName, port: u16) -> Listener {
         port: "client".parse().unwrap(),
         listen: SocketAddr::new("127.77.1.1".parse().unwrap(), port),
         upstream: SocketAddr::new("127.128.0.1".parse().unwrap(), port),
+    }
+}
+
+pub(crate) fn link_fault() -> LinkFault {
+    LinkFault {
+        revision: FaultRevision(1),
+        lasts: None,
+        effect: LinkEffect::default(),
+        grade: None,
+        heal: HealPolicy::default(),
+        links: BTreeSet::new(),
+        seed: 1,
     }
 }
 

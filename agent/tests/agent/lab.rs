@@ -132,6 +132,16 @@ impl Lab {
         lab
     }
 
+    /// What the agent logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
+    }
+
+    /// What its proxy logged.
+    pub(crate) fn proxy_log(&self) -> String {
+        std::fs::read_to_string(self.host_dir().join("proxy/proxy.log")).unwrap_or_default()
+    }
+
     pub(crate) fn address(&self) -> IpAddr {
         Ipv4Addr::new(127, 77, self.octet, 1).into()
     }
@@ -176,7 +186,7 @@ impl Lab {
         let child = self
             .agent_command()
             .stderr(Stdio::from(log))
-            .env("FAULTBED_LOG", "debug")
+            .env("FAULTBED_LOG", "info,faultbed_agent=debug")
             .spawn()
             .unwrap();
         self.agent = Some(child);
@@ -267,8 +277,7 @@ impl Lab {
                 return report.clone();
             }
             if Instant::now() > deadline {
-                let log = std::fs::read_to_string(self.dir.path().join("agent.log"));
-                panic!("not in time: {what}\n{report:#?}\n{}", log.unwrap_or_default());
+                panic!("not in time: {what}\n{report:#?}\n{}", self.log());
             }
             std::thread::sleep(Duration::from_millis(2));
         }

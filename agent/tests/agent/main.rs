@@ -216,11 +216,13 @@ fn a_removed_node_leaves_and_is_gone_with_its_data_kept() {
     lab.order();
     let pid = lab.wait_state("kv-1", NodeState::Ready).pid.unwrap();
     lab.spec.nodes.clear();
+    // The cluster stays, on other hosts: only then is there something to leave.
+    lab.spec.clusters.insert("kv".parse().unwrap());
     lab.order();
     let generation = lab.spec.generation;
     lab.wait("gone", |report| report.nodes.is_empty() && report.generation == generation);
     assert!(!is_alive(pid));
-    assert!(lab.host_dir().join("left").exists());
+    assert!(lab.host_dir().join("left").exists(), "{}", lab.log());
     assert!(lab.host_dir().join("nodes/kv-1/data").exists());
     // A node of the same name is a new one: its incarnations begin anew.
     lab.add("kv-1", POLITE);

@@ -147,7 +147,7 @@ fn help_for(blueprint: &Blueprint, written: &Written, why: &str) -> Option<Strin
         ["node", "port", "role", "cluster", "lab", "cluster.name", "cluster.token", "lab.name"]
             .map(str::to_owned)
             .into();
-    for field in ["name", "index", "host", "data", "dir", "private", "address", "joined"] {
+    for field in ["name", "index", "host", "data", "dir", "private", "address", "joined", "wiped"] {
         known.insert(format!("node.{field}"));
     }
     for (role, rule) in &blueprint.roles {

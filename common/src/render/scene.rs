@@ -131,6 +131,7 @@ fn node_value(
         ("private", Value::from(place.private.to_string())),
         ("address", Value::from(host.address.to_string())),
         ("joined", Value::from(place.joined)),
+        ("wiped", Value::from(place.wipes > 0)),
         ("port", ports),
     ]))
 }

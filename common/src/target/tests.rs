@@ -97,11 +97,11 @@ fn a_target_that_matches_nothing_names_the_nearest_or_all_there_are() {
         ("elsewhere", "there is no such node or cluster; there are "),
         ("db/dta", "did you mean \"data\"?"),
         ("dc/data", "did you mean \"db\"?"),
-        ("host:h9", "h1"),
+        ("host:h9", "there is no such host; there are h1, h2, h3"),
         ("label:dc=east", "no host has this label; there are n=1"),
         ("zz*", "matches no node; there are db-data-1"),
         ("kv,not:kv-*", "excludes everything that it names"),
-        ("kv,not:kv-9", "there is no such node or cluster"),
+        ("kv,not:kw-1", "did you mean \"kv-1\"?"),
     ] {
         let error = resolved(&lab, &Reports::new(), &[target]).unwrap_err();
         assert!(error.contains(why) && !error.starts_with("later"), "{target}: {error}");

@@ -181,6 +181,11 @@ fn told(request: &EditRequest, reply: &EditReply) -> String {
     if let Edit::DeleteCluster { name, .. } = &request.edit {
         lines.push(format!("deleted  cluster {name}"));
     }
+    if let (Edit::Set { field, .. }, true, true) =
+        (&request.edit, reply.changed, reply.nodes.is_empty())
+    {
+        lines.push(format!("set      {field}; no node restarts"));
+    }
     lines.extend(reply.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }

@@ -123,14 +123,22 @@ fn fate_word(fate: NodeFate) -> (&'static str, Tone) {
 /// What a fault's targets resolved to: `split: kv-1 | kv-2, kv-3 (4 links)`.
 #[must_use]
 pub fn fault_on(name: &FaultName, to: &Resolved) -> String {
-    let mut text = format!("{}: ", tone(name, Tone::Strong));
-    if to.groups.is_empty() {
+    format!("{}: {}", tone(name, Tone::Strong), acts_on(to))
+}
+
+/// What a fault's targets resolved to, without its name.
+#[must_use]
+pub fn acts_on(to: &Resolved) -> String {
+    if to.is_empty() && to.groups.is_empty() {
+        return "resolved when it begins".to_owned();
+    }
+    let mut text = if to.groups.is_empty() {
         let nodes: Vec<&str> = to.nodes.iter().map(AsRef::as_ref).collect();
-        text.push_str(&nodes.join(", "));
+        nodes.join(", ")
     } else {
         let groups: Vec<String> = to.groups.iter().map(|group| group.join(", ")).collect();
-        text.push_str(&groups.join(" | "));
-    }
+        groups.join(to.between())
+    };
     match to.links.len() {
         0 => {}
         1 => text.push_str(" (1 link)"),

@@ -134,7 +134,7 @@ fn show_fault(fault: &FaultStatus) -> String {
     sheet.row("state", tone(word, mood));
     sheet.row("why", fault.why.as_deref().unwrap_or_default());
     sheet.row("effect", &fault.summary);
-    sheet.row("acts on", diff::fault_on(&fault.name, &fault.resolved));
+    sheet.row("acts on", diff::acts_on(&fault.resolved));
     if !fault.resolved.untouched.is_empty() {
         sheet.row("untouched", crate::cli::wait::list(&fault.resolved.untouched));
     }
@@ -253,7 +253,7 @@ mod tests {
             fault        split
             state        active
             effect       cut
-            acts on      split: kv-1 | kv-2, kv-3 (2 links)
+            acts on      kv-1 | kv-2, kv-3 (2 links)
             grade        packet
             left         9m58s
             owner        ann

@@ -26,6 +26,9 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 /// Most lines of a crashed node's output that are shown in a status.
 const LAST_LINES_MAX: usize = 20;
 
+/// Characters of each of them; `logs` has the rest.
+const LINE_CHARS_MAX: usize = 400;
+
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
@@ -179,9 +182,17 @@ fn crash(node: &NodeStatus) -> String {
             lines.push(format!("  last failed probe: {probe}"));
         }
         let skipped = exit.last_lines.len().saturating_sub(LAST_LINES_MAX);
-        lines.extend(exit.last_lines[skipped..].iter().map(|line| format!("  | {line}")));
+        lines.extend(exit.last_lines[skipped..].iter().map(|line| format!("  | {}", cut(line))));
     }
     lines.join("\n")
+}
+
+/// A line of a log, short enough that twenty fit on a screen.
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(LINE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
 }
 
 /// A node that exists.

@@ -120,16 +120,16 @@ fn judge_ready(
         }
         NodeState::Starting if waited >= FAULTED_GRACE && is_cut(status, node) => {
             Judgement::Met(Some(format!(
-                "{} runs; it cannot become ready while {} is in force",
+                "{} runs; it cannot become ready while {} in force",
                 node.name,
-                list(&node.faults)
+                list_are(&node.faults)
             )))
         }
         // It was ready in this run, so there is nothing left to wait for.
         NodeState::Unready if is_cut(status, node) => Judgement::Met(Some(format!(
-            "{} runs and was ready; it is not while {} is in force",
+            "{} runs and was ready; it is not while {} in force",
             node.name,
-            list(&node.faults)
+            list_are(&node.faults)
         ))),
         NodeState::Absent | NodeState::Stopped | NodeState::Killed if !node.faults.is_empty() => {
             Judgement::Met(Some(format!("{} is kept down by {}", node.name, list(&node.faults))))
@@ -323,6 +323,13 @@ pub fn list<T: std::fmt::Display>(items: &[T]) -> String {
             format!("{} and {last}", head.join(", "))
         }
     }
+}
+
+/// As [`list`], with its verb: "a is", "a and b are".
+#[must_use]
+pub fn list_are<T: std::fmt::Display>(items: &[T]) -> String {
+    let verb = if items.len() > 1 { "are" } else { "is" };
+    format!("{} {verb}", list(items))
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use faultbed_common::{lab::Lab, name::HostName};
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::Mirror;
@@ -13,6 +15,32 @@ use crate::store::{
     Batch, Event, Kv, Revision,
     keys::{self, Keys, KeysError, Kvs},
 };
+
+/// When keys are seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// On our clock.
+    pub(super) at: Instant,
+    /// Milliseconds since the epoch where keys may have been there for long, as in a list: only
+    /// this clock is shared with who wrote them. `None` is while they change.
+    pub(super) unix_ms: Option<u64>,
+}
+
+impl Moment {
+    /// The moment at which something came that carries this stamp.
+    fn came(self, stamp_unix_ms: Option<u64>) -> Instant {
+        let age = self.unix_ms.zip(stamp_unix_ms).map(|(now, then)| now.saturating_sub(then));
+        let age = Duration::from_millis(age.unwrap_or_default());
+        self.at.checked_sub(age).unwrap_or(self.at)
+    }
+}
+
+/// A stored report, without the report.
+#[derive(Deserialize)]
+struct Stamp {
+    #[serde(default)]
+    received_unix_ms: Option<u64>,
+}
 
 /// The keys of a lab and what they amount to.
 #[derive(Debug)]
@@ -39,7 +67,7 @@ impl State {
         keys: Keys,
         new: Lab,
         (revision, kvs): (Revision, Vec<Kv>),
-        now: Instant,
+        now: Moment,
     ) -> Result<Self, KeysError> {
         let mirror = Mirror {
             lab: Arc::new(new),
@@ -62,7 +90,7 @@ impl State {
     }
 
     /// Takes a new list for the old one.
-    pub(super) fn replace(&mut self, revision: Revision, kvs: Vec<Kv>, now: Instant) {
+    pub(super) fn replace(&mut self, revision: Revision, kvs: Vec<Kv>, now: Moment) {
         let there: BTreeSet<_> = kvs.iter().map(|kv| kv.key.clone()).collect();
         let gone = self.kvs.keys().filter(|key| !there.contains(*key)).cloned();
         for key in gone.collect::<Vec<_>>() {
@@ -79,7 +107,7 @@ impl State {
     }
 
     /// Takes one whole revision.
-    pub(super) fn apply(&mut self, batch: Batch, now: Instant) {
+    pub(super) fn apply(&mut self, batch: Batch, now: Moment) {
         let mut dirty = Dirty::default();
         for event in batch.events {
             let below = self.keys.below(event.key()).unwrap_or_default();
@@ -102,7 +130,7 @@ impl State {
         self.mirror.trouble = trouble.cloned();
     }
 
-    fn event(&mut self, event: Event, now: Instant) {
+    fn event(&mut self, event: Event, now: Moment) {
         let below = self.keys.below(event.key()).unwrap_or_default().to_owned();
         let value = match &event {
             Event::Put(kv) => Some(kv.value.as_slice()),
@@ -124,12 +152,14 @@ impl State {
         };
     }
 
-    fn report(&mut self, host: &str, value: Option<&[u8]>, now: Instant) {
+    fn report(&mut self, host: &str, value: Option<&[u8]>, now: Moment) {
         let Ok(name) = HostName::parse(host) else { return };
         match value.map(serde_json::from_slice) {
             Some(Ok(report)) => {
+                let stamp = value.and_then(|value| serde_json::from_slice::<Stamp>(value).ok());
+                let came = now.came(stamp.and_then(|stamp| stamp.received_unix_ms));
                 self.mirror.reports.insert(name.clone(), report);
-                self.mirror.seen.insert(name, now);
+                self.mirror.seen.insert(name, came);
             }
             // The last report that could be read stays, and ages.
             Some(Err(error)) => tracing::warn!(host, %error, "reading a report failed"),

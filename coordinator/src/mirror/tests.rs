@@ -73,6 +73,29 @@ async fn a_new_lab_begins_at_generation_zero_and_is_there_for_the_next_coordinat
 }
 
 #[tokio::test]
+async fn a_report_is_as_old_for_a_coordinator_that_began_after_it_came() {
+    let store = in_memory().await.unwrap();
+    let first = start(&store).await;
+    let lease = store.lease_grant(Duration::from_secs(60)).await.unwrap();
+    first.claim_host(&host("h1"), lease).await.unwrap();
+    let report = HostReport { host: Some(host("h1")), ..HostReport::default() };
+    first.publish_report(&host("h1"), &report, lease).await.unwrap();
+    // An hour passes: only the stamp can tell.
+    let (_, kvs) = store.range(b"/faultbed/v1/demo/observed/").await.unwrap();
+    let mut value: serde_json::Value = serde_json::from_slice(&kvs[0].value).unwrap();
+    let stamp = value["received_unix_ms"].as_u64().unwrap();
+    value["received_unix_ms"] = (stamp - 3_600_000).into();
+    let put = Op::put(kvs[0].key.clone(), serde_json::to_vec(&value).unwrap());
+    store.txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    drop(first);
+    let second = start(&store).await;
+    let mirror = second.now();
+    assert_eq!(mirror.reports[&host("h1")], report);
+    let age = mirror.seen[&host("h1")].elapsed();
+    assert!(age >= Duration::from_secs(3_600), "{age:?}");
+}
+
+#[tokio::test]
 async fn a_lab_with_another_octet_is_refused_with_both() {
     let store = in_memory().await.unwrap();
     start(&store).await;

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use faultbed_common::{edit::HistoryEntry, lab::Lab, name::HostName, report::HostReport};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{BACKOFF_MAX, BACKOFF_MIN, Mirror, MirrorHandle};
-use crate::store::{
-    Compare, Kv, LeaseId, Op, Revision, StoreError, Txn, TxnOut,
-    keys::{self, OpId, Record, Seen},
+use crate::{
+    editor::unix_ms,
+    store::{
+        Compare, Kv, LeaseId, Op, Revision, StoreError, Txn, TxnOut,
+        keys::{self, OpId, Record, Seen},
+    },
 };
 
 /// How long a change is tried again while the store does not answer.
@@ -147,13 +151,22 @@ impl MirrorHandle {
         report: &HostReport,
         lease: LeaseId,
     ) -> Result<Published, StoreError> {
-        let value = serde_json::to_vec(report)
+        let value = serde_json::to_vec(&Observed { received_unix_ms: unix_ms(), report })
             .map_err(|error| StoreError::Invalid(format!("write report of {host}: {error}")))?;
         let when = vec![Compare::Value(self.keys.alive(host), claim(lease))];
         let then = vec![Op::put(self.keys.observed(host), value)];
         let out = self.store.txn(Txn { when, then, or_else: Vec::new() }).await?;
         Ok(if out.succeeded { Published::Written } else { Published::NotOurs })
     }
+}
+
+/// What `observed/<host>` says: the report, and when a coordinator took it, so that one that begins
+/// later knows how old it is.
+#[derive(Debug, Serialize)]
+struct Observed<'a> {
+    received_unix_ms: u64,
+    #[serde(flatten)]
+    report: &'a HostReport,
 }
 
 /// What `alive/<host>` says.

@@ -12,7 +12,10 @@ use faultbed_common::{
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
 use futures::Stream;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
@@ -21,7 +24,7 @@ use crate::{
     chore::AUTOMATIC,
     decide::edit::host_joins,
     editor::{Editor, asked, unix_ms},
-    mirror::MirrorHandle,
+    mirror::{MirrorHandle, Published},
     sessions::Sessions,
     store::{LeaseId, StoreError},
 };
@@ -34,6 +37,10 @@ const TO_AGENT_MAX: usize = 16;
 
 /// How long a host stays alive after its stream broke without a word; renewed three times as often.
 pub const ALIVE_TTL: Duration = Duration::from_secs(9);
+
+/// Agents report every 3 s at least. One that is silent for so long is gone or stands still, though
+/// nobody closed its stream.
+const SILENCE_MAX: Duration = Duration::from_secs(7);
 
 type ToAgents = Pin<Box<dyn Stream<Item = Result<ToAgent, Status>> + Send>>;
 
@@ -70,7 +77,7 @@ impl Agent for AgentService {
         info!(host = %hello.host, address = %hello.address, "agent connected");
         let (send, receive) = mpsc::channel(TO_AGENT_MAX);
         let lease = self.claim(&hello.host).await?;
-        let session = Session { service: self.clone(), host: hello.host, id, lease };
+        let session = Session { service: self.clone(), host: hello.host, id, lease, owed: None };
         tokio::spawn(session.run(incoming, log_requests, send));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
     }
@@ -119,6 +126,8 @@ struct Session {
     host: HostName,
     id: u64,
     lease: LeaseId,
+    /// The newest report, where the store has not taken it: the agent believes it is told.
+    owed: Option<HostReport>,
 }
 
 enum Wake {
@@ -126,6 +135,7 @@ enum Wake {
     Logs(LogRequest),
     Message(Option<from_agent::Kind>),
     Renew,
+    Silent,
     Gone,
 }
 
@@ -141,6 +151,7 @@ impl Session {
         changes.mark_changed();
         let mut sent_generation = None;
         let mut renew = tokio::time::interval(ALIVE_TTL / 3);
+        let mut heard = Instant::now();
         loop {
             // Every arm is cancel-safe: watch, mpsc, a tonic stream and an interval lose nothing.
             let wake = tokio::select! {
@@ -151,6 +162,7 @@ impl Session {
                     Ok(None) | Err(_) => Wake::Gone,
                 },
                 _ = renew.tick() => Wake::Renew,
+                () = sleep_until(heard + SILENCE_MAX) => Wake::Silent,
                 () = send.closed() => Wake::Gone,
             };
             let gone = match wake {
@@ -159,9 +171,18 @@ impl Session {
                     let json = serde_json::to_string(&request).unwrap_or_default();
                     send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Logs(json)) })).await.is_err()
                 }
-                Wake::Message(kind) => !self.take(kind).await,
+                Wake::Message(kind) => {
+                    let goes_on = self.take(kind).await;
+                    heard = Instant::now();
+                    !goes_on
+                }
+                Wake::Silent => {
+                    warn!(host = %self.host, "agent is silent");
+                    true
+                }
                 Wake::Renew => {
                     self.renew().await;
+                    self.publish().await;
                     !self.service.sessions.is_current(&self.host, self.id)
                 }
                 Wake::Gone => true,
@@ -196,6 +217,22 @@ impl Session {
         }
     }
 
+    /// Writes the newest report where it is not written yet; false where it still is not.
+    async fn publish(&mut self) -> bool {
+        let Some(report) = &self.owed else { return true };
+        match self.service.mirror.publish_report(&self.host, report, self.lease).await {
+            Ok(Published::Written) => {
+                self.owed = None;
+                true
+            }
+            Ok(Published::NotOurs) => false,
+            Err(error) => {
+                warn!(host = %self.host, %error, "publish report");
+                false
+            }
+        }
+    }
+
     /// Sends the host's share where the lab is at another generation than was sent last.
     async fn send_orders(
         &self,
@@ -220,15 +257,16 @@ impl Session {
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
     }
 
-    async fn take(&self, kind: Option<from_agent::Kind>) -> bool {
+    async fn take(&mut self, kind: Option<from_agent::Kind>) -> bool {
         match kind {
             Some(from_agent::Kind::Report(json)) => match decode::<HostReport>("report", &json) {
                 // An agent speaks for its own host only.
                 Ok(report) if report.host.as_ref() == Some(&self.host) => {
-                    if let Err(error) =
-                        self.service.mirror.publish_report(&self.host, &report, self.lease).await
-                    {
-                        warn!(host = %self.host, %error, "publish report");
+                    self.owed = Some(report);
+                    if !self.publish().await {
+                        // The lease may have ended while the store, or this process, was away.
+                        self.renew().await;
+                        self.publish().await;
                     }
                     true
                 }

@@ -26,8 +26,9 @@ use crate::{
 /// Ages move without changes: a watcher hears at least this often.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// A watcher hears at most this often.
-const WATCH_AT_MOST_EVERY: Duration = Duration::from_millis(20);
+/// A watcher hears at most this often. Commands wait for what they asked through a watch, so this
+/// is part of how long they take.
+const WATCH_AT_MOST_EVERY: Duration = Duration::from_millis(4);
 
 type Answers = Pin<Box<dyn Stream<Item = Result<Document, Status>> + Send>>;
 

@@ -24,7 +24,8 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with},
 };
 
-use crate::proxy::{Applied, Proxy, ProxyClient, ProxyState, sys};
+use crate::clock;
+use crate::proxy::{Applied, Proxy, ProxyClient, ProxyState};
 
 /// Nothing in these tests takes longer, on a machine that is busy.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,7 +68,7 @@ impl Lab {
     pub(super) fn prepare(nodes: &[&'static str]) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().expect("make a directory");
-        let boot_id = sys::boot_id().expect("read the boot id");
+        let boot_id = clock::boot_id().expect("read the boot id");
         let file = ProxyFile { version: 1, boot_id, ..ProxyFile::default() };
         let mut lab = Self { dir, file, proxy: None, nodes: BTreeMap::new() };
         for name in nodes {
@@ -168,7 +169,7 @@ impl Lab {
         let nanoseconds = u64::try_from(time.as_nanos()).expect("short");
         let deadline = Deadline {
             revision: FaultRevision(1),
-            boottime_ns: Some(sys::boottime_ns() + nanoseconds),
+            boottime_ns: Some(clock::boottime_ns() + nanoseconds),
         };
         self.file.deadlines.insert(name.parse().expect("a fault"), deadline);
     }
@@ -225,7 +226,8 @@ pub(super) fn late(base: Duration, jitter: Duration) -> LinkEffect {
 /// Begins a connection, from an address or from whichever the kernel takes.
 pub(super) fn begin(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd: OwnedFd = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd: OwnedFd = socket_with(family, SocketType::STREAM, flags, None)?;
     if let Some(from) = from {
         bind(&fd, &SocketAddr::new(from, 0))?;
     }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read as _},
-    os::unix::fs::chown,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Component, Path},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -17,6 +17,9 @@ use crate::{
     probe::command::Ids,
 };
 
+/// Of a node's data directory: its user's alone.
+const DATA_MODE: u32 = 0o700;
+
 /// A version is a word in the first line, not a book.
 const VERSION_BYTES_MAX: usize = 4096;
 
@@ -25,6 +28,10 @@ pub(super) fn files(node_dir: &Path, spec: &NodeSpec) -> Result<(), String> {
     let owner = user(spec.launch.user.as_deref())?;
     make_dir(node_dir, owner)?;
     make_dir(&spec.data, owner)?;
+    // Databases warn about data that others can read, or refuse it.
+    let close = fs::Permissions::from_mode(DATA_MODE);
+    fs::set_permissions(&spec.data, close)
+        .map_err(|error| format!("close {} to others: {error}", spec.data.display()))?;
     for dir in &spec.launch.dirs {
         make_dir(&node_dir.join(dir), owner)?;
     }

@@ -2,18 +2,19 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use faultbed_common::{proxy_spec::ProxyFile, report::FaultReport};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::watch;
 use crate::{
+    node::ProcessId,
     node::records::record_file,
-    proxy::{self, Applied, FailedListener, FaultInForce, ProcessId, ProxyClient, ProxyState},
+    proxy::{self, Applied, FailedListener, FaultInForce, ProxyClient, ProxyState},
     reconcile::hands::{ProxyApplied, ProxySeen},
 };
 
@@ -41,7 +42,7 @@ impl Proxy {
     }
 
     pub(super) fn find(&self) -> Option<u32> {
-        proxy::find(&self.dir).map(|process| process.pid)
+        proxy::find(&self.dir).map(|process| process.pid.cast_unsigned())
     }
 
     pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -51,10 +52,16 @@ impl Proxy {
     /// The file is whole on disk before the proxy is told: it may start anew at any moment.
     pub(super) fn apply(&self, file: &ProxyFile) -> Result<ProxyApplied, String> {
         write(&self.dir, file).map_err(|error| format!("write the proxy's rules: {error}"))?;
-        if proxy::find(&self.dir).is_none() {
-            let process = proxy::spawn(&self.dir, &self.socket)
-                .map_err(|error| format!("start the proxy: {error}"))?;
-            tracing::info!(pid = process.pid, "proxy started");
+        match proxy::find(&self.dir) {
+            None => self.start()?,
+            // Somebody cleared the runtime directory: it would never be told anything again. The
+            // next one starts from the file, so nothing is open in between.
+            Some(process) if !self.socket.exists() => {
+                tracing::warn!(socket = %self.socket.display(), "the proxy's socket is gone: start it anew");
+                kill(&process)?;
+                self.start()?;
+            }
+            Some(_) => {}
         }
         let began = Instant::now();
         let Applied { failed, faults, .. } = self.client.apply().map_err(describe)?;
@@ -71,6 +78,16 @@ impl Proxy {
         })
     }
 
+    fn start(&self) -> Result<(), String> {
+        let say = |error: io::Error| format!("start the proxy: {error}");
+        if let Some(runtime) = self.socket.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(runtime).map_err(say)?;
+        }
+        let process = proxy::spawn(&self.dir, &self.socket).map_err(say)?;
+        tracing::info!(pid = process.pid, "proxy started");
+        Ok(())
+    }
+
     pub(super) fn ask(&self) -> Result<ProxySeen, String> {
         let ProxyState { report, faults, .. } = self.client.report().map_err(describe)?;
         Ok(ProxySeen { report, faults })
@@ -85,16 +102,20 @@ impl Proxy {
             return Ok(());
         }
         // What does not hear is killed: its rules end with it, and so does all it carries.
-        if let Some(pidfd) = open(&process) {
-            pidfd_send_signal(pidfd, Signal::KILL).map_err(|error| error.to_string())?;
-        }
-        if ends(&process) { Ok(()) } else { Err("it does not end".to_owned()) }
+        kill(&process)
     }
+}
+
+fn kill(process: &ProcessId) -> Result<(), String> {
+    if let Some(pidfd) = open(process) {
+        pidfd_send_signal(pidfd, Signal::KILL).map_err(|error| error.to_string())?;
+    }
+    if ends(process) { Ok(()) } else { Err("it does not end".to_owned()) }
 }
 
 fn ends(process: &ProcessId) -> bool {
     let deadline = Instant::now() + END_MAX;
-    while process.is_alive() {
+    while process.is_alive().unwrap_or(false) {
         if Instant::now() > deadline {
             return false;
         }
@@ -105,10 +126,7 @@ fn ends(process: &ProcessId) -> bool {
 
 /// A descriptor of exactly this process.
 fn open(process: &ProcessId) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(process.pid).ok()?)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    // Its number may have been given away before the descriptor was opened, and never after.
-    process.is_alive().then_some(pidfd)
+    Some(process.open().ok()??.0)
 }
 
 fn write(dir: &Path, file: &ProxyFile) -> io::Result<()> {

@@ -33,23 +33,33 @@ impl<H: Hands> Reconciler<H> {
             Wake::NodeEnded(node) => self.inspect(&node),
             Wake::ProxyTold(told) => self.proxy_told(*told),
             Wake::ProxyEnded => self.proxy_ended(),
-            Wake::ProxySeen(seen) => self.proxy_answered(*seen),
+            Wake::ProxySeen(told_times, seen) => self.proxy_answered(told_times, *seen),
             Wake::Fact(fact) => self.take_fact(fact),
             Wake::Identified(node, result) => self.identified(&node, *result),
             Wake::Surveyed(survey) => {
                 self.is_surveying = false;
                 self.survey = survey;
             }
-            Wake::Settled(result) => {
-                self.is_settling = false;
-                if let Err(error) = result {
-                    tracing::error!(%error, "settle the ledger");
-                }
-                self.settle();
-            }
+            Wake::Settled(result) => self.ledger_settled(result),
             Wake::Timer => self.inspect_unsettled(),
             Wake::Recheck => self.recheck(),
             Wake::Evidence => self.ask_proxy(),
+        }
+    }
+
+    fn ledger_settled(&mut self, result: std::io::Result<()>) {
+        self.is_settling = false;
+        match result {
+            Ok(()) => {
+                self.unsettled = None;
+                self.settle();
+            }
+            Err(error) => {
+                tracing::error!(%error, "settle the ledger");
+                self.unsettled = Some(format!("settle the ledger: {error}"));
+                // The next look at everything tries again.
+                self.settled = None;
+            }
         }
     }
 
@@ -155,6 +165,9 @@ impl<H: Hands> Reconciler<H> {
         }
         self.observed.proxy.running = running;
         self.ledger.note_ages(self.hands.now());
+        if self.ledger.retry() || self.unsettled.is_some() {
+            self.settle();
+        }
         self.survey();
         self.ask_proxy();
     }
@@ -294,9 +307,14 @@ impl<H: Hands> Reconciler<H> {
         }
         let facts = self.facts.entry(node.clone()).or_default();
         match found {
-            Found::Ready => {
+            Found::Ready(role) => {
+                if let Some(role) = role {
+                    facts.role = role;
+                }
                 observed.ready = Readiness::Ready;
                 facts.probe = None;
+                // A node that serves has dialled, so it is known by now how it can be named.
+                facts.identity = self.hands.identity(&node, incarnation);
                 if observed.record.ready_in != Some(incarnation) {
                     observed.record.ready_in = Some(incarnation);
                     save(&*self.hands, &node, observed);
@@ -312,6 +330,7 @@ impl<H: Hands> Reconciler<H> {
 
     fn proxy_told(&mut self, told: Result<ProxyApplied, String>) {
         let now = self.hands.now();
+        self.proxy_told_times += 1;
         let proxy = &mut self.observed.proxy;
         proxy.busy = false;
         let file = proxy.telling.take();
@@ -323,10 +342,21 @@ impl<H: Hands> Reconciler<H> {
                 proxy.failed = failed;
                 proxy.failure = None;
                 let seen = self.proxy_seen.get_or_insert_default();
+                // It enforces what it named and nothing else.
+                for fault in seen.faults.values_mut() {
+                    fault.active = false;
+                }
                 for (name, fault) in faults {
                     // Counters come with the next report; being in force is told at once.
-                    let links = seen.faults.remove(&name).map(|f| f.links).unwrap_or_default();
-                    seen.faults.insert(name, FaultReport { links, ..fault });
+                    let known = seen.faults.remove(&name).unwrap_or_default();
+                    let is_same = known.revision == fault.revision;
+                    let fault = FaultReport {
+                        links: known.links,
+                        expired: is_same && known.expired && !fault.active,
+                        remaining_ms: known.remaining_ms.filter(|_| is_same),
+                        ..fault
+                    };
+                    seen.faults.insert(name, fault);
                 }
                 if self.proxy_watch.is_none() {
                     self.watch_proxy();
@@ -349,11 +379,25 @@ impl<H: Hands> Reconciler<H> {
         proxy.running = false;
         proxy.applied = None;
         proxy.failed.clear();
+        // What it counted is still true; what it held is not held by anybody now.
+        for fault in self.proxy_seen.iter_mut().flat_map(|seen| seen.faults.values_mut()) {
+            if fault.active {
+                fault.active = false;
+                fault.why = Some("the proxy process does not run".to_owned());
+            }
+        }
     }
 
-    fn proxy_answered(&mut self, seen: Result<ProxySeen, String>) {
+    fn proxy_answered(&mut self, told_times: u64, seen: Result<ProxySeen, String>) {
         self.is_asking_proxy = false;
+        if told_times != self.proxy_told_times {
+            // It may have answered before it was told: by such an answer a fault that was just
+            // confirmed would seem to be gone, or one that was healed to be back.
+            self.ask_proxy();
+            return;
+        }
         match seen {
+            Ok(_) if !self.observed.proxy.running => {}
             Ok(seen) => self.proxy_seen = Some(seen),
             Err(why) => tracing::debug!(%why, "ask the proxy"),
         }
@@ -370,7 +414,12 @@ fn step_succeeded(
     match act {
         NodeAct::Start { cause, orders, .. } => {
             record.restarts = if *cause == Cause::Crash { record.restarts + 1 } else { 0 };
-            record.binary = binary;
+            // The same file is the same program: what it hashed to need not be found out again.
+            let known = record.binary.take().filter(|known| known.sha256.is_some());
+            record.binary = match (binary, known) {
+                (Some(new), Some(known)) if known.is_same_file(&new) => Some(known),
+                (new, _) => new,
+            };
             record.left = false;
             observed.orders = Some(orders.clone());
             observed.told_at = now;

@@ -128,7 +128,8 @@ impl<H: Hands> Reconciler<H> {
             return;
         }
         self.is_asking_proxy = true;
-        self.block(|hands| Wake::ProxySeen(Box::new(hands.ask_proxy())));
+        let told_times = self.proxy_told_times;
+        self.block(move |hands| Wake::ProxySeen(told_times, Box::new(hands.ask_proxy())));
     }
 
     pub(super) fn watch_proxy(&mut self) {

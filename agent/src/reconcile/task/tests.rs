@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use self::fake::FakeHands;
 use super::*;
-use crate::reconcile::testing::{BOOT, host_spec, node, node_spec, orders, probe};
+use crate::reconcile::testing::{BOOT, host_spec, link_fault, node, node_spec, orders, probe};
 
 /// Longer than any grace, retry or back-off of these tests, in time that only pretends to pass.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -174,6 +174,47 @@ async fn a_proxy_that_dies_comes_back_with_the_same_rules() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_proxy_confirmed_is_not_taken_back_by_an_answer_from_before() {
+    let mut lab = Harness::new();
+    lab.order().await;
+    lab.wait_done().await;
+    lab.hands.delay_answers(Duration::from_millis(50));
+    let cut: FaultName = "cut".parse().unwrap();
+    let is_cut = |report: &HostReport| report.faults.get(&cut).is_some_and(|f| f.active);
+    for is_wanted in [false, true] {
+        // The proxy is asked whenever it was told, so the second change comes amid a question.
+        for is_wanted in [!is_wanted, is_wanted] {
+            match is_wanted {
+                true => drop(lab.spec.proxy.faults.insert(cut.clone(), link_fault())),
+                false => drop(lab.spec.proxy.faults.remove(&cut)),
+            }
+            lab.order().await;
+            let generation = lab.spec.generation;
+            lab.wait("told", |r| r.generation == generation && is_cut(r) == is_wanted).await;
+        }
+        let later = lab.hands.now() + Duration::from_secs(2);
+        while lab.hands.now() < later {
+            lab.reports.changed().await.unwrap();
+            assert_eq!(is_cut(&lab.reports.borrow_and_update()), is_wanted, "it flaps");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_in_force_while_no_proxy_runs() {
+    let mut lab = Harness::new();
+    let cut: FaultName = "cut".parse().unwrap();
+    lab.spec.proxy.faults.insert(cut.clone(), link_fault());
+    lab.order().await;
+    lab.wait("in force", |r| r.faults.get(&cut).is_some_and(|f| f.active)).await;
+    lab.hands.kill_proxy();
+    let report =
+        lab.wait("noticed", |r| r.faults.get(&cut).is_some_and(|fault| !fault.active)).await;
+    assert_eq!(report.faults[&cut].why.as_deref(), Some("the proxy process does not run"));
+    lab.wait("in force again", |r| r.faults.get(&cut).is_some_and(|f| f.active)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_command_that_hangs_does_not_keep_a_node_from_being_stopped() {
     let mut lab = Harness::new();
     let mut spec = node_spec();
@@ -234,6 +275,24 @@ async fn crashes_are_counted_and_forgotten_by_a_start_on_purpose() {
     assert_eq!(report.nodes[&node("kv-1")].restarts, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_program_that_was_hashed_by_an_earlier_agent_is_known_at_once() {
+    let mut lab = Harness::new();
+    lab.set("kv-1", node_spec());
+    lab.order().await;
+    let name = node("kv-1");
+    let sha = |report: &HostReport| report.nodes[&name].binary.clone().unwrap_or_default().sha256;
+    lab.wait("hashed", |report| report.nodes.contains_key(&name) && !sha(report).is_empty()).await;
+    lab.restart().await;
+    lab.edit("kv-1").incarnation = Incarnation(2);
+    lab.order().await;
+    let started = |report: &HostReport| {
+        report.nodes.get(&name).is_some_and(|node| node.incarnation == Incarnation(2))
+    };
+    let report = lab.wait("started", started).await;
+    assert!(!sha(&report).is_empty(), "a restart shows both hashes");
+}
+
 fn custom(lasts: Option<&str>) -> NodeFault {
     NodeFault {
         revision: FaultRevision(1),
@@ -287,7 +346,10 @@ async fn before_any_orders_nothing_is_touched() {
     let hands = FakeHands::default();
     hands.make_running(&node("kv-1"), 3);
     let mut lab = Harness::with(hands);
+    // A coordinator ends the session of an agent that reports for no host.
+    assert_eq!(lab.reports.borrow().host, Some("h1".parse().unwrap()));
     tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lab.reports.borrow().host, Some("h1".parse().unwrap()));
     assert!(lab.hands.living(&node("kv-1")).is_some());
     // Once the lab is known, what is not of it is stopped, and kept.
     lab.order().await;

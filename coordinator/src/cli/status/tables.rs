@@ -178,7 +178,7 @@ pub fn acts_on(fault: &FaultStatus) -> String {
         return nodes.join(",");
     }
     let groups: Vec<String> = resolved.groups.iter().map(|group| group.join(",")).collect();
-    groups.join(" | ")
+    groups.join(resolved.between())
 }
 
 /// A grade as a word.

@@ -25,6 +25,9 @@ const AWAY_MAX: Duration = Duration::from_secs(10);
 /// A coordinator that is away is tried this often.
 const TRY_EVERY: Duration = Duration::from_millis(100);
 
+/// And what has not changed since, this often.
+const SAID_AGAIN_EVERY: Duration = Duration::from_secs(20);
+
 /// Progress is not shown for what is over sooner, so that quick commands do not flicker.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
 
@@ -127,11 +130,12 @@ struct Progress {
     begun: Instant,
     bar: Option<ProgressBar>,
     said_at: Option<Instant>,
+    said: String,
 }
 
 impl Progress {
     fn new(begun: Instant) -> Self {
-        Self { begun, bar: None, said_at: None }
+        Self { begun, bar: None, said_at: None, said: String::new() }
     }
 
     fn show(&mut self, why: &[String]) {
@@ -144,10 +148,13 @@ impl Progress {
         }
         // The first line comes late: most waits are over by then.
         let last = self.said_at.unwrap_or(self.begun);
-        if last.elapsed() >= SAID_EVERY {
+        let text = why.join("; ");
+        let every = if text == self.said { SAID_AGAIN_EVERY } else { SAID_EVERY };
+        if last.elapsed() >= every {
             let seconds = self.begun.elapsed().as_secs_f32();
-            output::say(format!("{seconds:5.1} s  {}", why.join("; ")));
+            output::say(format!("{seconds:5.1} s  {text}"));
             self.said_at = Some(Instant::now());
+            self.said = text;
         }
     }
 }

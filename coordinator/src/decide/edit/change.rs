@@ -11,7 +11,7 @@ use faultbed_common::{
     link::Party,
     name::{FaultName, NodeName},
     nearest::nearest,
-    report::{NodeReport, NodeState},
+    report::NodeReport,
     shape,
     target::{self, Reports},
 };
@@ -91,7 +91,7 @@ impl<'a> Change<'a> {
 
     /// Whether a node is known not to run.
     pub(in crate::decide) fn is_down(&self, name: &NodeName) -> bool {
-        self.seen(name).is_some_and(|seen| is_down(seen.observed))
+        self.seen(name).is_some_and(|seen| seen.observed.is_down())
     }
 
     /// Ends the change: settles faults, compiles to be sure, and says what became of everything.
@@ -179,20 +179,6 @@ impl<'a> Change<'a> {
             }
         }
         Ok(())
-    }
-}
-
-/// Whether a node in this state has no process.
-pub(in crate::decide) fn is_down(state: NodeState) -> bool {
-    match state {
-        NodeState::Absent | NodeState::Stopped | NodeState::Killed | NodeState::Crashed => true,
-        NodeState::Preparing
-        | NodeState::Starting
-        | NodeState::Ready
-        | NodeState::Unready
-        | NodeState::Paused
-        | NodeState::Stopping
-        | NodeState::Unknown => false,
     }
 }
 

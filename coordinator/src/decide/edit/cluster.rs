@@ -10,7 +10,7 @@ use faultbed_common::{
     lab::{Cluster, Origin},
     name::{ClusterName, NodeName, RoleName},
     place::{counts, place},
-    spec::{ClusterSpec, SPEC_BYTES_MAX},
+    spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
 };
 
 use super::{
@@ -163,17 +163,33 @@ fn check(
         return Err(invalid(format!("cluster {name}: the lab has no host yet to place it on")));
     }
     for (role, wanted) in &spec.roles {
+        if holds_nul(wanted) {
+            return Err(invalid(format!("cluster {name}: a field of {role} holds a NUL byte")));
+        }
         if wanted.path.as_deref() == Some("") {
             return Err(invalid(format!("cluster {name}: {role}.path is empty; leave it out")));
         }
     }
-    if let Some((role, _)) = counts(spec, blueprint).iter().find(|(_, count)| **count == 0) {
+    // For a cluster that is new, `place` says what a count may be.
+    if change.lab.clusters.contains_key(name)
+        && let Some((role, _)) = counts(spec, blueprint).iter().find(|(_, count)| **count == 0)
+    {
         return Err(invalid(format!(
             "cluster {name}: count of {role} is 0; `faultbed stop {name}` stops its nodes, \
              `faultbed delete cluster {name}` ends it"
         )));
     }
     Ok(())
+}
+
+/// No path, argument or variable of a process can hold one.
+fn holds_nul(role: &RoleSpec) -> bool {
+    let own = role.node.values();
+    let paths = own.clone().filter_map(|node| node.path.as_ref()).chain(&role.path);
+    let args = own.clone().flat_map(|node| node.args.iter().flatten()).chain(&role.args);
+    let env = own.flat_map(|node| &node.env).chain(&role.env);
+    let mut texts = paths.chain(args).chain(env.flat_map(|(key, value)| [key, value]));
+    texts.any(|text| text.contains('\0'))
 }
 
 /// What of a node's definition makes it restart when it changes.

@@ -12,8 +12,6 @@ use faultbed_common::{
 };
 use toml::Value;
 
-use super::change::is_down;
-
 /// Every object whose text differs. A fault that is over counts as gone, as in a file.
 pub(super) fn objects(before: &Lab, after: &Lab) -> Vec<ObjectChange> {
     let mut changes = Vec::new();
@@ -84,7 +82,7 @@ pub(super) fn fates(
     }
     for node in after.nodes() {
         let old = before.node(node.name).map(|node| node.placement);
-        let down = observed(node.name).is_some_and(is_down);
+        let down = observed(node.name).is_some_and(NodeState::is_down);
         if let Some(fate) = fate(old, node.placement, down) {
             fates.insert(node.name.clone(), fate);
         }

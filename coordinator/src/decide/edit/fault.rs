@@ -7,7 +7,9 @@ use faultbed_common::{
     fault::{FOR_DEFAULT, FaultSpec, Grade, Lasts},
     lab::{Ended, Fault, Origin, Phase, Resolved},
     name::FaultName,
-    shape, target,
+    shape,
+    spec::SPEC_BYTES_MAX,
+    target,
 };
 
 use super::{
@@ -15,6 +17,9 @@ use super::{
     change::{Change, did_you_mean},
     invalid,
 };
+
+/// Most faults that are not over. A script that injects in a loop meets it.
+pub(super) const FAULTS_MAX: usize = 500;
 
 /// When an accepted fault begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +90,17 @@ pub(super) fn accept(
     when: When,
 ) -> Result<(), Refusal> {
     let refuse = |why: &dyn std::fmt::Display| invalid(format!("fault {name}: {why}"));
+    let bytes = serde_json::to_string(spec).map_or(0, |text| text.len());
+    if bytes > SPEC_BYTES_MAX {
+        let why = format!("it has {bytes} bytes; at most {SPEC_BYTES_MAX} are allowed");
+        return Err(refuse(&why));
+    }
+    let others =
+        change.lab.faults.iter().filter(|(other, there)| *other != name && !there.is_ended());
+    if others.count() >= FAULTS_MAX {
+        let why = format!("there are {FAULTS_MAX} faults already; `faultbed heal --all` ends them");
+        return Err(refuse(&why));
+    }
     shape::check(spec).map_err(|error| refuse(&error))?;
     let named = target::clusters(&change.lab, &shape::targets(spec)).map_err(|e| refuse(&e))?;
     for cluster in &named {

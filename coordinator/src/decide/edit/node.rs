@@ -12,11 +12,7 @@ use faultbed_common::{
     shape, target,
 };
 
-use super::{
-    Refusal,
-    change::{Change, is_down},
-    cluster, invalid,
-};
+use super::{Refusal, change::Change, cluster, invalid};
 
 /// The highest number of a signal on Linux.
 const SIGNAL_MAX: i32 = 64;
@@ -78,6 +74,10 @@ fn one(change: &mut Change<'_>, name: &NodeName, verb: NodeVerb) {
     else {
         return;
     };
+    if !change.reports.contains_key(&placement.host) {
+        let host = placement.host.clone();
+        change.notes.push(format!("{host} is not connected: {name} waits for it"));
+    }
     let note = match verb {
         NodeVerb::Start => start(placement, name, seen),
         NodeVerb::Stop => stop(placement, name),
@@ -146,12 +146,13 @@ fn run_anew(placement: &mut Placement, seen: Incarnation, stop_by: StopBy) {
 
 fn start(placement: &mut Placement, name: &NodeName, seen: Option<&NodeReport>) -> Option<String> {
     let incarnation = seen.map_or(Incarnation::default(), |seen| seen.incarnation);
-    let is_down = seen.is_some_and(|seen| is_down(seen.observed));
+    let is_down = seen.is_some_and(|seen| seen.observed.is_down());
     // A start that was asked for and has not happened yet shows as down in the last incarnation.
     // One that cannot happen says why, and asking again is how people retry.
     let is_under_way =
         placement.incarnation > incarnation && seen.is_none_or(|seen| seen.why.is_none());
     match placement.wanted {
+        Wanted::Running if seen.is_none() => Some(format!("{name} is to run already")),
         Wanted::Running if !is_down => Some(format!("{name} runs already")),
         Wanted::Running if is_under_way => Some(format!("{name} is starting already")),
         Wanted::Running | Wanted::Stopped => {

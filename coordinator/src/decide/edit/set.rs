@@ -178,7 +178,21 @@ fn only_role(change: &Change<'_>, name: &ClusterName) -> Result<RoleName, Refusa
     }
 }
 
+/// Sets a field of every node of a role: what single nodes had of their own goes, or a node would
+/// stay behind without a word.
 fn put_role(role: &mut RoleSpec, field: &Field) {
+    for own in role.node.values_mut() {
+        match field {
+            Field::Path(_) => own.path = None,
+            Field::Config(_) => own.config = None,
+            Field::Args(_) => own.args = None,
+            Field::Env(name, _) => {
+                own.env.remove(name);
+            }
+            Field::Count(_) | Field::OnCrash(_) => {}
+        }
+    }
+    role.node.retain(|_, own| *own != NodeOverride::default());
     match field.clone() {
         Field::Path(path) => role.path = path,
         Field::Config(config) => role.config = config,

@@ -4,6 +4,7 @@ mod apply;
 mod faults;
 mod laws;
 mod nodes;
+mod own;
 
 use super::{Refusal, decide_hand_edit};
 use crate::decide::fixtures::{World, empty, key, ready};
@@ -56,7 +57,7 @@ fn a_bad_hand_edit_is_refused_with_the_reason() {
         ("cluster", "a/b", r#"{"blueprint": "etcd"}"#, "only lower-case"),
         ("cluster", "a\nb", r#"{"blueprint": "etcd"}"#, "only lower-case"),
         ("fault", "x", r#"{"on": "kv-1", "pause": true}"#, "say how long it lasts"),
-        ("fault", "x", r#"{"on": "kv-9", "pause": true, "for": "1s"}"#, "did you mean \"kv-1\""),
+        ("fault", "x", r#"{"on": "kw-1", "pause": true, "for": "1s"}"#, "did you mean \"kv-1\""),
         ("fault", "x", r#"{"on": "kv-1", "pause": true, "for": "-3s"}"#, "must not be negative"),
         ("fault", "x", r#"{"partition": [["kv"]], "for": "1s"}"#, "two groups or more"),
         ("table", "x", "{}", "is no kind of spec"),

@@ -169,8 +169,8 @@ fn evidence(view: &View<'_>, fault: &Fault, seen: &[(&HostSeen, &FaultReport)]) 
     for (host, report) in seen {
         for (link, counted) in &report.links {
             let counted = on_our_clock(view, host, counted);
-            add(evidence.links.entry(link.clone()).or_default(), &counted);
-            add(&mut evidence.total, &counted);
+            evidence.links.entry(link.clone()).or_default().add(&counted);
+            evidence.total.add(&counted);
         }
     }
     evidence.verdict = verdict(view, fault, seen, &evidence.total);
@@ -191,35 +191,6 @@ fn on_our_clock(view: &View<'_>, host: &HostSeen, counted: &LinkEvidence) -> Lin
     }
 }
 
-fn add(sum: &mut LinkEvidence, more: &LinkEvidence) {
-    let LinkEvidence {
-        connections,
-        held_bytes,
-        dropped_segments,
-        delayed_chunks,
-        delay_histogram,
-        attempts_refused,
-        leaked_bytes,
-        first_hit_ms,
-        last_hit_ms,
-    } = more;
-    for (sum, more) in [
-        (&mut sum.connections, connections),
-        (&mut sum.held_bytes, held_bytes),
-        (&mut sum.dropped_segments, dropped_segments),
-        (&mut sum.delayed_chunks, delayed_chunks),
-        (&mut sum.attempts_refused, attempts_refused),
-        (&mut sum.leaked_bytes, leaked_bytes),
-    ] {
-        *sum = sum.saturating_add(*more);
-    }
-    for (sum, more) in sum.delay_histogram.iter_mut().zip(delay_histogram) {
-        *sum = sum.saturating_add(*more);
-    }
-    sum.first_hit_ms = sum.first_hit_ms.into_iter().chain(*first_hit_ms).min();
-    sum.last_hit_ms = sum.last_hit_ms.max(*last_hit_ms);
-}
-
 fn verdict(
     view: &View<'_>,
     fault: &Fault,
@@ -228,7 +199,9 @@ fn verdict(
 ) -> Verdict {
     if fault.spec.on.is_some() {
         // Effects on nodes are not counted: a host that had it in force did what it says.
-        let acted = |report: &FaultReport| report.why.is_none();
+        let acted = |report: &FaultReport| {
+            report.why.is_none() && (report.active || report.expired || fault.is_ended())
+        };
         let is_confirmed = !seen.is_empty() && seen.iter().all(|(_, report)| acted(report));
         return if is_confirmed { Verdict::Confirmed } else { Verdict::Quiet };
     }

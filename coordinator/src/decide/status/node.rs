@@ -1,24 +1,34 @@
 //! What people see of nodes.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use faultbed_common::{
     lab::NodeRef,
-    name::{ClusterName, RoleName},
+    name::{ClusterName, FaultName, NodeName, RoleName},
     report::{Identity, NodeReport, NodeState},
     status::NodeStatus,
 };
 
 use super::View;
 
+/// The nodes that each fault in force touches.
+type Touched<'a> = Vec<(&'a FaultName, BTreeSet<&'a NodeName>)>;
+
 /// All nodes, by cluster and in natural order.
 pub(super) fn nodes(view: &View<'_>) -> Vec<NodeStatus> {
-    let mut nodes: Vec<NodeStatus> = view.lab.nodes().map(|found| node(view, found)).collect();
+    let in_force = view.lab.faults.iter().filter(|(_, fault)| fault.is_active());
+    let touched: Touched<'_> =
+        in_force.map(|(name, fault)| (name, fault.resolved.touched())).collect();
+    let mut nodes: Vec<NodeStatus> =
+        view.lab.nodes().map(|found| node(view, found, &touched)).collect();
     settle_leaders(&mut nodes);
     nodes
 }
 
-fn node(view: &View<'_>, found: NodeRef<'_>) -> NodeStatus {
+fn node(view: &View<'_>, found: NodeRef<'_>, touched: &Touched<'_>) -> NodeStatus {
     let NodeRef { name, placement, cluster_name, cluster: _ } = found;
     let seen = view.host(&placement.host);
     let up = view.up(&placement.host).is_some();
@@ -58,12 +68,10 @@ fn node(view: &View<'_>, found: NodeRef<'_>) -> NodeStatus {
         private: addresses(view, &found, false),
         binary: report.binary.clone(),
         identity: if up { report.identity.clone() } else { Identity::Unknown },
-        faults: view
-            .lab
-            .faults
+        faults: touched
             .iter()
-            .filter(|(_, fault)| fault.is_active() && fault.resolved.touched().contains(name))
-            .map(|(fault, _)| fault.clone())
+            .filter(|(_, nodes)| nodes.contains(name))
+            .map(|(fault, _)| (*fault).clone())
             .collect(),
         why,
         restarts: report.restarts,

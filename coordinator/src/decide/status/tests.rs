@@ -203,6 +203,39 @@ fn a_heal_is_observed_not_assumed() {
 }
 
 #[test]
+fn a_heal_is_not_over_on_a_host_that_died_with_the_fault_in_force() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
+    world.obey();
+    let mut hosts = world.seen();
+    hosts.get_mut(&key("h2")).unwrap().connected = false;
+    world.edit(faultbed_common::edit::Edit::Heal { faults: vec![] }).unwrap();
+    let leftover = |hosts: &_| {
+        let status = status(&world.lab, hosts, &[], world.now);
+        let start = format!("fault {name} is still in force on h2");
+        status.pending.iter().any(|sentence| sentence.starts_with(&start))
+    };
+    assert!(leftover(&hosts), "its proxy goes on without the agent");
+    hosts.get_mut(&key("h2")).unwrap().age_ms = 30_000;
+    assert!(!leftover(&hosts), "the proxy ends it at its deadline");
+}
+
+#[test]
+fn a_heal_waits_for_hosts_that_have_yet_to_hear_of_the_fault() {
+    let mut world = ready();
+    world.obey();
+    let before = world.reports.clone();
+    let name = world.inject("isolate = \"kv-1\"").unwrap();
+    world.edit(faultbed_common::edit::Edit::Heal { faults: vec![] }).unwrap();
+    world.reports = before;
+    let start = format!("fault {name} is still in force on h3, or about to be");
+    let pending = world.status().pending;
+    assert!(pending.iter().any(|sentence| sentence.starts_with(&start)), "{pending:?}");
+    world.obey();
+    assert!(world.status().converged);
+}
+
+#[test]
 fn what_a_fault_forbids_is_not_pending() {
     let mut world = ready();
     let held = world.inject("on = \"kv-3\"\nkill = true").unwrap();

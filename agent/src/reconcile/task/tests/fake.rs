@@ -42,6 +42,7 @@ struct World {
     calls: Vec<String>,
     commands: Vec<String>,
     start_delay: Duration,
+    answer_delay: Duration,
     next_pid: u32,
 }
 
@@ -104,6 +105,11 @@ impl FakeHands {
 
     pub(super) fn delay_starts(&self, delay: Duration) {
         self.change(|world| world.start_delay = delay);
+    }
+
+    /// The proxy says how things are and is heard only so much later.
+    pub(super) fn delay_answers(&self, delay: Duration) {
+        self.change(|world| world.answer_delay = delay);
     }
 
     pub(super) fn hold_address(&self, address: SocketAddr, holder: Option<&str>) {
@@ -340,7 +346,16 @@ impl Hands for FakeHands {
     }
 
     fn ask_proxy(&self) -> Result<ProxySeen, String> {
-        Ok(ProxySeen::default())
+        let (delay, seen) = {
+            let world = self.world.lock().unwrap();
+            let faults = world.rules.iter().flat_map(|file| &file.spec.faults);
+            let active = |revision| FaultReport { revision, active: true, ..Default::default() };
+            let faults = faults.map(|(name, f)| (name.clone(), active(f.revision))).collect();
+            (world.answer_delay, ProxySeen { faults, ..ProxySeen::default() })
+        };
+        // A real question blocks its thread as well.
+        std::thread::sleep(delay);
+        Ok(seen)
     }
 
     fn survey(&self, _: &SurveyOrder) -> Survey {

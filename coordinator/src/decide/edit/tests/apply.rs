@@ -199,8 +199,9 @@ fn every_mistake_of_a_file_is_one_clear_refusal_and_changes_nothing() {
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.count = 10000000\n", "it goes from 1 to 1000"),
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.hosts = [\"h9\"]\n", "there is no host \"h9\""),
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.node.7.path = \"x\"\n", "names no node"),
+        ("[cluster.a]\nblueprint = \"etcd\"\netcd.path = \"a\\u0000b\"\n", "NUL byte"),
         ("[cluster.kv-1]\nblueprint = \"etcd\"\n[cluster.kv]\nblueprint = \"etcd\"\n", "kv-1"),
-        ("[host.h9]\nlabels = { dc = \"east\" }\n", "there is no host h9; did you mean \"h1\"?"),
+        ("[host.h9]\nlabels = { dc = \"east\" }\n", "there is no host h9; there are h1, h2, h3"),
         ("[fault.x]\nisolate = \"kv-1\"\nfor = \"1s\"\n", "no such node or cluster"),
         (&format!("{KV}[fault.x]\nisolate = \"kv-1\"\n"), "say how long it lasts"),
         (&split("1ns"), "at least 1ms"),
@@ -292,6 +293,9 @@ fn set_changes_a_field_of_a_cluster_a_role_or_single_nodes() {
     );
     let again = set(&mut world, "kv-2", "path", "/opt/next").unwrap();
     assert!(!again.reply.changed && again.reply.notes[0].contains("faultbed restart"));
+    set(&mut world, "kv", "path", "/opt/all").unwrap();
+    let spec = &world.lab.clusters[&key("kv")].spec.roles[&key("etcd")];
+    assert!(spec.node.values().all(|own| own.path.is_none()), "no node stays behind");
     for (target, field, value, reason) in [
         ("kv", "pth", "x", "did you mean \"path\"?"),
         ("kv", "count", "many", "\"many\" is no count"),
@@ -301,7 +305,7 @@ fn set_changes_a_field_of_a_cluster_a_role_or_single_nodes() {
         ("kv", "on_crash", "panic", "\"stay\" or \"restart\""),
         ("kv", "env.", "x", "no name of an environment variable"),
         ("kv/etdc", "count", "1", "did you mean \"etcd\"?"),
-        ("kv-9", "path", "x", "did you mean \"kv-1\"?"),
+        ("kw-1", "path", "x", "did you mean \"kv-1\"?"),
     ] {
         let error = why(set(&mut world, target, field, value));
         assert!(error.contains(reason), "{target} {field}: {error}");

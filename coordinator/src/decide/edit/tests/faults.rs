@@ -10,7 +10,10 @@ use faultbed_common::{
 };
 
 use super::why;
-use crate::decide::fixtures::{World, fault, key, ready};
+use crate::decide::{
+    edit::fault::FAULTS_MAX,
+    fixtures::{World, fault, key, ready},
+};
 
 fn named(name: &str) -> FaultName {
     name.parse().unwrap()
@@ -79,9 +82,9 @@ fn a_name_in_force_is_refused_and_one_that_is_over_begins_anew() {
 fn what_cannot_be_injected_is_refused_with_the_reason() {
     let mut world = ready();
     for (text, reason) in [
-        ("isolate = \"kv-9\"", "did you mean \"kv-1\"?"),
+        ("isolate = \"kv-9\"", "there are kv, kv-1, kv-2, kv-3"),
         ("partition = [\"kv\"]", "two groups or more"),
-        ("isolate = \"host:h7\"", "did you mean \"h1\"?"),
+        ("isolate = \"host:h7\"", "there are h1, h2, h3"),
         ("on = \"kv-1\"\neffect = \"slow\"", "defines no effects"),
         ("isolate = \"kv-1\"\ngrade = \"packet\"", "host h2 cannot drop packets"),
     ] {
@@ -143,4 +146,16 @@ fn ended_faults_are_bounded_and_the_oldest_go_first() {
     assert_eq!(world.lab.faults.len(), ENDED_FAULTS_MAX);
     let newest = world.lab.faults.values().map(|fault| fault.revision.0).max().unwrap();
     assert_eq!(newest + 1, world.lab.generation.0);
+}
+
+#[test]
+fn a_script_that_injects_in_a_loop_meets_a_bound() {
+    let mut world = ready();
+    world.inject("isolate = \"kv-1\"").unwrap();
+    let one = world.lab.faults.values().next().unwrap().clone();
+    for n in 0..FAULTS_MAX {
+        world.lab.faults.insert(named(&format!("more-{n}")), one.clone());
+    }
+    let error = why(world.inject("isolate = \"kv-1\""));
+    assert!(error.contains("faultbed heal --all"), "{error}");
 }
