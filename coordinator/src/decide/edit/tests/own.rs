@@ -13,7 +13,7 @@ use faultbed_common::{
 use super::why;
 use crate::decide::{
     edit::{Decision, Refusal, decide},
-    fixtures::{World, empty, file},
+    fixtures::{World, empty, file, key},
 };
 
 const PATH: &str = "./mykv.toml";
@@ -70,7 +70,7 @@ fn gates_open_role_by_role() {
     }
     assert_eq!(world.chores().as_deref(), Some("meta of db has been ready"));
     assert_eq!(gates(&world), 0);
-    assert!(!world.lab.clusters["db"].has_been_ready());
+    assert!(!world.lab.clusters[&key("db")].has_been_ready());
     world.obey();
     assert_eq!(world.chores().as_deref(), Some("data of db has been ready"));
 }
