@@ -167,7 +167,7 @@ async fn a_proxy_that_dies_comes_back_with_the_same_rules() {
     let rules = lab.hands.rules();
     let pid = lab.hands.living(&node("kv-1"));
     lab.hands.kill_proxy();
-    lab.wait("noticed", |report| !report.pending.is_empty()).await;
+    tokio::time::timeout(PATIENCE, lab.hands.ruled()).await.expect("a new proxy has rules");
     lab.wait_done().await;
     assert_eq!(lab.hands.rules(), rules);
     assert_eq!(lab.hands.living(&node("kv-1")), pid);

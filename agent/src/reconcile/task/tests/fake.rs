@@ -123,8 +123,14 @@ impl FakeHands {
         self.end(node, None, Some(11));
     }
 
+    /// The proxy dies, and its rules with it.
     pub(super) fn kill_proxy(&self) {
-        self.change(|world| world.has_proxy = false);
+        self.change(|world| (world.has_proxy, world.rules) = (false, None));
+    }
+
+    /// A proxy runs and has rules.
+    pub(super) fn ruled(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.until(|world| world.has_proxy && world.rules.is_some())
     }
 
     pub(super) fn rules(&self) -> Option<ProxyFile> {
