@@ -207,6 +207,7 @@ async fn nothing_is_in_force_while_no_proxy_runs() {
     lab.spec.proxy.faults.insert(cut.clone(), link_fault());
     lab.order().await;
     lab.wait("in force", |r| r.faults.get(&cut).is_some_and(|f| f.active)).await;
+    lab.hands.delay_rules(Duration::from_millis(50));
     lab.hands.kill_proxy();
     let report =
         lab.wait("noticed", |r| r.faults.get(&cut).is_some_and(|fault| !fault.active)).await;

@@ -43,6 +43,7 @@ struct World {
     commands: Vec<String>,
     start_delay: Duration,
     answer_delay: Duration,
+    rules_delay: Duration,
     next_pid: u32,
 }
 
@@ -105,6 +106,11 @@ impl FakeHands {
 
     pub(super) fn delay_starts(&self, delay: Duration) {
         self.change(|world| world.start_delay = delay);
+    }
+
+    /// The proxy takes so long to come up and obey.
+    pub(super) fn delay_rules(&self, delay: Duration) {
+        self.change(|world| world.rules_delay = delay);
     }
 
     /// The proxy says how things are and is heard only so much later.
@@ -337,6 +343,8 @@ impl Hands for FakeHands {
     }
 
     fn apply_proxy(&self, file: &ProxyFile) -> Result<ProxyApplied, String> {
+        let delay = self.world.lock().unwrap().rules_delay;
+        std::thread::sleep(delay);
         self.change(|world| {
             world.has_proxy = true;
             world.rules = Some(file.clone());
