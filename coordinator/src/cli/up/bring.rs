@@ -2,7 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use faultbed_common::{blueprint::Role, edit::EditRequest, report::NodeState, status::Status};
+use faultbed_common::{
+    blueprint::Role,
+    edit::EditRequest,
+    generation::Incarnation,
+    host_spec::Wanted,
+    name::NodeName,
+    report::NodeState,
+    status::{NodeStatus, Status},
+};
 
 use super::{
     Plan,
@@ -61,7 +69,10 @@ pub async fn bring_up(
     ));
     let now = match &plan.change {
         Some(change) => apply(&client, change, plan.args.wait.0).await?,
-        None => client.status().await?,
+        None => {
+            let before = client.status().await?;
+            wait(&client, idle(&before, |_| false), plan.args.wait.0).await?
+        }
     };
     let now = with_leaders(&client, now).await;
     Ok((client, now))
@@ -175,16 +186,25 @@ async fn apply(client: &Client, change: &EditRequest, limit: Duration) -> Result
         output::say(tone(format!("note: {note}"), Tone::Faint));
     }
     let mut goals = change::goals(&change.edit, &reply, Some(&before));
-    // A lab that is applied again may still be starting what it has.
-    let idle = before
+    goals.extend(idle(&before, |node| reply.nodes.contains_key(node)));
+    wait(client, goals, limit).await
+}
+
+/// A lab that comes up again starts what it has: every node that should run and does not change.
+/// One that crashed stays a finding, and the table shows it.
+fn idle(before: &Status, changes: impl Fn(&NodeName) -> bool) -> Vec<Goal> {
+    let goal = |node: &NodeStatus| {
+        let over = Incarnation(node.incarnation.0.saturating_sub(1));
+        Goal::Ready(node.name.clone(), over)
+    };
+    let nodes = before
         .nodes
         .iter()
-        .filter(|node| !reply.nodes.contains_key(&node.name))
-        .filter(|node| node.wanted == faultbed_common::host_spec::Wanted::Running);
-    goals.extend(idle.map(|node| {
-        let over = faultbed_common::generation::Incarnation(node.incarnation.0.saturating_sub(1));
-        Goal::Ready(node.name.clone(), over)
-    }));
+        .filter(|node| node.wanted == Wanted::Running && node.observed != NodeState::Crashed);
+    nodes.filter(|node| !changes(&node.name)).map(goal).collect()
+}
+
+async fn wait(client: &Client, goals: Vec<Goal>, limit: Duration) -> Result<Status, Failure> {
     let waited = follow::until(client, goals, limit).await?;
     for word in &waited.said {
         output::say(tone(format!("note: {word}"), Tone::Warn));
