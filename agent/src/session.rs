@@ -33,6 +33,10 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Connecting takes no longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Work in progress is told after this, for what comes of it may be there by then: each report costs
+/// the coordinator a write to its disk, and who waits for a fault waits for all of them.
+const IN_PROGRESS: Duration = Duration::from_millis(5);
+
 /// Counters are told at most this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -263,10 +267,15 @@ impl Reporter {
 
     /// Is over when a report must be sent.
     async fn is_due(&mut self) {
+        let mut news_since = None;
         loop {
-            let urgency = urgency(&self.told, &self.reports.borrow_and_update());
+            let (urgency, is_settled) = {
+                let next = self.reports.borrow_and_update();
+                (urgency(&self.told, &next), next.pending.is_empty())
+            };
             let at = match urgency {
-                Urgency::Now => return,
+                Urgency::Now if is_settled => return,
+                Urgency::Now => *news_since.get_or_insert_with(Instant::now) + IN_PROGRESS,
                 Urgency::Soon => self.told_at + REPORT_EVERY,
                 Urgency::None => self.told_at + KEEPALIVE,
             };

@@ -49,7 +49,27 @@ async fn transitions_are_told_at_once_and_counters_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ages_are_no_news_and_silence_is_broken_every_five_seconds() {
+async fn what_is_in_progress_waits_for_what_comes_of_it_but_not_for_long() {
+    let pending = |generation| HostReport {
+        generation: faultbed_common::generation::Generation(generation),
+        pending: vec!["proxy: applying the rules".to_owned()],
+        ..node(NodeState::Ready)
+    };
+    let (mut reporter, tell) = reporter(node(NodeState::Ready));
+    tell.send_replace(Arc::new(pending(2)));
+    let came = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        tell.send_replace(Arc::new(evidence(0, 9000)));
+        tell
+    });
+    assert_eq!(due(&mut reporter).await, Duration::from_millis(2), "only the outcome is told");
+    let tell = came.await.unwrap();
+    tell.send_replace(Arc::new(pending(3)));
+    assert_eq!(due(&mut reporter).await, IN_PROGRESS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ages_are_no_news_and_silence_is_broken_now_and_then() {
     let (mut reporter, tell) = reporter(evidence(1, 9000));
     tell.send_replace(Arc::new(HostReport { now_ms: 77, ..evidence(1, 8000) }));
     assert_eq!(due(&mut reporter).await.as_millis(), KEEPALIVE.as_millis());

@@ -59,7 +59,7 @@ fn source_of(verb: &str, target: &str, ours: bool, user: Option<&str>) -> (IpAdd
     if let Some(user) = user {
         // The helper lies where only root may look; a copy of it does not.
         let copy =
-            std::env::temp_dir().join(format!("shim-helper-{}-{user}-{verb}", std::process::id()));
+            std::env::temp_dir().join(format!("shim-dials-{}-{user}-{verb}", std::process::id()));
         std::fs::copy(&spec.program, &copy).unwrap();
         (spec.program, spec.cwd, spec.user) = (copy, "/".into(), Some(user.to_owned()));
     }

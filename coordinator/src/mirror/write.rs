@@ -79,7 +79,12 @@ impl MirrorHandle {
         if staged && let Err(error) = self.fold().await {
             tracing::warn!(%error, "folding a large change failed, the next change will do it");
         }
-        self.wait(CATCH_UP_MAX, |mirror| mirror.revision >= revision).await;
+        // What is shown half-folded cannot be changed: the next change would meet a conflict.
+        let is_shown = |mirror: &Mirror| {
+            mirror.revision >= revision
+                && !(mirror.unfolded && mirror.lab.generation <= lab.generation)
+        };
+        self.wait(CATCH_UP_MAX, is_shown).await;
         Ok(CommitOutcome::Committed)
     }
 

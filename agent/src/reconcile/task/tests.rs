@@ -167,7 +167,7 @@ async fn a_proxy_that_dies_comes_back_with_the_same_rules() {
     let rules = lab.hands.rules();
     let pid = lab.hands.living(&node("kv-1"));
     lab.hands.kill_proxy();
-    lab.wait("noticed", |report| !report.pending.is_empty()).await;
+    tokio::time::timeout(PATIENCE, lab.hands.ruled()).await.expect("a new proxy has rules");
     lab.wait_done().await;
     assert_eq!(lab.hands.rules(), rules);
     assert_eq!(lab.hands.living(&node("kv-1")), pid);
@@ -207,6 +207,7 @@ async fn nothing_is_in_force_while_no_proxy_runs() {
     lab.spec.proxy.faults.insert(cut.clone(), link_fault());
     lab.order().await;
     lab.wait("in force", |r| r.faults.get(&cut).is_some_and(|f| f.active)).await;
+    lab.hands.delay_rules(Duration::from_millis(50));
     lab.hands.kill_proxy();
     let report =
         lab.wait("noticed", |r| r.faults.get(&cut).is_some_and(|fault| !fault.active)).await;

@@ -136,8 +136,16 @@ fn crashed(view: &View<'_>, node: &NodeStatus, progress: &mut Progress) {
     let Some(found) = view.lab.node(&node.name) else { return };
     let exit = node.exit.as_ref().map(exit_words).unwrap_or_default();
     let sentence = format!("{}: crashed{exit}", node.name);
+    // Its host has said so too: once is enough, in the better words.
+    let of_host = format!("{}: {}: crashed", node.host, node.name);
+    let is_of_host = |sentence: &String| sentence.starts_with(&of_host);
     match found.cluster.spec.on_crash.unwrap_or(found.cluster.blueprint.on_crash) {
-        OnCrash::Stay => progress.stuck(sentence),
+        OnCrash::Stay => {
+            progress.stuck.retain(|sentence| !is_of_host(sentence));
+            progress.stuck(sentence);
+        }
+        // It knows when it is started again, and when no more.
+        OnCrash::Restart if progress.stuck.iter().chain(&progress.pending).any(is_of_host) => {}
         OnCrash::Restart => progress.pending(format!("{sentence}; it is started again")),
     }
 }
@@ -147,7 +155,7 @@ pub(in crate::decide) fn exit_words(exit: &ExitReport) -> String {
     match (exit.code, exit.signal) {
         (_, Some(signal)) => format!(", signal {signal}"),
         (Some(code), None) => format!(", exit {code}"),
-        (None, None) => String::new(),
+        (None, None) => ", nobody saw how".to_owned(),
     }
 }
 

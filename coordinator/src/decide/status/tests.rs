@@ -85,6 +85,24 @@ fn a_crash_is_stuck_with_its_exit_and_a_stop_or_kill_is_not() {
 }
 
 #[test]
+fn a_crash_is_told_once_by_node_or_host() {
+    let mut world = ready();
+    world.obey();
+    world.report("kv-2", |seen| {
+        seen.observed = NodeState::Crashed;
+        seen.exit = Some(ExitReport::default());
+    });
+    let host = world.reports.get_mut(&key("h2")).unwrap();
+    host.stuck = vec!["kv-2: crashed: ended; restarted 100 times".to_owned()];
+    assert_eq!(world.status().stuck, ["kv-2: crashed, nobody saw how"]);
+    world.lab.clusters.get_mut(&key("kv")).unwrap().blueprint.on_crash =
+        faultbed_common::spec::OnCrash::Restart;
+    let status = world.status();
+    assert_eq!(status.stuck, ["h2: kv-2: crashed: ended; restarted 100 times"]);
+    assert!(status.pending.is_empty(), "it is not started again: {:?}", status.pending);
+}
+
+#[test]
 fn a_restart_that_has_not_happened_is_pending() {
     let mut world = ready();
     world.verb("kv-1", NodeVerb::Restart).unwrap();

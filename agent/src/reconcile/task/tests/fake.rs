@@ -43,6 +43,7 @@ struct World {
     commands: Vec<String>,
     start_delay: Duration,
     answer_delay: Duration,
+    rules_delay: Duration,
     next_pid: u32,
 }
 
@@ -107,6 +108,11 @@ impl FakeHands {
         self.change(|world| world.start_delay = delay);
     }
 
+    /// The proxy takes so long to come up and obey.
+    pub(super) fn delay_rules(&self, delay: Duration) {
+        self.change(|world| world.rules_delay = delay);
+    }
+
     /// The proxy says how things are and is heard only so much later.
     pub(super) fn delay_answers(&self, delay: Duration) {
         self.change(|world| world.answer_delay = delay);
@@ -123,8 +129,14 @@ impl FakeHands {
         self.end(node, None, Some(11));
     }
 
+    /// The proxy dies, and its rules with it.
     pub(super) fn kill_proxy(&self) {
-        self.change(|world| world.has_proxy = false);
+        self.change(|world| (world.has_proxy, world.rules) = (false, None));
+    }
+
+    /// A proxy runs and has rules.
+    pub(super) fn ruled(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.until(|world| world.has_proxy && world.rules.is_some())
     }
 
     pub(super) fn rules(&self) -> Option<ProxyFile> {
@@ -331,6 +343,8 @@ impl Hands for FakeHands {
     }
 
     fn apply_proxy(&self, file: &ProxyFile) -> Result<ProxyApplied, String> {
+        let delay = self.world.lock().unwrap().rules_delay;
+        std::thread::sleep(delay);
         self.change(|world| {
             world.has_proxy = true;
             world.rules = Some(file.clone());
