@@ -138,7 +138,7 @@ fn role_args(blueprints: &BTreeMap<String, Blueprint>) -> Vec<Arg> {
                 .help(with_default(field, help, role, &of));
             arg = match field {
                 "count" => {
-                    arg.value_parser(clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)))
+                    arg.value_parser(clap::value_parser!(u32).range(..=i64::from(COUNT_MAX)))
                 }
                 "path" => arg.value_hint(clap::ValueHint::ExecutablePath),
                 "config" => arg.value_hint(clap::ValueHint::FilePath),
