@@ -48,15 +48,16 @@ impl Output {
     /// Writes what the node printed. Files change between two lines, when there is a next one.
     pub(super) fn write(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let mut end = bytes.len();
-            if self.size >= self.bytes_max {
-                let oversize = self.size >= self.bytes_max.saturating_mul(OVERSIZE_MAX);
-                if self.within_line && !oversize {
-                    end = bytes.iter().position(|byte| *byte == b'\n').map_or(end, |at| at + 1);
-                } else {
-                    self.rotate();
-                }
+            let is_oversize = self.size >= self.bytes_max.saturating_mul(OVERSIZE_MAX);
+            if self.size >= self.bytes_max && (!self.within_line || is_oversize) {
+                self.rotate();
             }
+            // However much was read at once: only the last line in a file goes beyond its size.
+            let room = self.bytes_max.saturating_sub(self.size);
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            let beyond = bytes.get(room..).unwrap_or_default();
+            let end = beyond.iter().position(|byte| *byte == b'\n');
+            let end = end.map_or(bytes.len(), |at| room + at + 1);
             let (head, rest) = bytes.split_at(end);
             self.append(head);
             self.within_line = !head.ends_with(b"\n");

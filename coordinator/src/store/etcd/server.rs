@@ -18,6 +18,9 @@ const PROGRAM: &str = "/usr/bin/etcd";
 /// How long a server may take until it answers.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// How long it may take to stand still.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
 /// A running server, of a cluster of its own or of several.
 #[derive(Debug)]
 pub(crate) struct EtcdServer {
@@ -101,9 +104,22 @@ impl EtcdServer {
         self.child = spawn(self.dir.path(), &self.member, &self.members);
     }
 
-    /// Stops it without ending it.
+    /// Stops it without ending it. Its threads stop one after another: returns when all have.
     pub(crate) fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);
+        let began = std::time::Instant::now();
+        while !self.is_stopped() {
+            assert!(began.elapsed() < STOP_MAX, "it does not stop");
+            std::hint::spin_loop();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('T'))
+        })
     }
 
     /// Lets it go on.
