@@ -40,6 +40,9 @@ const IN_PROGRESS: Duration = Duration::from_millis(5);
 /// Counters are told at most this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the first look at the host may hold up its coming.
+const FIRST_REPORT_MAX: Duration = Duration::from_secs(2);
+
 /// A report is sent at least this often, so that silence means a dead host: a coordinator that
 /// hears nothing for more than twice as long gives the session up.
 const KEEPALIVE: Duration = Duration::from_secs(3);
@@ -135,6 +138,12 @@ impl Session {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut retry = RETRY_FIRST;
         let mut was_told = false;
+        // A host that comes says at once which of its ports others have.
+        let first = tokio::time::timeout(FIRST_REPORT_MAX, self.reports.changed());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = first => {}
+        }
         while !stop.is_cancelled() {
             let began = Instant::now();
             let over = tokio::select! {

@@ -60,8 +60,8 @@ fn apply_removes_what_left_the_file_and_keeps_what_verbs_made() {
         .map(|f| f.name.to_string())
         .collect();
     assert_eq!(active, ["mine"]);
-    lab.ok(&["delete", "cluster", "kv"]);
-    lab.wait("no node is left", |status| status.nodes.is_empty().then_some(()));
+    lab.ok(&["delete", "cluster", "kv", "--wipe"]);
+    assert!(lab.status().nodes.is_empty(), "delete waits until its nodes are gone");
 }
 
 #[test]

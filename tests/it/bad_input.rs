@@ -76,17 +76,38 @@ fn bad_requests_to_a_running_lab_change_nothing() {
 
 #[test]
 fn a_port_in_use_moves_the_whole_set_of_a_node() {
-    // Whoever else may hold it already: the port is taken on every address either way.
-    let _taken = std::net::TcpListener::bind("0.0.0.0:2379");
-    let lab = Lab::up("ports", ETCD);
-    let node = lab.node("kv-1");
-    let port = |name: &str| -> u16 {
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").expect("take a port on every address");
+    let port = taken.local_addr().expect("its address").port();
+    let lab = Lab::new("ports");
+    lab.write("two.toml", &two_ports(port - 1, port));
+    let file =
+        lab.write("lab.toml", "[lab]\nhosts = 1\n[cluster.web]\nblueprint = \"./two.toml\"\n");
+    lab.ok(&["up", "-d", &file.display().to_string()]);
+    let node = lab.node("web-1");
+    let number = |name: &str| -> u16 {
         let text = node.endpoints[name].rsplit(':').next().expect("a port");
         text.parse().expect("a number")
     };
-    assert!(port("client") > 2379 && port("client") % 10 == 9, "{:?}", node.endpoints);
-    assert_eq!(port("peer"), port("client") + 1, "the whole set moves");
-    assert_eq!(lab.etcdctl(&["kv-1"], &["put", "a", "b"]).stdout, "OK\n");
+    assert_eq!(number("b"), number("a") + 1, "the whole set moves: {:?}", node.endpoints);
+    assert!(number("b") > port && (number("b") - port).is_multiple_of(10), "{:?}", node.endpoints);
+    assert_eq!(node.observed, NodeState::Ready);
+}
+
+/// A server with two ports, of which it serves the first.
+fn two_ports(a: u16, b: u16) -> String {
+    format!(
+        r#"
+name = "two"
+summary = "a web server with a port too many"
+[role.two]
+program = "python3"
+count = 1
+port.a = {{ default = {a}, url = "http" }}
+port.b = {{ default = {b} }}
+args = ["-m", "http.server", "--bind", "{{{{ node.private }}}}", "--directory", "{{{{ node.data }}}}", "{{{{ node.port.a.port }}}}"]
+ready = {{ http = "{{{{ node.port.a.bind }}}}/", expect = "status == 200" }}
+"#
+    )
 }
 
 #[test]

@@ -128,6 +128,8 @@ pub struct Reconciler<H> {
     settled: Option<u64>,
     unsettled: Option<String>,
     is_surveying: bool,
+    /// Nothing is reported before: who has which ports decides where nodes are placed.
+    has_surveyed: bool,
     is_asking_proxy: bool,
     inbox: mpsc::Receiver<Wake>,
     notes: mpsc::Sender<Wake>,
@@ -165,6 +167,7 @@ impl<H: Hands> Reconciler<H> {
             settled: None,
             unsettled: None,
             is_surveying: false,
+            has_surveyed: false,
             is_asking_proxy: false,
             inbox,
             notes,
@@ -223,6 +226,9 @@ impl<H: Hands> Reconciler<H> {
 
     fn tell(&mut self, plan: &Plan, now: BootTime) {
         self.note_states(now);
+        if !self.has_surveyed {
+            return;
+        }
         let findings = Findings {
             host: self.ledger.host(),
             accepted: self.ledger.accepted(),

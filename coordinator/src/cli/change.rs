@@ -244,6 +244,10 @@ fn node_goals(
         NodeFate::Start | NodeFate::Restart => vec![Goal::Ready(name.clone(), over)],
         NodeFate::Kill if respawns => vec![Goal::Ready(name.clone(), over)],
         NodeFate::Stop | NodeFate::Kill => vec![Goal::Down(name.clone())],
+        // A cluster that is deleted with its data: the node goes, and its data with it.
+        NodeFate::Wipe if matches!(edit, Edit::DeleteCluster { .. }) => {
+            vec![Goal::Removed(name.clone(), was.map(|node| node.host.clone()), generation)]
+        }
         // One that was down stays down; its data goes without anything to see here.
         NodeFate::Wipe if was.is_some_and(|node| wait::is_down(node.observed)) => Vec::new(),
         NodeFate::Wipe => vec![Goal::Ready(name.clone(), over)],

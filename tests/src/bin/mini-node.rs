@@ -99,8 +99,14 @@ fn read_to_the_end(mut stream: TcpStream, heard: &Mutex<Heard>) {
 }
 
 fn answer(mut stream: TcpStream, name: &str, heard: &Mutex<Heard>) {
-    let mut request = [0; 1024];
-    let _ = stream.read(&mut request);
+    // To the end: closing a socket with unread bytes in it resets it, and the answer is lost.
+    let (mut request, mut chunk) = (Vec::new(), [0; 1024]);
+    while !request.ends_with(b"\r\n\r\n") && request.len() < 64 * 1024 {
+        match stream.read(&mut chunk) {
+            Ok(count @ 1..) => request.extend_from_slice(&chunk[..count]),
+            Ok(0) | Err(_) => return,
+        }
+    }
     let body = {
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
         let now = monotonic_ns();

@@ -37,7 +37,7 @@ impl<H: Hands> Reconciler<H> {
             Wake::Fact(fact) => self.take_fact(fact),
             Wake::Identified(node, result) => self.identified(&node, *result),
             Wake::Surveyed(survey) => {
-                self.is_surveying = false;
+                (self.is_surveying, self.has_surveyed) = (false, true);
                 self.survey = survey;
             }
             Wake::Settled(result) => self.ledger_settled(result),
