@@ -58,6 +58,12 @@ impl ProcStat {
         matches!(self.state, b'Z' | b'X')
     }
 
+    /// Whether it waits for something that no signal interrupts: a disk, or the child of a vfork.
+    #[must_use]
+    pub fn uninterruptible(&self) -> bool {
+        self.state == b'D'
+    }
+
     /// Whether a stop signal holds it.
     #[must_use]
     pub fn stopped(&self) -> bool {

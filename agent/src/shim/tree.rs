@@ -78,11 +78,22 @@ pub(super) fn end_quickly() {
 }
 
 /// Stops every process below the shim. Parents first, and until nobody is left who could fork.
+///
+/// A parent inside vfork(2) cannot stop before its child has executed something, and a child that
+/// was stopped before that never would: children of a parent that cannot be interrupted come later.
 pub(super) fn stop_all() {
-    for _ in 0..STOP_ROUNDS_MAX {
+    for round in 0..STOP_ROUNDS_MAX {
         let mut running = false;
+        let mut forking = BTreeSet::new();
         for member in members() {
-            running |= send(member, Signal::STOP, |stat| !stat.stopped());
+            if ProcStat::of(member.pid).is_some_and(|stat| stat.uninterruptible()) {
+                forking.insert(member.pid);
+            }
+            if round < STOP_ROUNDS_MAX / 2 && forking.contains(&member.parent) {
+                running = true;
+            } else {
+                running |= send(member, Signal::STOP, |stat| !stat.stopped());
+            }
         }
         if !running {
             return;
