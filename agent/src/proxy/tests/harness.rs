@@ -307,7 +307,9 @@ pub(super) fn retransmissions(stream: &TcpStream) -> u32 {
         )
     };
     assert_eq!(answer, 0);
-    u32::from_ne_bytes(info[100..104].try_into().expect("four bytes"))
+    // Where the peer's window was full, the kernel sends probes of it instead of data again.
+    let probes = u32::from(info[3]);
+    probes + u32::from_ne_bytes(info[100..104].try_into().expect("four bytes"))
 }
 
 /// Bytes that look random and depend on a seed.
