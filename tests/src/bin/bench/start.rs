@@ -18,6 +18,9 @@ const PAIRS: usize = 20;
 /// How often the bare script's nodes are asked, as often as ours.
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
+/// How long an answer is waited for before it is asked anew, as ours are while a node starts.
+const ANSWER_MAX: Duration = Duration::from_millis(100);
+
 pub(crate) fn run() -> anyhow::Result<Table> {
     let lab = Lab::up("benchstart", "[lab]\nhosts = 3\n");
     let file = lab.write("kv.toml", ETCD).display().to_string();
@@ -107,7 +110,7 @@ fn start_bare(lab: &Lab, commands: &[(SocketAddr, Vec<String>)]) -> anyhow::Resu
 fn is_healthy(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
         write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
