@@ -29,6 +29,7 @@ use rustix::{
 };
 
 mod acceptor;
+mod bucket;
 mod client;
 mod control;
 mod cut;

@@ -150,6 +150,9 @@ fn link_fault(
         heal: fault.spec.heal.unwrap_or_default(),
         links,
         seed: seed(name, &fault.spec),
+        probability: None,
+        canary: false,
+        fast_heal: false,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The language of a lab and its pure core. Nothing here reads a clock, a disk, the network or dice.
 //!
-//! Reading order: what people write (`name`, `duration`, `spec`, `fault`, `blueprint`, `file`), what
+//! Reading order: what people write (`name`, `duration`, `effect`, `spec`, `fault`, `blueprint`,
+//! `file`), what
 //! the lab decided (`lab`, `place`, `target`, `shape`), what hosts are told (`compile`, `host_spec`,
 //! `proxy_spec`, `rules`), what they answer (`report`), and what people see (`status`, `event`, `edit`).
 
@@ -8,6 +9,7 @@ pub mod blueprint;
 pub mod compile;
 pub mod duration;
 pub mod edit;
+pub mod effect;
 pub mod event;
 pub mod expr;
 pub mod fault;

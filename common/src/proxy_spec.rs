@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     duration::Span,
+    effect::{Loss, Rate, Ratio, Slice},
     fault::{Grade, HealPolicy},
     generation::{FaultRevision, Generation},
     link::Link,
@@ -60,17 +61,64 @@ pub struct LinkFault {
     pub links: BTreeSet<Link>,
     /// Where its dice come from.
     pub seed: u64,
+    /// The share of connections that it acts on, fixed for each when it is accepted; `None` is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<Ratio>,
+    /// Whether the agent proves it end to end: by asking the node as a peer would.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub canary: bool,
+    /// Bounds how long peers need to notice the heal of a cut, through their own sockets.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fast_heal: bool,
 }
 
-/// What a fault does to the bytes of one link. Effects of several faults combine in `rules`.
+/// What a fault does to one link: to its bytes, and to connections that carry them. Effects of several
+/// faults combine in `rules`.
+///
+/// Bytes meet these in the order of a real link: held or cut, sliced, corrupted, lost, paced by the
+/// bandwidth, then late.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LinkEffect {
     /// Nothing passes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
+    /// Bytes wait until the fault ends, then all are delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     /// Every byte is late.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<Delay>,
+    /// What all connections of the link carry together at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Rate>,
+    /// Segments are lost and sent again; each is drawn by itself. Sorted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loss: Vec<Loss>,
+    /// Of each [`SEGMENT_BYTES`] piece: the probability that one of its bits is flipped. The stream is
+    /// knowingly broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupt: Option<Ratio>,
+    /// Bytes are delivered in small pieces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slice: Option<Slice>,
+    /// What becomes of connections dialled from the link's sender to its receiver while it is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dials: Option<Dials>,
+    /// An accepted connection stands still for this many microseconds before it reaches its node.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub accept_delay_us: u64,
+    /// How connections of the link are ended.
+    #[serde(skip_serializing_if = "Endings::is_none")]
+    pub endings: Endings,
+}
+
+/// The size of a piece where an effect has a probability for each segment: the payload of a TCP
+/// segment with timestamps on an Ethernet of 1500 bytes.
+pub const SEGMENT_BYTES: usize = 1448;
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a cut stops.
@@ -83,13 +131,70 @@ pub enum Cut {
     Packets,
 }
 
-/// A delay of every chunk: pipelined, order kept, redrawn for each chunk.
+/// Where bytes wait that are not lost and not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hold {
+    /// Queued in the proxy up to its bound, so that the sender goes on as if all were well.
+    Jam,
+    /// With the sender: they are not read, its window closes.
+    Stall,
+}
+
+/// What becomes of new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dials {
+    /// A RST, as from a port where nobody listens.
+    Refuse,
+    /// No answer to the SYN.
+    TimeOut,
+}
+
+/// A delay of every chunk: pipelined, order kept, redrawn for each chunk. The parts add up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Delay {
     /// Microseconds that every chunk is late.
     pub base_us: u64,
-    /// At most this many microseconds more or less, uniformly.
+    /// At most this many microseconds more or less, evenly.
+    #[serde(skip_serializing_if = "is_zero")]
     pub jitter_us: u64,
+    /// Standard deviation of a normal part, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub normal_us: u64,
+    /// Mean of a Pareto part of shape 3 that is added, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub pareto_us: u64,
+}
+
+/// How connections of a link are ended. Times run from when the connection met the fault.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Endings {
+    /// Those that are there when the fault begins are reset at once, both ends; new ones live.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
+    /// Every connection is reset after this many microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset_after_us: Option<u64>,
+    /// Every connection is closed in order after this many microseconds; what is held is not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_after_us: Option<u64>,
+    /// A connection is closed in order once this many bytes of this direction have passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// The end of a stream is passed on this many microseconds late.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub slow_close_us: u64,
+}
+
+impl Endings {
+    /// Whether it ends nothing and delays no end.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A point of CLOCK_BOOTTIME at which a fault ends, and the boot it belongs to.

@@ -222,6 +222,20 @@ pub struct LinkEvidence {
     pub delay_histogram: [u64; 5],
     /// Connection attempts that were dropped (SYNs) or refused.
     pub attempts_refused: u64,
+    /// Accepted connections that were let stand still first.
+    pub delayed_accepts: u64,
+    /// Chunks that were lost and sent again, in user space; lost segments count as dropped.
+    pub lost_chunks: u64,
+    /// Bytes with a flipped bit.
+    pub corrupted_bytes: u64,
+    /// Bytes that were paced by a bandwidth.
+    pub paced_bytes: u64,
+    /// Pieces that were made of longer chunks.
+    pub slices: u64,
+    /// Connections that were reset by the fault.
+    pub resets: u64,
+    /// Connections that were closed by the fault, or whose end was passed on late.
+    pub closes: u64,
     /// Bytes that crossed while a cut was in force: must be 0.
     pub leaked_bytes: u64,
     /// First hit, in milliseconds of the host's CLOCK_BOOTTIME.
@@ -240,6 +254,13 @@ impl LinkEvidence {
             delayed_chunks,
             delay_histogram,
             attempts_refused,
+            delayed_accepts,
+            lost_chunks,
+            corrupted_bytes,
+            paced_bytes,
+            slices,
+            resets,
+            closes,
             leaked_bytes,
             first_hit_ms,
             last_hit_ms,
@@ -250,6 +271,13 @@ impl LinkEvidence {
             (&mut self.dropped_segments, dropped_segments),
             (&mut self.delayed_chunks, delayed_chunks),
             (&mut self.attempts_refused, attempts_refused),
+            (&mut self.delayed_accepts, delayed_accepts),
+            (&mut self.lost_chunks, lost_chunks),
+            (&mut self.corrupted_bytes, corrupted_bytes),
+            (&mut self.paced_bytes, paced_bytes),
+            (&mut self.slices, slices),
+            (&mut self.resets, resets),
+            (&mut self.closes, closes),
             (&mut self.leaked_bytes, leaked_bytes),
         ] {
             *sum = sum.saturating_add(*more);

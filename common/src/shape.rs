@@ -73,10 +73,10 @@ pub fn link_effect(spec: &FaultSpec, resolved: &Resolved, link: &Link) -> Option
     let base = spec.latency.map(|span| span.0).or(spec.rtt.map(|span| span.0 / 2));
     if let Some(base) = base {
         let jitter = spec.jitter.map_or(0, |span| micros(span.0));
-        let delay = Delay { base_us: micros(base), jitter_us: jitter };
-        return Some(LinkEffect { cut: None, delay: Some(delay) });
+        let delay = Delay { base_us: micros(base), jitter_us: jitter, ..Delay::default() };
+        return Some(LinkEffect { delay: Some(delay), ..LinkEffect::default() });
     }
-    Some(LinkEffect { cut: Some(cut(spec)), delay: None })
+    Some(LinkEffect { cut: Some(cut(spec)), ..LinkEffect::default() })
 }
 
 /// What the fault does to one of its nodes; `None` for faults on links. Custom effects are rendered

@@ -102,7 +102,7 @@ impl Dice {
     /// How late the next chunk is, in microseconds: the base, and uniformly up to the jitter more or
     /// less, but never early.
     pub(crate) fn late_us(&mut self, delay: Delay) -> u64 {
-        let Delay { base_us, jitter_us } = delay;
+        let Delay { base_us, jitter_us, .. } = delay;
         if jitter_us == 0 {
             return base_us;
         }
@@ -131,7 +131,7 @@ mod tests {
             let mut last_ns = 0;
             for gap in gaps {
                 now_ns += gap;
-                let late_us = dice.late_us(Delay { base_us, jitter_us });
+                let late_us = dice.late_us(Delay { base_us, jitter_us, ..Delay::default() });
                 prop_assert!(late_us <= base_us + jitter_us);
                 prop_assert!(late_us >= base_us.saturating_sub(jitter_us));
                 let release_ns = queue.release_ns(now_ns, late_us);
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_throws_the_same_dice() {
-        let delay = Delay { base_us: 1_000, jitter_us: 500 };
+        let delay = Delay { base_us: 1_000, jitter_us: 500, ..Delay::default() };
         let draw = |seed| -> Vec<u64> {
             let mut dice = Dice::new(seed);
             (0..20).map(|_| dice.late_us(delay)).collect()

@@ -4,11 +4,14 @@
 //! then what waits for its time (`queue`). Only when all of these are empty is the source read
 //! straight through, so that a rule may change at any moment and the stream stays whole.
 
-use faultbed_common::proxy_spec::Delay;
+use std::sync::Arc;
+
+use faultbed_common::{proxy_spec::Delay, rules::LinkRule};
 use rustix::io::Errno;
 
 use crate::clock;
 use crate::proxy::{
+    bucket::Bucket,
     cut::{ALLOWANCE_CHUNKS, ALLOWANCE_NS, Gate},
     delay::{DelayQueue, Dice},
     evidence::Lateness,
@@ -129,8 +132,9 @@ impl Flow {
         self.gate
     }
 
-    /// Sets how late bytes are. Without a delay, those that wait are due.
-    pub(crate) fn set_delay(&mut self, delay: Option<Delay>, seed: u64) {
+    /// Takes another rule for its bytes; `bucket` is the link's. Without a delay, those that wait are due.
+    pub(crate) fn set_rule(&mut self, rule: &LinkRule, seed: u64, _bucket: Option<Arc<Bucket>>) {
+        let delay = rule.delay;
         if delay == self.delay {
             return;
         }

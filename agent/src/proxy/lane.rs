@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use faultbed_common::{fault::HealPolicy, link::Link, proxy_spec::Cut, report::LinkEvidence};
+use faultbed_common::{
+    fault::HealPolicy, link::Link, proxy_spec::Cut, report::LinkEvidence, rules::LinkRule,
+};
 
 use crate::proxy::{
     evidence::Ledger,
@@ -72,11 +74,12 @@ impl Lane {
                 );
             }
         }
-        let (delay, seed) = match &order {
-            Some(order) => (order.rule.delay, order.seed ^ salt),
-            None => (None, 0),
+        let clear = LinkRule::default();
+        let (rule, seed, bucket) = match &order {
+            Some(order) => (&order.rule, order.seed ^ salt, Some(Arc::clone(&order.bucket))),
+            None => (&clear, 0, None),
         };
-        self.flow.set_delay(delay, seed);
+        self.flow.set_rule(rule, seed, bucket);
         self.order = order;
         let ended = old.iter().filter(|one| !has(&new, one)).map(|one| one.heal);
         ended.fold(HealPolicy::Resume, stronger)

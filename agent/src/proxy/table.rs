@@ -15,6 +15,8 @@ use faultbed_common::{
     rules::{LinkRule, combine},
 };
 
+use crate::proxy::bucket::Bucket;
+
 /// One stay of a fault in the orders: a fault that ended and was injected again has another life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Life(pub(crate) u32);
@@ -32,12 +34,14 @@ pub(crate) struct Table {
 }
 
 /// What is done with one link, and on whose account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Order {
     pub(crate) rule: LinkRule,
     pub(crate) acting: Vec<Acting>,
     /// Where the link's dice come from.
     pub(crate) seed: u64,
+    /// The line of all its connections; it stays the link's when faults change.
+    pub(crate) bucket: Arc<Bucket>,
 }
 
 /// One fault's share in an order.
@@ -73,6 +77,7 @@ pub(crate) enum Standing {
 pub(crate) struct Memory {
     known: BTreeMap<FaultName, Known>,
     lives: u32,
+    buckets: BTreeMap<Link, Arc<Bucket>>,
 }
 
 #[derive(Debug, Clone)]
@@ -119,7 +124,7 @@ pub(crate) fn read(file: &ProxyFile, memory: &mut Memory, here: Here<'_>) -> Tab
         generation: spec.generation,
         listeners: spec.listeners.iter().map(|l| (l.listen, l.clone())).collect(),
         diallers: spec.diallers.clone(),
-        links: orders(file, &faults),
+        links: orders(file, &faults, &mut memory.buckets),
         deadline_ns: faults.values().filter(active).filter_map(|state| state.deadline_ns).min(),
         faults,
     }
@@ -150,7 +155,7 @@ fn remember(
         let lasts = fault.lasts?.0;
         Some(here.now_ns.saturating_add(u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX)))
     };
-    let Memory { known, lives } = memory;
+    let Memory { known, lives, buckets: _ } = memory;
     let entry = known.entry(name.clone()).or_insert_with(|| {
         *lives += 1;
         let deadline_ns = set.unwrap_or_else(own);
@@ -168,7 +173,7 @@ fn remember(
 
 /// The grade a fault has where `best` is to be had.
 fn grade_of(fault: &LinkFault, best: Grade) -> Result<Grade, &'static str> {
-    let LinkEffect { cut, delay: _ } = fault.effect;
+    let LinkEffect { cut, .. } = fault.effect;
     match (cut, fault.grade) {
         (Some(Cut::Packets), Some(Grade::Stream)) => Ok(Grade::Stream),
         (Some(Cut::Packets), None) => Ok(best),
@@ -188,6 +193,7 @@ fn grade_of(fault: &LinkFault, best: Grade) -> Result<Grade, &'static str> {
 fn orders(
     file: &ProxyFile,
     states: &BTreeMap<FaultName, FaultState>,
+    buckets: &mut BTreeMap<Link, Arc<Bucket>>,
 ) -> BTreeMap<Link, Arc<Order>> {
     let mut shares: BTreeMap<&Link, (Vec<LinkEffect>, Vec<Acting>, u64)> = BTreeMap::new();
     for (name, fault) in &file.spec.faults {
@@ -211,10 +217,12 @@ fn orders(
             *seed ^= fault.seed;
         }
     }
-    let order = |(effects, acting, seed): (Vec<LinkEffect>, Vec<Acting>, u64)| {
-        Arc::new(Order { rule: combine(&effects), acting, seed })
+    buckets.retain(|link, _| shares.contains_key(link));
+    let mut order = |link: &Link, (effects, acting, seed): (Vec<LinkEffect>, Vec<Acting>, u64)| {
+        let bucket = Arc::clone(buckets.entry(link.clone()).or_default());
+        Arc::new(Order { rule: combine(&effects), acting, seed, bucket })
     };
-    shares.into_iter().map(|(link, share)| (link.clone(), order(share))).collect()
+    shares.into_iter().map(|(link, share)| (link.clone(), order(link, share))).collect()
 }
 
 /// What distinguishes the listeners wanted from those open.

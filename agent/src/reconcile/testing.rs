@@ -96,6 +96,9 @@ pub(crate) fn link_fault() -> LinkFault {
         heal: HealPolicy::default(),
         links: BTreeSet::new(),
         seed: 1,
+        probability: None,
+        canary: false,
+        fast_heal: false,
     }
 }
 

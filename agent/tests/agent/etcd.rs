@@ -125,6 +125,9 @@ fn cut(lab: &mut Lab, isolated: &NodeName) {
         heal: Default::default(),
         links: links.collect(),
         seed: 1,
+        probability: None,
+        canary: false,
+        fast_heal: false,
     };
     lab.spec.proxy.faults.insert("cut-1".parse().unwrap(), fault);
     lab.order();

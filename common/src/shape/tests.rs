@@ -152,7 +152,7 @@ fn a_round_trip_is_split_exactly() {
         .iter()
         .map(|link| link_effect(&spec(text), &found, link).unwrap().delay.unwrap())
         .collect();
-    assert_eq!(delays, [Delay { base_us: 40_500, jitter_us: 1000 }; 2]);
+    assert_eq!(delays, [Delay { base_us: 40_500, jitter_us: 1000, ..Delay::default() }; 2]);
     assert_eq!(kind(&spec(text)), "latency");
 }
 

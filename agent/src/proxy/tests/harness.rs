@@ -152,6 +152,9 @@ impl Lab {
             heal: HealPolicy::Resume,
             links: links.iter().map(|link| link.parse().expect("a link")).collect::<BTreeSet<_>>(),
             seed: 7,
+            probability: None,
+            canary: false,
+            fast_heal: false,
         };
         let name: FaultName = name.parse().expect("a fault");
         self.file.spec.faults.insert(name.clone(), fault);
@@ -219,7 +222,7 @@ pub(super) fn cut(cut: Cut) -> LinkEffect {
 
 pub(super) fn late(base: Duration, jitter: Duration) -> LinkEffect {
     let us = |time: Duration| u64::try_from(time.as_micros()).expect("short");
-    let delay = Delay { base_us: us(base), jitter_us: us(jitter) };
+    let delay = Delay { base_us: us(base), jitter_us: us(jitter), ..Delay::default() };
     LinkEffect { delay: Some(delay), ..LinkEffect::default() }
 }
 
