@@ -151,7 +151,7 @@ fn a_stall_stops_the_sender_and_delivers_late() {
     near.set_nonblocking(true).unwrap();
     let part = noise(6, 1 << 16);
     let mut sent = Vec::new();
-    let mut is_full = || match (&mut &near).write(&part[sent.len() % part.len()..]) {
+    let is_full = || match (&mut &near).write(&part[sent.len() % part.len()..]) {
         Ok(count) => {
             let at = sent.len() % part.len();
             sent.extend_from_slice(&part[at..at + count]);
@@ -159,7 +159,7 @@ fn a_stall_stops_the_sender_and_delivers_late() {
         }
         Err(error) => error.kind() == io::ErrorKind::WouldBlock && unacknowledged(&near) > 0,
     };
-    eventually("the sender is stopped", || is_full());
+    eventually("the sender is stopped", is_full);
     assert!(is_silent(&far), "nothing is delivered");
     eventually("it is counted", || lab.evidence("stall", "x>y").held_bytes > 0);
     near.set_nonblocking(false).unwrap();

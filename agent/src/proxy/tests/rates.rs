@@ -48,14 +48,14 @@ fn receive(mut from: &TcpStream, mut to: &TcpStream, time: Duration) -> Vec<(Dur
 fn check_rate(all: &[(Duration, u64)], bits_per_s: f64, least: f64) {
     let allowed = |time: Duration| time.as_secs_f64() * bits_per_s / 8.0;
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let sums = all.iter().map(|(time, sum)| (*time, *sum as f64));
+    let mut sums = all.iter().map(|(time, sum)| (*time, *sum as f64));
     for (time, sum) in sums.clone() {
         // The clock of the reader starts with its first quantum; what it reads at once may have
         // come while it was not scheduled.
         let quantum = (bits_per_s / 8_000.0).max(1_448.0);
         assert!(sum <= allowed(time) * 1.01 + 3.0 * quantum, "{sum} bytes after {time:?}");
     }
-    let (time, sum) = sums.last().unwrap();
+    let (time, sum) = sums.next_back().unwrap();
     assert!(sum >= allowed(time) * least, "{sum} bytes in {time:?}");
 }
 
