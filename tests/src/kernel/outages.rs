@@ -10,7 +10,7 @@ use std::{
 use crate::{
     kernel::{
         reading::{Like, Reading, Row, Value, millis, row},
-        run::{Case, quiet},
+        run::{Case, quiet, v6},
         scene::{Joined, PATIENCE, Scene, Way, arrival, until},
         sys,
     },
@@ -23,7 +23,8 @@ const WORD: [u8; 64] = [b'w'; 64];
 
 pub(super) fn cases() -> Vec<Case> {
     let name = |seconds| format!("An outage of {seconds} s, both ways, then a heal");
-    [1_u32, 5, 20].map(|seconds| quiet(name(seconds), move |scene| outage(scene, seconds))).into()
+    let case = |seconds| quiet(name(seconds), move |scene| outage(scene, seconds));
+    vec![case(1), case(5), case(20), v6(case(5))]
 }
 
 fn outage(scene: &mut Scene, seconds: u32) -> Reading {
