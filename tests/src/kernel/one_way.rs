@@ -47,7 +47,7 @@ fn out(scene: &mut Scene) -> Reading {
     let mut reading = vec![row(
         "a small write of the server arrives after",
         millis(noticed - cut_at),
-        Like::AtMost(150.0),
+        Like::AtMost(500.0),
     )];
     let taken = fill(&bulk.far, BULK);
     until(cut_at, CUT);
@@ -95,7 +95,7 @@ fn back(scene: &mut Scene) -> Reading {
     let mut reading = vec![row(
         "a small write of the client arrives after",
         millis(asked - cut_at),
-        Like::AtMost(150.0),
+        Like::AtMost(500.0),
     )];
     until(cut_at, CUT);
     let request = counted("request of the client", &small);
