@@ -24,6 +24,12 @@ need etcd etcd-server
 need etcdctl etcd-client
 if [ "$purpose" = test ]; then
     need python3 python3 # one test runs a server of Python's library as a user's own database
+    # The comparison with the kernel builds links of its own, and has nftables drop their packets.
+    # An ordinary user has what is in sbin, but not on the path.
+    PATH=$PATH:/usr/sbin:/sbin
+    need ip iproute2
+    need nft nftables
+    need ethtool ethtool
 fi
 if [ "$purpose" = bench ]; then # what our proxy is measured against, and the tools to be alone with it
     need haproxy haproxy

@@ -249,7 +249,7 @@ impl Engine {
                         ..LinkEvidence::default()
                     };
                     let link = Arc::new(link.clone());
-                    for one in order.acting.iter().filter(|one| one.cuts.is_some()) {
+                    for one in order.acting.iter().filter(|one| one.effect.cut.is_some()) {
                         self.refused.add(one.life, &link, &more);
                     }
                 }
@@ -269,7 +269,7 @@ impl Engine {
                 grade: Some(state.grade),
                 remaining_ms: None,
                 why: self.why(&state.standing, &state.links),
-                links: BTreeMap::new(),
+                ..FaultReport::default()
             };
             self.past.insert(state.life, (name.clone(), report));
         }

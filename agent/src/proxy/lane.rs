@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use faultbed_common::{
-    fault::HealPolicy, link::Link, proxy_spec::Cut, report::LinkEvidence, rules::LinkRule,
+    fault::HealPolicy,
+    link::Link,
+    proxy_spec::{Cut, LinkEffect},
+    report::LinkEvidence,
+    rules::LinkRule,
 };
 
 use crate::proxy::{
@@ -19,11 +23,24 @@ pub(crate) struct Lane {
     pub(crate) flow: Flow,
     /// `None` until it is known who dialled.
     link: Option<Arc<Link>>,
-    order: Option<Arc<Order>>,
+    /// The faults that act on this connection, and the cut that they come to.
+    acting: Vec<Arc<Acting>>,
+    cut: Option<Cut>,
+    is_held: bool,
     stopped: Option<Stopped>,
 }
 
-/// What has been counted since a cut came into force.
+/// What a link's order is to one connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share<'a> {
+    pub(crate) order: &'a Order,
+    /// The effects of `acting`, combined.
+    pub(crate) rule: &'a LinkRule,
+    /// The faults of the order that act on this connection.
+    pub(crate) acting: &'a [Arc<Acting>],
+}
+
+/// What has been counted since a cut or a hold came into force.
 #[derive(Debug)]
 struct Stopped {
     /// Of the destination when it came into force, and as far as counted.
@@ -35,7 +52,14 @@ struct Stopped {
 
 impl Lane {
     pub(crate) fn new() -> Self {
-        Self { flow: Flow::new(), link: None, order: None, stopped: None }
+        Self {
+            flow: Flow::new(),
+            link: None,
+            acting: Vec::new(),
+            cut: None,
+            is_held: false,
+            stopped: None,
+        }
     }
 
     pub(crate) fn link(&self) -> Option<&Arc<Link>> {
@@ -48,25 +72,22 @@ impl Lane {
 
     /// What stops this direction.
     pub(crate) fn cut(&self) -> Option<Cut> {
-        self.order.as_ref().and_then(|order| order.rule.cut)
+        self.cut
     }
 
-    /// Takes another order. Returns what the end of faults that acted before wants done with the
-    /// connection; the account must have been settled before.
+    /// Takes another order, or `None` where there is none any more. Returns what the end of faults
+    /// that acted before wants done with the connection; the account must have been settled before.
     pub(crate) fn take_order(
         &mut self,
-        order: Option<Arc<Order>>,
+        share: Option<Share<'_>>,
         salt: u64,
         ledger: &mut Ledger,
     ) -> HealPolicy {
-        let before = self.order.take();
-        let acting = |order: &Option<Arc<Order>>| {
-            order.as_ref().map_or(Vec::new(), |order| order.acting.clone())
-        };
-        let (old, new) = (acting(&before), acting(&order));
-        let has = |all: &[Acting], one: &Acting| all.iter().any(|other| other.life == one.life);
+        let new = share.map_or(Vec::new(), |share| share.acting.to_vec());
+        let old = std::mem::replace(&mut self.acting, new);
+        let has = |all: &[Arc<Acting>], one: &Acting| all.iter().any(|o| o.life == one.life);
         if let Some(link) = &self.link {
-            for one in new.iter().filter(|one| !has(&old, one)) {
+            for one in self.acting.iter().filter(|one| !has(&old, one)) {
                 ledger.add(
                     one.life,
                     link,
@@ -75,22 +96,25 @@ impl Lane {
             }
         }
         let clear = LinkRule::default();
-        let (rule, seed, bucket) = match &order {
-            Some(order) => (&order.rule, order.seed ^ salt, Some(Arc::clone(&order.bucket))),
+        let (rule, seed, bucket) = match share {
+            Some(Share { order, rule, .. }) => {
+                (rule, order.seed ^ salt, Some(Arc::clone(&order.bucket)))
+            }
             None => (&clear, 0, None),
         };
         self.flow.set_rule(rule, seed, bucket);
-        self.order = order;
-        let ended = old.iter().filter(|one| !has(&new, one)).map(|one| one.heal);
+        self.cut = rule.cut;
+        self.is_held = rule.hold.is_some();
+        let ended = old.iter().filter(|one| !has(&self.acting, one)).map(|one| one.heal);
         ended.fold(HealPolicy::Resume, stronger)
     }
 
     /// Notes that the direction stands still from now on, or moves again.
     pub(crate) fn note_stop(&mut self, to: Option<&Side>) {
-        match (self.cut(), &self.stopped) {
-            (None, _) => self.stopped = None,
-            (Some(_), Some(_)) => {}
-            (Some(_), None) => {
+        match (self.cut.is_some() || self.is_held, &self.stopped) {
+            (false, _) => self.stopped = None,
+            (true, Some(_)) => {}
+            (true, None) => {
                 self.stopped = Some(Stopped {
                     written: to.map_or(0, |side| side.written),
                     unsent: to.map_or(0, Side::unsent_bytes),
@@ -108,11 +132,13 @@ impl Lane {
         now_ms: u64,
         ledger: &mut Ledger,
     ) {
-        let (Some(order), Some(link)) = (&self.order, &self.link) else { return };
-        let late = self.flow.lateness.take();
-        if late.delayed_chunks > 0 {
-            for one in order.acting.iter().filter(|one| one.delays) {
-                ledger.add(one.life, link, &late);
+        let Some(link) = self.link.as_ref().filter(|_| !self.acting.is_empty()) else { return };
+        if let Some(tally) = self.flow.take_tally() {
+            for one in &self.acting {
+                let share = tally.share(&one.effect);
+                if share != LinkEvidence::default() {
+                    ledger.add(one.life, link, &share);
+                }
             }
         }
         let Some(stopped) = &mut self.stopped else { return };
@@ -120,7 +146,7 @@ impl Lane {
         let written = to.map_or(0, |side| side.written);
         let mut leaked = written.saturating_sub(stopped.written);
         // A cut of bytes lets those be that the kernel had taken before: they are on their way.
-        if order.rule.cut == Some(Cut::Packets) {
+        if self.cut == Some(Cut::Packets) {
             let unsent = to.map_or(0, Side::unsent_bytes);
             // What a mute socket sends, its peer's kernel drops.
             if to.is_some_and(|side| !side.is_mute()) {
@@ -128,25 +154,32 @@ impl Lane {
             }
             stopped.unsent = unsent;
         }
-        let more = LinkEvidence {
-            held_bytes: held.saturating_sub(stopped.held),
-            leaked_bytes: leaked,
-            ..LinkEvidence::default()
-        };
+        let held_bytes = held.saturating_sub(stopped.held);
         stopped.held = stopped.held.max(held);
         stopped.written = written;
-        self.charge(&more, now_ms, ledger);
+        let held = LinkEvidence { held_bytes, ..LinkEvidence::default() };
+        let stops = |effect: &LinkEffect| effect.cut.is_some() || effect.hold.is_some();
+        self.charge(stops, &held, now_ms, ledger);
+        let leaked = LinkEvidence { leaked_bytes: leaked, ..LinkEvidence::default() };
+        self.charge(|effect| effect.cut.is_some(), &leaked, now_ms, ledger);
     }
 
-    /// Charges the cuts of this direction with `more`, if there is anything to charge.
-    pub(crate) fn charge(&self, more: &LinkEvidence, now_ms: u64, ledger: &mut Ledger) {
-        let (Some(order), Some(link)) = (&self.order, &self.link) else { return };
+    /// Charges `more`, if there is anything to charge, to the faults whose effect has the part that
+    /// did it.
+    pub(crate) fn charge(
+        &self,
+        has_part: impl Fn(&LinkEffect) -> bool,
+        more: &LinkEvidence,
+        now_ms: u64,
+        ledger: &mut Ledger,
+    ) {
+        let Some(link) = &self.link else { return };
         if *more == LinkEvidence::default() {
             return;
         }
         let hit =
             LinkEvidence { first_hit_ms: Some(now_ms), last_hit_ms: Some(now_ms), ..more.clone() };
-        for one in order.acting.iter().filter(|one| one.cuts.is_some()) {
+        for one in self.acting.iter().filter(|one| has_part(&one.effect)) {
             ledger.add(one.life, link, &hit);
         }
     }

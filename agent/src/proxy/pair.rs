@@ -5,6 +5,7 @@ use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 use faultbed_common::{
     fault::HealPolicy,
     link::{Link, Party},
+    proxy_spec::LinkEffect,
     report::LinkEvidence,
 };
 use rustix::event::epoll::EventFlags;
@@ -14,7 +15,7 @@ use crate::proxy::{
     acceptor::Door,
     cut::{Gate, Verdict, verdict},
     flow::Progress,
-    lane::{Lane, stronger},
+    lane::{Lane, Share, stronger},
     rule_set::RuleSet,
     side::Side,
     sys,
@@ -146,8 +147,10 @@ impl Pair {
         let wanted = if self.dialler.is_some() {
             let lanes = [(&mut self.forward, self.salt), (&mut self.backward, !self.salt)];
             for (lane, salt) in lanes {
-                let order = lane.link().and_then(|link| rules.links.get(&**link)).cloned();
-                let ended = lane.take_order(order, salt, &mut tools.ledger);
+                let order = lane.link().and_then(|link| rules.links.get(&**link));
+                let share =
+                    order.map(|order| Share { order, rule: &order.rule, acting: &order.acting });
+                let ended = lane.take_order(share, salt, &mut tools.ledger);
                 self.doom = stronger(self.doom, ended);
             }
             self.judge()
@@ -324,7 +327,7 @@ impl Pair {
         let near_lost = backward == Progress::DestinationLost || self.is_lost(Which::Near);
         let far_lost = forward == Progress::DestinationLost || self.is_lost(Which::Far);
         if near_lost || far_lost {
-            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut;
+            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut || lane.flow.keeps_end();
             let held = (near_lost && shut(&self.forward)) || (far_lost && shut(&self.backward));
             if !held {
                 return self.reset();
@@ -336,6 +339,11 @@ impl Pair {
         }
         if [forward, backward].contains(&Progress::Spent) {
             self.spend(tools);
+        }
+        if [forward, backward].contains(&Progress::LimitReached) {
+            self.forward.flow.close();
+            self.backward.flow.close();
+            return Fate::Again;
         }
         let again = [forward, backward].contains(&Progress::Again);
         if again { Fate::Again } else { Fate::Live }
@@ -378,7 +386,7 @@ impl Pair {
             let dropped_segments = u64::from(drops.wrapping_sub(*counted));
             *counted = drops;
             let more = LinkEvidence { dropped_segments, ..LinkEvidence::default() };
-            own(at).charge(&more, now_ms, ledger);
+            own(at).charge(|effect| effect.cut.is_some(), &more, now_ms, ledger);
         }
     }
 
@@ -386,7 +394,8 @@ impl Pair {
     pub(crate) fn count_refused(&self, tools: &mut Tools) {
         let lane = if self.forward.cut().is_some() { &self.forward } else { &self.backward };
         let more = LinkEvidence { attempts_refused: 1, ..LinkEvidence::default() };
-        lane.charge(&more, clock::boottime_ms(), &mut tools.ledger);
+        let cuts = |effect: &LinkEffect| effect.cut.is_some();
+        lane.charge(cuts, &more, clock::boottime_ms(), &mut tools.ledger);
     }
 
     /// Gives back what it has borrowed, before it is dropped.

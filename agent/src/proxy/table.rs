@@ -7,6 +7,7 @@ use std::{
 };
 
 use faultbed_common::{
+    effect::Rate,
     fault::{Grade, HealPolicy},
     generation::{FaultRevision, Generation},
     link::{Link, Party},
@@ -37,7 +38,7 @@ pub(crate) struct Table {
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     pub(crate) rule: LinkRule,
-    pub(crate) acting: Vec<Acting>,
+    pub(crate) acting: Vec<Arc<Acting>>,
     /// Where the link's dice come from.
     pub(crate) seed: u64,
     /// The line of all its connections; it stays the link's when faults change.
@@ -49,8 +50,8 @@ pub(crate) struct Order {
 pub(crate) struct Acting {
     pub(crate) life: Life,
     pub(crate) heal: HealPolicy,
-    pub(crate) cuts: Option<Cut>,
-    pub(crate) delays: bool,
+    /// What it does by itself, in the grade it has here.
+    pub(crate) effect: LinkEffect,
 }
 
 /// One fault of the file, judged.
@@ -77,7 +78,8 @@ pub(crate) enum Standing {
 pub(crate) struct Memory {
     known: BTreeMap<FaultName, Known>,
     lives: u32,
-    buckets: BTreeMap<Link, Arc<Bucket>>,
+    /// One for each link and rate: a line whose rate changes begins anew.
+    buckets: BTreeMap<(Link, Rate), Arc<Bucket>>,
 }
 
 #[derive(Debug, Clone)]
@@ -193,9 +195,9 @@ fn grade_of(fault: &LinkFault, best: Grade) -> Result<Grade, &'static str> {
 fn orders(
     file: &ProxyFile,
     states: &BTreeMap<FaultName, FaultState>,
-    buckets: &mut BTreeMap<Link, Arc<Bucket>>,
+    buckets: &mut BTreeMap<(Link, Rate), Arc<Bucket>>,
 ) -> BTreeMap<Link, Arc<Order>> {
-    let mut shares: BTreeMap<&Link, (Vec<LinkEffect>, Vec<Acting>, u64)> = BTreeMap::new();
+    let mut shares: BTreeMap<&Link, (Vec<Arc<Acting>>, u64)> = BTreeMap::new();
     for (name, fault) in &file.spec.faults {
         let Some(state) = states.get(name).filter(|s| s.standing == Standing::Active) else {
             continue;
@@ -205,24 +207,31 @@ fn orders(
             // Bytes can be held without the kernel's help, packets cannot.
             effect.cut = effect.cut.map(|_| Cut::Bytes);
         }
+        let one = Arc::new(Acting { life: state.life, heal: fault.heal, effect });
         for link in &fault.links {
-            let (effects, acting, seed) = shares.entry(link).or_default();
-            acting.push(Acting {
-                life: state.life,
-                heal: fault.heal,
-                cuts: effect.cut,
-                delays: effect.delay.is_some(),
-            });
-            effects.push(effect.clone());
+            let (acting, seed) = shares.entry(link).or_default();
+            acting.push(Arc::clone(&one));
             *seed ^= fault.seed;
         }
     }
-    buckets.retain(|link, _| shares.contains_key(link));
-    let mut order = |link: &Link, (effects, acting, seed): (Vec<LinkEffect>, Vec<Acting>, u64)| {
-        let bucket = Arc::clone(buckets.entry(link.clone()).or_default());
-        Arc::new(Order { rule: combine(&effects), acting, seed, bucket })
+    let mut used = BTreeMap::new();
+    let mut order = |link: &Link, (acting, seed): (Vec<Arc<Acting>>, u64)| {
+        let rule = combine(acting.iter().map(|one| &one.effect));
+        let bucket = match rule.bandwidth {
+            Some(rate) => {
+                let key = (link.clone(), rate);
+                let bucket = buckets.remove(&key).unwrap_or_default();
+                used.insert(key, Arc::clone(&bucket));
+                bucket
+            }
+            None => Arc::default(),
+        };
+        Arc::new(Order { rule, acting, seed, bucket })
     };
-    shares.into_iter().map(|(link, share)| (link.clone(), order(link, share))).collect()
+    let orders =
+        shares.into_iter().map(|(link, share)| (link.clone(), order(link, share))).collect();
+    *buckets = used;
+    orders
 }
 
 /// What distinguishes the listeners wanted from those open.
