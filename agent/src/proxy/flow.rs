@@ -82,6 +82,8 @@ enum Flushed {
     Blocked,
     /// The next chunk is not due.
     Early,
+    /// More is due, but others have their turn first.
+    More,
     Lost,
 }
 
@@ -185,7 +187,7 @@ impl Flow {
             }
             match self.flush(to, tools) {
                 Flushed::Lost => return Progress::DestinationLost,
-                Flushed::Blocked | Flushed::Early => return Progress::Idle,
+                Flushed::Blocked | Flushed::Early | Flushed::More => return Progress::Idle,
                 Flushed::Empty if self.source == Source::Live => {}
                 Flushed::Empty => return self.end(to, tools),
             }

@@ -14,6 +14,8 @@ use crate::proxy::{
     worker::Tools,
 };
 
+/// Chunks written before rules are looked for and other connections have their turn.
+const WRITES_MAX: u32 = 256;
 /// Reads of what a source sends beyond its limit, so that it meets an orderly end and no reset.
 const DISCARDS_MAX: u32 = 64;
 
@@ -46,6 +48,7 @@ impl Flow {
                     self.shaper = None;
                     return Progress::Again;
                 }
+                Flushed::More => return Progress::Again,
                 Flushed::Blocked if !shaper.reads_ahead() => return Progress::Idle,
                 Flushed::Empty | Flushed::Blocked | Flushed::Early => {}
             }
@@ -69,7 +72,8 @@ impl Flow {
         else {
             return flushed;
         };
-        while let Some(due_ns) = shaper.queue.next_ns() {
+        for _ in 0..WRITES_MAX {
+            let Some(due_ns) = shaper.queue.next_ns() else { return Flushed::Empty };
             if due_ns > now_ns {
                 wake_at(shaper, due_ns, now_ns, tools);
                 return Flushed::Early;
@@ -83,7 +87,7 @@ impl Flow {
                 Err(_) => return Flushed::Lost,
             }
         }
-        Flushed::Empty
+        Flushed::More
     }
 
     /// Reads once, or lets something out of the jam.
