@@ -246,3 +246,63 @@ fn the_end_is_kept_back_by_what_keeps_back_bytes() {
     bench.rule(&LinkRule::default(), 0);
     assert_eq!(bench.shaper.keeps_end(now_ns), None);
 }
+
+/// Lets time pass for flows of one link.
+fn run_together(benches: &mut [Bench], end_ns: u64) {
+    loop {
+        let next = benches.iter_mut().filter_map(Bench::pump).min();
+        let at_ns = next.filter(|at_ns| *at_ns < end_ns).unwrap_or(end_ns);
+        for bench in &mut *benches {
+            bench.now_ns = at_ns;
+        }
+        if at_ns == end_ns {
+            return;
+        }
+    }
+}
+
+#[test]
+fn who_comes_later_has_an_equal_share_soon_and_waits_little_for_a_single_byte() {
+    let mut benches = [Bench::new(), Bench::new(), Bench::new()];
+    let bucket = Arc::clone(&benches[0].bucket);
+    let rule = LinkRule { bandwidth: Some(Rate { bits_per_s: 80_000_000 }), ..LinkRule::default() };
+    for bench in &mut benches {
+        bench.shaper.set_rule(&rule, 0, Some(Arc::clone(&bucket)), bench.now_ns);
+    }
+    let begin_ns = benches[0].now_ns;
+    benches[0].source.extend(vec![7; 30_000_000]);
+    run_together(&mut benches, begin_ns + 500 * MS);
+    assert!((4_980_000..=5_000_000).contains(&benches[0].out.len()), "alone it has all");
+    benches[1].source.extend(vec![7; 30_000_000]);
+    run_together(&mut benches, begin_ns + 600 * MS);
+    let before = [benches[0].out.len(), benches[1].out.len()];
+    run_together(&mut benches, begin_ns + 1_600 * MS);
+    for (bench, before) in benches.iter().zip(before) {
+        let share = bench.out.len() - before;
+        assert!((4_900_000..5_100_000).contains(&share), "{share} of 10 MB in a second");
+    }
+    benches[2].source.extend([7]);
+    run_together(&mut benches, begin_ns + 1_660 * MS);
+    assert_eq!(benches[2].out.len(), 1, "not behind all that the others have to send");
+}
+
+#[test]
+fn a_jam_is_bounded_and_empties_into_a_delay_whole() {
+    let mut shaper = Shaper::new();
+    shaper.set_rule(&LinkRule { hold: Some(Hold::Jam), ..LinkRule::default() }, 0, None, MS);
+    let mut part = vec![7; 1 << 16];
+    let mut taken = 0;
+    while shaper.room(MS) != Room::None {
+        shaper.take_in(&mut part, true, MS);
+        taken += part.len();
+    }
+    assert_eq!(taken, QUEUE_BYTES_MAX);
+    let delay = Some(Delay { base_us: 5, ..Delay::default() });
+    shaper.set_rule(&LinkRule { delay, ..LinkRule::default() }, 0, None, MS);
+    while shaper.has_jam() {
+        assert!(matches!(shaper.room(MS), Room::Bytes(_)), "it gets out although much waits");
+        shaper.unjam(usize::MAX, &mut part, MS);
+    }
+    assert_eq!(shaper.bytes(), taken);
+    assert_eq!(shaper.room(MS), Room::None, "but nothing new gets in");
+}
