@@ -402,7 +402,7 @@ mod tests {
             assert_eq!(said(line).as_deref(), Ok(line));
         }
         for (line, told) in [
-            ("latency 50ms jitter=5ms distribution=pareto", "latency 50ms ±5ms pareto"),
+            ("latency 50ms jitter=5ms distribution=pareto", "latency 50ms +5ms pareto"),
             ("loss 1% + latency 5ms, bandwidth 1Gbit", "latency 5ms, bandwidth 1Gbit, loss 1%"),
             ("stall and close after=5s", "stall, close after 5s"),
             ("reset after=2s", "reset after 2s"),
