@@ -1,8 +1,10 @@
 //! The data plane as its users see it: real sockets on loopback, the engine's threads in this process.
 
+mod bytes;
 mod control;
 mod cuts;
 mod delays;
 mod forward;
 mod harness;
+mod rates;
 mod streams;
