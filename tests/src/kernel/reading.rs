@@ -147,21 +147,26 @@ impl Pairing {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.kernel.what == self.ours.what
-            && self.kernel.like.holds(&self.kernel.value, &self.ours.value)
+            && self.like().holds(&self.kernel.value, &self.ours.value)
+    }
+
+    /// How near they must be: our side may know that here it cannot do better.
+    fn like(&self) -> Like {
+        if self.ours.like == Like::Apart { Like::Apart } else { self.kernel.like }
     }
 
     /// In one line, for messages of failed tests.
     #[must_use]
     pub fn line(&self) -> String {
         let Self { kernel, ours } = self;
-        let (what, like) = (&kernel.what, kernel.like.text());
+        let (what, like) = (&kernel.what, self.like().text());
         format!("{what}: kernel {}, proxy {} ({like})", kernel.value.text(), ours.value.text())
     }
 
     /// As a row of a Markdown table.
     pub(super) fn markdown(&self, out: &mut String) {
         let Self { kernel, ours } = self;
-        let (seen, like) = (kernel.value.text(), kernel.like.text());
+        let (seen, like) = (kernel.value.text(), self.like().text());
         let ours = (ours.value.text(), ours.remark);
         let _infallible =
             writeln!(out, "| {} | {seen} | {} | {like} | {} |", kernel.what, ours.0, ours.1);
