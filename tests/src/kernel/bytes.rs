@@ -9,12 +9,15 @@ use std::{
 
 use rustix::event::PollFlags;
 
-use crate::kernel::{
-    outages::counted,
-    reading::{Like, Reading, Value, millis, row},
-    run::{Case, quiet},
-    scene::{Scene, Way, arrival, until},
-    sys,
+use crate::{
+    kernel::{
+        outages::counted,
+        reading::{Like, Reading, Value, millis, row},
+        run::{Case, quiet},
+        scene::{Joined, PATIENCE, Scene, Way, arrival, until},
+        sys,
+    },
+    wait::wait_for,
 };
 
 /// A sender that could not write for this long is blocked.
@@ -72,24 +75,9 @@ fn young(scene: &mut Scene) -> Reading {
 }
 
 fn busy(scene: &mut Scene) -> Reading {
-    let joined = scene.join();
-    let (near, far) = (joined.near, joined.far);
-    let (sent, read, queued, resumed) = thread::scope(|scope| {
-        let reader = scope.spawn(|| {
-            let (mut far, mut count, mut moment) = (&far, 0_usize, None);
-            let mut bytes = vec![0; 256 * 1024];
-            loop {
-                let before = Instant::now();
-                match far.read(&mut bytes).expect("read on") {
-                    0 => return (count, moment),
-                    some => count += some,
-                }
-                // The longest silence is the cut.
-                if before.elapsed() > BLOCKED {
-                    moment = Some(Instant::now());
-                }
-            }
-        });
+    let Joined { near, far } = scene.join();
+    let (sent, read, queued, acknowledged) = thread::scope(|scope| {
+        let reader = scope.spawn(|| drain(&far));
         let begun = Instant::now();
         let writer = scope.spawn(|| fill(&near, ENDLESS));
         until(begun, RUN);
@@ -97,17 +85,33 @@ fn busy(scene: &mut Scene) -> Reading {
         let sent = writer.join().expect("write until blocked");
         let queued = sys::send_queue(&near);
         let healed_at = scene.heal();
+        let acknowledged = wait_for("bytes are acknowledged", PATIENCE, || {
+            let left = sys::send_queue(&near);
+            if left < queued { Ok(Instant::now()) } else { Err(format!("{left} bytes are not")) }
+        });
         near.shutdown(std::net::Shutdown::Write).expect("end the stream");
-        let (read, moment) = reader.join().expect("read until the end");
-        (sent, read, queued, moment.map(|moment| moment.saturating_duration_since(healed_at)))
+        let read = reader.join().expect("read until the end");
+        (sent, read, queued, acknowledged - healed_at)
     });
     assert_eq!(sent, read, "every byte arrives");
-    let mut reading = vec![row("blocked: SIOCOUTQ", Value::Bytes(queued), Like::Factor(2.0))];
-    if let Some(time) = resumed {
-        let like = Like::Near { share: 0.1, slack: 500.0 };
-        reading.push(row("bytes move again after the heal", millis(time), like));
+    // One time-out more or less of 0.2, 0.4, 0.8 s.
+    let like = Like::Near { share: 0.0, slack: 1_000.0 };
+    vec![
+        row("blocked: SIOCOUTQ", Value::Bytes(queued), Like::Factor(2.0)),
+        row("bytes are acknowledged again after the heal", millis(acknowledged), like),
+        row("all bytes", Value::Word("arrive".to_owned()), Like::Same),
+    ]
+}
+
+/// Reads to the end of the stream; how many bytes.
+fn drain(mut far: &TcpStream) -> usize {
+    let (mut bytes, mut count) = (vec![0; 256 * 1024], 0);
+    loop {
+        match far.read(&mut bytes).expect("read on") {
+            0 => return count,
+            some => count += some,
+        }
     }
-    reading
 }
 
 fn no_reader(scene: &mut Scene) -> Reading {

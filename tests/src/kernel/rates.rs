@@ -156,7 +156,7 @@ fn megabits(bytes: usize, time: Duration) -> f64 {
 fn counters(scene: &Scene) -> Vec<u64> {
     let rules = scene.ground().ask(Place::Server, "nft", &["list", "ruleset"]);
     let after = rules.split("counter packets ").skip(1);
-    after.map(|rest| number(rest)).collect()
+    after.map(number).collect()
 }
 
 /// Packets that our proxy's sockets towards the client dropped, as `ss` tells it: the kernel's own
