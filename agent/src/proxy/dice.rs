@@ -73,9 +73,8 @@ impl Dice {
         let Delay { base_us, jitter_us, normal_us, pareto_us } = delay;
         let mut late = i128::from(base_us);
         if jitter_us > 0 {
-            let width = u128::from(jitter_us) * 2 + 1;
-            let drawn = (u128::from(self.throw()) * width) >> 64;
-            late += i128::try_from(drawn).unwrap_or(0) - i128::from(jitter_us);
+            let width = jitter_us.saturating_mul(2).saturating_add(1);
+            late += i128::from(self.below(width)) - i128::from(jitter_us);
         }
         if normal_us > 0 {
             late += self.normal(normal_us);
