@@ -5,4 +5,5 @@ mod cuts;
 mod delays;
 mod forward;
 mod harness;
+mod stream_property;
 mod streams;
