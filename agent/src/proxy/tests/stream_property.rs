@@ -92,9 +92,9 @@ fn round(seed: u64) -> u64 {
     let plan = Plan::draw(seed, promise == Promise::Ends);
     let mut lab = Lab::start(&["x", "y"]);
     let traffic = Traffic::new(seed);
-    let began = Instant::now();
     let mut windows = Windows::default();
     let (outcomes, trail) = thread::scope(|scope| {
+        let _whatever_fails = traffic.stop_on_panic(replay(seed));
         traffic.start(scope, &lab, promise == Promise::Ends);
         let mut trail = String::new();
         for step in &plan.steps {
@@ -116,12 +116,6 @@ fn round(seed: u64) -> u64 {
         }
     }
     let leaks = leaks(&lab);
-    eprintln!(
-        "{seed} {promise:?} {:?} {} MB {} conns",
-        began.elapsed(),
-        bytes >> 20,
-        outcomes.len() / 2
-    );
     assert!(
         wrong.is_empty() && leaks.is_empty(),
         "replay: {}\n{trail}wrong: {wrong:#?}\nleaks: {leaks:?}",

@@ -146,6 +146,21 @@ impl Traffic {
         }
     }
 
+    /// A guard that lets no thread wait for the end of a plan that has failed.
+    pub(super) fn stop_on_panic(&self, replay: String) -> impl Drop {
+        struct Guard(Arc<AtomicBool>, Arc<AtomicBool>, String);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                if thread::panicking() {
+                    self.0.store(true, Ordering::SeqCst);
+                    self.1.store(true, Ordering::SeqCst);
+                    let _closed = writeln!(io::stderr(), "replay: {}", self.2);
+                }
+            }
+        }
+        Guard(Arc::clone(&self.stop), Arc::clone(&self.done), replay)
+    }
+
     /// Has every connection end in order, and tells what became of each direction.
     pub(super) fn finish(&self) -> Vec<Outcome> {
         self.stop.store(true, Ordering::SeqCst);
