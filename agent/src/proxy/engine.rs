@@ -269,8 +269,6 @@ impl Engine {
                 grade: Some(state.grade),
                 remaining_ms: None,
                 why: self.why(&state.standing, &state.links),
-                links: BTreeMap::new(),
-                // What the agent sees of it is the agent's to add.
                 ..FaultReport::default()
             };
             self.past.insert(state.life, (name.clone(), report));
