@@ -48,6 +48,8 @@ pub(super) struct Outcome {
     pub(super) forward: bool,
     pub(super) began: Instant,
     pub(super) ended: Instant,
+    /// The same two, from the beginning of the round.
+    pub(super) age: (Duration, Duration),
     pub(super) got: u64,
     /// `None` where its writer could not end it in order.
     pub(super) sent: Option<u64>,
@@ -181,6 +183,7 @@ impl Traffic {
                     forward,
                     began: record.began.unwrap_or(self.began),
                     ended,
+                    age: (self.age_at(record.began.unwrap_or(self.began)), self.age_at(ended)),
                     got,
                     sent: record.sent[at],
                     ending,
@@ -188,6 +191,10 @@ impl Traffic {
             }
         }
         outcomes
+    }
+
+    fn age_at(&self, at: Instant) -> Duration {
+        at.duration_since(self.began)
     }
 
     fn next(&self) -> u64 {
