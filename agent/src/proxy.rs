@@ -50,6 +50,7 @@ mod side;
 mod slab;
 mod slicer;
 mod splice;
+mod storm;
 mod steer;
 mod sys;
 mod table;
