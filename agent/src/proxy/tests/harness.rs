@@ -30,6 +30,9 @@ use crate::proxy::{Applied, Proxy, ProxyClient, ProxyState};
 /// Nothing in these tests takes longer, on a machine that is busy.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A read that takes as long will never end: so the test fails instead of hanging.
+const HANG: Duration = Duration::from_secs(60);
+
 /// Waits until something is so.
 #[track_caller]
 pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -195,6 +198,7 @@ impl Lab {
     pub(super) fn join(&self, from: &str, to: &str) -> (TcpStream, TcpStream) {
         let near = self.dial(from, to).expect("dial");
         let (far, _) = self.nodes[to].server.accept().expect("accept");
+        far.set_read_timeout(Some(HANG)).expect("bound reads");
         (near, far)
     }
 
