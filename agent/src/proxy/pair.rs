@@ -24,8 +24,8 @@ use crate::proxy::{
     worker::Tools,
 };
 
-pub(crate) use loss::losing;
 use loss::Losses;
+pub(crate) use loss::losing;
 
 mod ending;
 mod loss;
@@ -196,10 +196,8 @@ impl Pair {
 
     fn take_orders(&mut self, rules: &RuleSet, tools: &mut Tools) {
         let number = self.number;
-        let lanes = [
-            (Which::Near, &mut self.forward, number),
-            (Which::Far, &mut self.backward, !number),
-        ];
+        let lanes =
+            [(Which::Near, &mut self.forward, number), (Which::Far, &mut self.backward, !number)];
         for (which, lane, salt) in lanes {
             let order = lane.link().and_then(|link| rules.links.get(&**link));
             let part = order.map(|order| order.for_connection(number));

@@ -62,8 +62,7 @@ impl Storms {
             storm.ends_ns = now_ns;
         }
         while storm.ends_ns <= now_ns {
-            storm.begins_ns =
-                storm.ends_ns.saturating_add(storm.dice.exponential(pause_ns)).max(1);
+            storm.begins_ns = storm.ends_ns.saturating_add(storm.dice.exponential(pause_ns)).max(1);
             // A burst of no time would never let the loop end.
             storm.ends_ns = storm.begins_ns.saturating_add(lasts_ns.max(1));
         }

@@ -8,13 +8,7 @@ use rustix::io::Errno;
 
 use super::{Fate, Pair, Stage, hit_at};
 use crate::clock;
-use crate::proxy::{
-    side::Side,
-    sys,
-    table::Acting,
-    timers::Alarm,
-    worker::Tools,
-};
+use crate::proxy::{side::Side, sys, table::Acting, timers::Alarm, worker::Tools};
 
 /// A peer has this long to end its own stream after ours was ended; then it is told nobody listens.
 const CLOSING_NS_MAX: u64 = 1_000_000_000;
@@ -73,9 +67,7 @@ impl Pair {
         if !std::mem::replace(&mut self.was_delayed, true) {
             let more = LinkEvidence { delayed_accepts: 1, ..LinkEvidence::default() };
             let now_ms = clock::boottime_ms();
-            let delays = |effect: &LinkEffect| {
-                effect.accept_delay_us > 0
-            };
+            let delays = |effect: &LinkEffect| effect.accept_delay_us > 0;
             self.forward.charge(delays, &more, now_ms, &mut tools.ledger);
         }
         tools.wake_at(sys::monotonic_ns().saturating_add(left_ns), Alarm::Accept);
@@ -151,7 +143,6 @@ impl Pair {
             (_, _) => Fate::Live,
         }
     }
-
 }
 
 /// Reads and forgets; says whether the peer's stream has ended.

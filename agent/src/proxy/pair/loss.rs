@@ -95,7 +95,12 @@ impl Losses {
 
 impl Losing {
     /// Makes a socket lose what it should at a moment of CLOCK_MONOTONIC. Says when that changes.
-    fn enforce(&mut self, side: &mut Side, drops: &mut u32, now_ns: u64) -> io::Result<Option<u64>> {
+    fn enforce(
+        &mut self,
+        side: &mut Side,
+        drops: &mut u32,
+        now_ns: u64,
+    ) -> io::Result<Option<u64>> {
         let loses = !self.drawn.is_empty() || !self.bursts.is_empty();
         if loses && !self.counts && !side.is_deaf() {
             *drops = sys::drops(&side.fd);
@@ -172,8 +177,7 @@ impl Pair {
 fn lost_below(shares: impl Iterator<Item = Ratio>) -> u64 {
     const MILLION: u128 = 1_000_000;
     let one = 1_u128 << 64;
-    let kept =
-        shares.fold(one, |kept, share| kept * (MILLION - u128::from(share.ppm())) / MILLION);
+    let kept = shares.fold(one, |kept, share| kept * (MILLION - u128::from(share.ppm())) / MILLION);
     // Rounded: the least difference from what is wanted.
     u64::try_from((one - kept + (1 << 31)) >> 32).unwrap_or(1 << 32)
 }

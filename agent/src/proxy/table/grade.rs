@@ -125,9 +125,7 @@ fn cut_lacks(cut: Cut, shared: bool, can: Abilities) -> Option<Lack> {
         Cut::Packets if shared => Some(Lack::Nature(
             "for a share of the connections: a SYN is of none yet; grade stream holds their bytes",
         )),
-        Cut::Packets if !can.deafness => {
-            Some(Lack::Host("this kernel does not drop by hop count"))
-        }
+        Cut::Packets if !can.deafness => Some(Lack::Host("this kernel does not drop by hop count")),
         Cut::Packets => None,
     }
 }

@@ -84,10 +84,7 @@ impl Order {
     /// What of it is the part of the connection with this number. Costs nothing where all of it is.
     pub(crate) fn for_connection(&self, number: u64) -> Part<'_> {
         if !self.shared || self.acting.iter().all(|one| one.meets(number)) {
-            return Part {
-                rule: Cow::Borrowed(&self.rule),
-                acting: Cow::Borrowed(&self.acting),
-            };
+            return Part { rule: Cow::Borrowed(&self.rule), acting: Cow::Borrowed(&self.acting) };
         }
         let met: Vec<Arc<Acting>> =
             self.acting.iter().filter(|one| one.meets(number)).cloned().collect();

@@ -173,8 +173,7 @@ fn dials_that_fail_do_so_in_their_direction_only() {
     let parties = &table.kept_out[&"y".parse::<NodeName>().unwrap()];
     assert_eq!((parties.len(), table.kept_out.len()), (1, 1));
     assert_eq!(parties.values().next(), Some(&Dials::Refuse));
-    let table =
-        read(&file(&[("a", fault), ("b", cut(&["x>y"]))]), &mut Memory::default(), rich);
+    let table = read(&file(&[("a", fault), ("b", cut(&["x>y"]))]), &mut Memory::default(), rich);
     let parties = &table.kept_out[&"y".parse::<NodeName>().unwrap()];
     assert_eq!(parties.values().next(), Some(&Dials::TimeOut), "a cut wins");
 }
@@ -206,11 +205,8 @@ fn a_share_of_connections_is_fixed_by_seed_and_number() {
         let mut fault = LinkFault { seed, probability, ..cut(&["x>y"]) };
         fault.effect.accept_delay_us = 5;
         let always = LinkFault { seed: 1, ..cut(&["x>y"]) };
-        let table = read(
-            &file(&[("some", fault), ("all", always)]),
-            &mut Memory::default(),
-            here(0),
-        );
+        let table =
+            read(&file(&[("some", fault), ("all", always)]), &mut Memory::default(), here(0));
         Arc::clone(&table.links[&"x>y".parse::<Link>().unwrap()])
     };
     let met = |order: &Order, number| {

@@ -244,9 +244,7 @@ fn an_accepted_connection_stands_still_before_its_node_is_dialled() {
     let gone = lab.dial("x", "y").unwrap();
     rustix::net::sockopt::set_socket_linger(&gone, Some(Duration::ZERO)).unwrap();
     drop(gone);
-    eventually("a dialler that resets is not waited for", || {
-        lab.report().report.connections == 1
-    });
+    eventually("a dialler that resets is not waited for", || lab.report().report.connections == 1);
     let mut accepted = None;
     eventually("the node is dialled", || {
         accepted = server.accept().ok();
@@ -285,9 +283,7 @@ fn a_fault_acts_on_the_same_share_of_connections_again() {
         });
         let pairs: Vec<_> = dials.collect();
         let count = |lab: &Lab| lab.evidence("some", "x>y");
-        eventually("those it acts on are reset", || {
-            count(&lab).resets == count(&lab).connections
-        });
+        eventually("those it acts on are reset", || count(&lab).resets == count(&lab).connections);
         let met: Vec<bool> = pairs.iter().map(|(near, _)| !is_silent(near)).collect();
         let number = met.iter().filter(|met| **met).count();
         assert_eq!(count(&lab).connections, number as u64);
