@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use faultbed_common::rules::LinkRule;
+use faultbed_common::{proxy_spec::SEGMENT_BYTES, rules::LinkRule};
 use rustix::io::Errno;
 
 use crate::proxy::{
@@ -213,6 +213,11 @@ impl Flow {
         self.allowance == 0
     }
 
+    /// How much of `most` bytes is read at once: the allowance counts segments.
+    fn bite(&self, most: usize) -> usize {
+        if self.gate == Gate::Ajar { most.min(SEGMENT_BYTES) } else { most }
+    }
+
     /// Whether a part of the allowance is used.
     pub(crate) fn has_spent(&self) -> bool {
         self.gate == Gate::Ajar && self.allowance < ALLOWANCE_CHUNKS
@@ -279,7 +284,8 @@ impl Flow {
         if self.wants_pipe(tools) {
             return Ok(self.fill_pipe(from, tools));
         }
-        match from.read(&mut tools.scratch) {
+        let most = self.bite(tools.scratch.len());
+        match from.read(&mut tools.scratch[..most]) {
             Ok(0) => Ok(self.ended(false)),
             Ok(count) => {
                 let full = count == tools.scratch.len();

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -9,7 +10,7 @@ use rustix::{event::PollFlags, net::sockopt};
 
 use crate::kernel::{
     reading::{Like, Reading, Value, millis, row},
-    run::{Case, quiet},
+    run::{Case, quiet, v6},
     scene::{PATIENCE, Scene, Way, until},
     sys,
 };
@@ -20,6 +21,8 @@ const PROMPT: Like = Like::Near { share: 0.05, slack: 250.0 };
 pub(super) fn cases() -> Vec<Case> {
     vec![
         quiet("Dials across a cut", dials_fail),
+        v6(quiet("Dials across a cut", dials_fail)),
+        quiet("A server that does not listen", nobody_listens),
         quiet("A dial that outlives the cut", dial_heals),
         quiet("TCP_USER_TIMEOUT of 1.5 s, one write pending", user_timeout),
         quiet("Keepalive after 1 s, every 1 s, twice", keepalive),
@@ -31,19 +34,34 @@ fn dials_fail(scene: &mut Scene) -> Reading {
     let begun = Instant::now();
     let [one, two] = [1, 2].map(|retries| scene.begin(|fd| sys::set_syn_retries(fd, retries)));
     let patient = scene.begin(|_| {});
-    let mut reading = Vec::new();
-    for (name, dial) in [("one SYN again", one), ("two SYNs again", two)] {
+    let failed = |name: &str, dial: TcpStream| {
         let (error, at) = sys::wait_error(&dial, begun + PATIENCE).expect("the dial fails");
-        reading.push(row(format!("{name}: fails after"), millis(at - begun), PROMPT));
-        reading.push(row(format!("{name}: error"), Value::Word(error), Like::Same));
-    }
+        [
+            row(format!("{name}: fails after"), millis(at - begun), PROMPT),
+            row(format!("{name}: error"), Value::Word(error), Like::Same),
+        ]
+    };
+    let mut reading = Vec::from(failed("TCP_SYNCNT 1", one));
     until(begun, Duration::from_millis(3_500));
     let again = sys::info(&patient).retransmits;
     reading.push(row("default: SYNs again in 3.5 s", Value::Count(again.into()), Like::Same));
+    reading.extend(failed("TCP_SYNCNT 2", two));
     let said = patient.take_error().expect("ask for the error");
     let said = said.map_or("still unanswered".to_owned(), |error| sys::name(&error));
-    reading.push(row("default: after 3.5 s", Value::Word(said), Like::Same));
+    reading.push(row("default: after 7 s", Value::Word(said), Like::Same));
     reading
+}
+
+fn nobody_listens(scene: &mut Scene) -> Reading {
+    scene.stop_listening();
+    let begun = Instant::now();
+    let dial = scene.begin(|_| {});
+    let (error, at) = sys::wait_error(&dial, begun + PATIENCE).expect("the dial fails");
+    vec![
+        row("error", Value::Word(error), Like::Same)
+            .apart("the proxy has accepted before it learns that its node does not"),
+        row("after", millis(at - begun), Like::AtMost(500.0)),
+    ]
 }
 
 fn dial_heals(scene: &mut Scene) -> Reading {

@@ -81,11 +81,13 @@ impl Proxy {
         for (link, effect) in effects {
             let name: FaultName = format!("f{}", spec.faults.len()).parse().expect("a name");
             let link: Link = link.parse().expect("a link");
+            // Where there are two grades, it must be the true one.
+            let graded = effect.cut.is_some() || !effect.loss.is_empty();
             let fault = LinkFault {
                 revision: FaultRevision(spec.generation.0),
                 lasts: None,
                 effect: effect.clone(),
-                grade: Some(Grade::Packet),
+                grade: graded.then_some(Grade::Packet),
                 heal: HealPolicy::Resume,
                 links: BTreeSet::from([link]),
                 seed: 7,

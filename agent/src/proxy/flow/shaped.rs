@@ -101,9 +101,10 @@ impl Flow {
 
     /// Reads once, or lets something out of the jam.
     fn fill_shaped(&mut self, from: &mut Side, tools: &mut Tools, now_ns: u64) -> Filled {
+        let scratch = self.bite(tools.scratch.len());
         let Some(shaper) = self.shaper.as_mut() else { return Filled::Dry };
         let mut most = match shaper.room(now_ns) {
-            Room::Bytes(most) => most.min(tools.scratch.len()),
+            Room::Bytes(most) => most.min(scratch),
             Room::None => return Filled::Dry,
             Room::From(from_ns) => {
                 wake_at(shaper, from_ns, now_ns, tools);
