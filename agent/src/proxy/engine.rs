@@ -360,6 +360,7 @@ impl Engine {
             total.ledger.absorb(&sample.ledger);
             total.connections += sample.connections;
             total.unknown_reset += sample.unknown_reset;
+            total.refused += sample.refused;
         }
         let now_ns = clock::boottime_ns();
         let mut faults = BTreeMap::new();
@@ -383,7 +384,7 @@ impl Engine {
             faults,
             failed: self.failed_listeners(),
             unknown_reset: total.unknown_reset,
-            refused: self.crew.acceptor.refused(),
+            refused: self.crew.acceptor.refused() + total.refused,
             unnamed_nodes: self.crew.lookup.has_unnamed_nodes(),
         }
     }

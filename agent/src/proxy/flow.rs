@@ -82,6 +82,8 @@ enum Flushed {
     Blocked,
     /// The next chunk is not due.
     Early,
+    /// There is more to write, when the others had their turn.
+    More,
     Lost,
 }
 
@@ -186,6 +188,7 @@ impl Flow {
             match self.flush(to, tools) {
                 Flushed::Lost => return Progress::DestinationLost,
                 Flushed::Blocked | Flushed::Early => return Progress::Idle,
+                Flushed::More => return Progress::Again,
                 Flushed::Empty if self.source == Source::Live => {}
                 Flushed::Empty => return self.end(to, tools),
             }

@@ -404,7 +404,11 @@ impl Pair {
             self.broken = true;
         }
         if self.forward.flow.is_done() && self.backward.flow.is_done() {
-            return Fate::Over;
+            // A socket that is closed while it is deaf or mute stays so for ever: its peer would never
+            // get what it was written before the cut. After the heal there is another turn.
+            let stopped = |side: &Side| side.is_deaf() || side.is_mute();
+            let is_stopped = stopped(&self.near) || self.far.as_ref().is_some_and(stopped);
+            return if is_stopped { Fate::Live } else { Fate::Over };
         }
         if [forward, backward].contains(&Progress::Spent) {
             self.spend(tools);

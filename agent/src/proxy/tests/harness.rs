@@ -75,9 +75,10 @@ impl Lab {
         let file = ProxyFile { version: 1, boot_id, ..ProxyFile::default() };
         let mut lab = Self { dir, file, proxy: None, nodes: BTreeMap::new() };
         for name in nodes {
-            let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+            // Long tests start thousands of labs, one after the other: numbers come round again.
+            let number = LAST.fetch_add(1, Ordering::Relaxed) % 254 + 1;
             let process = u8::try_from(std::process::id() % 251).expect("a byte");
-            let number = u8::try_from(number).expect("tests have few nodes");
+            let number = u8::try_from(number).expect("at most 254");
             let private = IpAddr::V4(Ipv4Addr::new(127, 140, process, number));
             let server = TcpListener::bind((private, 0)).expect("listen as a node");
             let upstream = server.local_addr().expect("have an address");
@@ -182,6 +183,11 @@ impl Lab {
 
     pub(super) fn listen(&self, name: &str) -> SocketAddr {
         self.nodes[name].listen
+    }
+
+    /// The private address of a node, from which it dials.
+    pub(super) fn address(&self, name: &str) -> IpAddr {
+        self.nodes[name].private
     }
 
     pub(super) fn server(&self, name: &str) -> &TcpListener {
