@@ -82,7 +82,7 @@ enum Flushed {
     Blocked,
     /// The next chunk is not due.
     Early,
-    /// More is due, but others have their turn first.
+    /// There is more to write, when the others had their turn.
     More,
     Lost,
 }
@@ -187,7 +187,8 @@ impl Flow {
             }
             match self.flush(to, tools) {
                 Flushed::Lost => return Progress::DestinationLost,
-                Flushed::Blocked | Flushed::Early | Flushed::More => return Progress::Idle,
+                Flushed::Blocked | Flushed::Early => return Progress::Idle,
+                Flushed::More => return Progress::Again,
                 Flushed::Empty if self.source == Source::Live => {}
                 Flushed::Empty => return self.end(to, tools),
             }

@@ -14,10 +14,11 @@ use crate::proxy::{
     worker::Tools,
 };
 
-/// Chunks written before rules are looked for and other connections have their turn.
-const WRITES_MAX: u32 = 256;
 /// Reads of what a source sends beyond its limit, so that it meets an orderly end and no reset.
 const DISCARDS_MAX: u32 = 64;
+/// Chunks written before other connections, and newer rules, have their turn: a queue of small pieces
+/// holds a hundred thousand, each with a write of its own.
+const WRITES_MAX: u32 = 64;
 
 impl Flow {
     /// Moves what can be moved now, as the rule says.
@@ -38,6 +39,7 @@ impl Flow {
                 None => self.flush_shaped(to, tools, now_ns),
             };
             let Some(shaper) = self.shaper.as_mut() else { return Progress::Again };
+            let more = matches!(flushed, Flushed::More);
             match flushed {
                 Flushed::Lost => return Progress::DestinationLost,
                 Flushed::Empty if shaper.has_jam() => {}
@@ -48,18 +50,23 @@ impl Flow {
                     self.shaper = None;
                     return Progress::Again;
                 }
-                Flushed::More => return Progress::Again,
                 Flushed::Blocked if !shaper.reads_ahead() => return Progress::Idle,
-                Flushed::Empty | Flushed::Blocked | Flushed::Early => {}
+                // Else the queue would grow faster than it is written.
+                Flushed::More if !shaper.reads_ahead() => return Progress::Again,
+                Flushed::Empty | Flushed::Blocked | Flushed::Early | Flushed::More => {}
             }
             match self.fill_shaped(from, tools, now_ns) {
-                Filled::Dry => return Progress::Idle,
+                Filled::Dry if !more => return Progress::Idle,
+                Filled::Dry => {}
                 Filled::Ended => {}
                 Filled::Some => {
                     if self.gate == Gate::Ajar && self.spend(tools) {
                         return Progress::Spent;
                     }
                 }
+            }
+            if more {
+                break;
             }
         }
         Progress::Again
@@ -72,8 +79,8 @@ impl Flow {
         else {
             return flushed;
         };
-        for _ in 0..WRITES_MAX {
-            let Some(due_ns) = shaper.queue.next_ns() else { return Flushed::Empty };
+        let mut writes = 0;
+        while let Some(due_ns) = shaper.queue.next_ns() {
             if due_ns > now_ns {
                 wake_at(shaper, due_ns, now_ns, tools);
                 return Flushed::Early;
@@ -81,13 +88,17 @@ impl Flow {
             if !to.writable {
                 return Flushed::Blocked;
             }
+            if writes == WRITES_MAX {
+                return Flushed::More;
+            }
+            writes += 1;
             // Each chunk has a write of its own, so that pieces can arrive as pieces.
             match to.write(shaper.queue.head()) {
                 Ok(count) => shaper.queue.advance(count),
                 Err(_) => return Flushed::Lost,
             }
         }
-        Flushed::More
+        Flushed::Empty
     }
 
     /// Reads once, or lets something out of the jam.
