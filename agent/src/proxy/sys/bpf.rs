@@ -355,7 +355,9 @@ pub(crate) fn is_allowed() -> bool {
         bad: Ratio::ZERO,
     };
     let steers = || {
-        let program = Group::new(1)?.steering(&BTreeMap::new(), REFUSED, true)?;
+        // The program names the group's maps by descriptor: they must live until it is loaded.
+        let group = Group::new(1)?;
+        let program = group.steering(&BTreeMap::new(), REFUSED, true)?;
         load(PROG_REUSEPORT, &program)
     };
     load_loss(&[gilbert]).and_then(|_| steers()).is_ok()
