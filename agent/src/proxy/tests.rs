@@ -1,10 +1,13 @@
 //! The data plane as its users see it: real sockets on loopback, the engine's threads in this process.
 
 mod bytes;
+mod connections;
 mod control;
 mod cuts;
 mod delays;
 mod forward;
 mod harness;
 mod rates;
+mod loss;
+mod rounds;
 mod streams;

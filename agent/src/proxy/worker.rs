@@ -24,7 +24,7 @@ use rustix::{
 };
 
 use crate::proxy::{
-    acceptor::Door,
+    acceptor::{Arrival, Door},
     evidence::Ledger,
     identify::{Lookup, Question},
     pair::{Fate, Pair, Which},
@@ -69,7 +69,7 @@ impl Tools {
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Adopt { door: Arc<Door>, fd: OwnedFd, peer: SocketAddr },
+    Adopt { door: Arc<Door>, arrival: Arrival },
     Identified { key: Key, party: Option<Party> },
     Sample(SyncSender<Sample>),
 }
@@ -129,7 +129,6 @@ pub(crate) struct Worker {
     ready: VecDeque<Key>,
     waiting: BTreeMap<Arc<Link>, VecDeque<Key>>,
     waiting_max: usize,
-    adopted: u64,
 }
 
 /// How much of what the process may have is one worker's.
@@ -170,7 +169,6 @@ impl Worker {
             ready: VecDeque::new(),
             waiting: BTreeMap::new(),
             waiting_max: share.waiting,
-            adopted: 0,
         })
     }
 
@@ -203,19 +201,31 @@ impl Worker {
         }
     }
 
-    /// Puts newer rules in force: on every connection before a byte of any moves.
+    /// Puts newer rules in force: on every connection that they concern, before a byte of any moves.
     fn obey_newest(&mut self) {
         if self.board.epoch() == self.rules.epoch {
             return;
         }
         let rules = self.board.newest();
+        let is_next = rules.epoch == self.rules.epoch + 1;
         self.rules = Arc::clone(&rules);
-        self.waiting.clear();
-        for key in self.pairs.keys() {
+        let mut keys = self.pairs.keys();
+        if is_next {
+            keys.retain(|key| {
+                self.pairs.find(*key).is_some_and(|pair| pair.is_concerned(&rules.changed))
+            });
+            // All that wait for a link are concerned, or none.
+            self.waiting.retain(|link, _| {
+                !rules.changed.contains(&**link) && !rules.changed.contains(&link.reversed())
+            });
+        } else {
+            self.waiting.clear();
+        }
+        for key in keys {
             self.look_at(key, |pair, tools| pair.apply(&rules, tools));
             self.after_rules(key);
         }
-        self.tools.ledger.forget_before(rules.oldest);
+        self.tools.ledger.keep(&rules.told);
         self.board.acknowledge(self.index, rules.epoch);
     }
 
@@ -251,7 +261,7 @@ impl Worker {
         let messages = std::mem::take(&mut *lock(&self.mailbox.messages));
         for message in messages {
             match message {
-                Message::Adopt { door, fd, peer } => self.adopt(door, fd, peer),
+                Message::Adopt { door, arrival } => self.adopt(door, arrival),
                 Message::Identified { key, party: Some(party) } => self.identified(key, party),
                 // It is asked again when rules change; until then the connection's own alarm holds.
                 Message::Identified { key: _, party: None } => {}
@@ -260,10 +270,10 @@ impl Worker {
         }
     }
 
-    fn adopt(&mut self, door: Arc<Door>, fd: OwnedFd, peer: SocketAddr) {
-        self.adopted += 1;
-        let mut pair = Pair::new(door, fd, peer, self.adopted);
-        if let Some(party) = self.rules.dialler(peer.ip()) {
+    fn adopt(&mut self, door: Arc<Door>, arrival: Arrival) {
+        let dialler = self.rules.dialler(arrival.peer.ip());
+        let mut pair = Pair::new(door, arrival);
+        if let Some(party) = dialler {
             pair.identify(party);
         }
         let key = self.pairs.insert(pair);
