@@ -7,7 +7,7 @@ mod cuts;
 mod delays;
 mod forward;
 mod harness;
-mod rates;
 mod loss;
+mod rates;
 mod rounds;
 mod streams;
