@@ -6,6 +6,7 @@
 //! them. A pass never waits: a step that takes long keeps only its own node busy, so new fault
 //! rules are in force at once whatever nodes are doing.
 
+pub mod evidence;
 pub mod execute;
 pub mod hands;
 pub mod node_record;

@@ -2,7 +2,10 @@
 
 use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use faultbed_common::{
     generation::Incarnation,
@@ -13,7 +16,7 @@ use faultbed_common::{
     report::{Bypass, FaultReport, ForeignListener, Identity, ProxyReport},
 };
 
-use super::{Asked, NodeOrders, NodeRecord, Run, Running, step::Cause};
+use super::{Asked, NodeOrders, NodeRecord, Run, Running, evidence::Kept, step::Cause};
 use crate::{
     binaries::Binary,
     canary::{Answer, Question},
@@ -220,6 +223,21 @@ pub trait Hands: Send + Sync + 'static {
     /// # Errors
     /// Why it does not answer, for people.
     fn ask_proxy(&self) -> Result<ProxySeen, String>;
+
+    /// What faults did, as an earlier agent kept it.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    fn load_evidence(&self) -> io::Result<Kept>;
+
+    /// Keeps what faults did.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    fn save_evidence(&self, kept: &Kept) -> io::Result<()>;
+
+    /// Removes pinned programs that are none of these, by hash; a few stay.
+    fn prune_binaries(&self, used: &BTreeSet<String>);
 
     /// Looks at the sockets of this machine.
     fn survey(&self, order: &SurveyOrder) -> Survey;

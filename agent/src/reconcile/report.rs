@@ -11,6 +11,7 @@ use faultbed_common::{
 
 use super::{
     Observed, ObservedNode, Readiness, Run, StepKind, Why,
+    evidence::Kept,
     hands::{ProxySeen, Survey},
     plan::Plan,
 };
@@ -70,8 +71,8 @@ pub struct Findings<'a> {
     pub canaries: &'a Canaries,
     /// What the last survey found.
     pub survey: &'a Survey,
-    /// Faults on nodes that ended here.
-    pub ended: &'a BTreeMap<FaultName, FaultReport>,
+    /// What faults did, and those on nodes that ended here.
+    pub kept: &'a Kept,
     /// Now.
     pub now: BootTime,
 }
@@ -109,7 +110,8 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     let mut stuck = plan.stuck.clone();
     stuck.extend(findings.refused.iter().chain(&findings.disk).map(|why| (*why).to_owned()));
     let mut faults = proxy.map(|seen| seen.faults.clone()).unwrap_or_default();
-    faults.extend(findings.ended.clone());
+    findings.kept.fill(&mut faults);
+    faults.extend(findings.kept.ended.clone());
     faults.extend(node_faults(findings));
     findings.canaries.fill(&mut faults);
     HostReport {
