@@ -51,6 +51,7 @@ mod slab;
 mod slicer;
 mod splice;
 mod steer;
+mod storm;
 mod sys;
 mod table;
 mod timers;

@@ -1,8 +1,14 @@
 //! The data plane as its users see it: real sockets on loopback, the engine's threads in this process.
 
+mod bytes;
+mod connections;
 mod control;
 mod cuts;
 mod delays;
 mod forward;
 mod harness;
+mod loss;
+mod rates;
+mod rounds;
+mod stream_property;
 mod streams;

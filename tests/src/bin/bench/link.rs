@@ -52,7 +52,8 @@ const TOXIPROXY: &str = "toxiproxy";
 const TESTS: [&str; 7] = ["bulk1", "bulk8", "default", "rtt", "requests", "short", "idle"];
 
 /// A metric: its test, its name, its unit, and the required and wished ratios.
-type Metric = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static [Bound])]);
+type Metric =
+    (&'static str, &'static str, &'static str, &'static [(&'static str, &'static [Bound])]);
 
 const fn least(bound: f64) -> Bound {
     Bound::AtLeast(bound)
@@ -79,12 +80,7 @@ const METRICS: [Metric; 13] = [
         "s/GB",
         &[(HAPROXY, &[most(0.6), most(0.4)]), (TOXIPROXY, &[most(0.12)])],
     ),
-    (
-        "bulk8",
-        "bulk, 8 streams",
-        "GB/s",
-        &[(HAPROXY, &[least(1.7)]), (DIRECT, &[least(0.5)])],
-    ),
+    ("bulk8", "bulk, 8 streams", "GB/s", &[(HAPROXY, &[least(1.7)]), (DIRECT, &[least(0.5)])]),
     (
         "bulk8",
         "CPU, 8 streams",

@@ -55,8 +55,7 @@ impl Orders {
             diallers: diallers?,
             faults: BTreeMap::new(),
         };
-        let file =
-            ProxyFile { version: 1, lab: None, boot_id, spec, deadlines: BTreeMap::new() };
+        let file = ProxyFile { version: 1, lab: None, boot_id, spec, deadlines: BTreeMap::new() };
         Ok(Self { dir: dir.to_owned(), file })
     }
 
@@ -89,7 +88,11 @@ impl Orders {
     ///
     /// # Errors
     /// Where a link cannot be understood.
-    pub(crate) fn set(&mut self, effect: Option<&LinkEffect>, links: &[Link]) -> anyhow::Result<()> {
+    pub(crate) fn set(
+        &mut self,
+        effect: Option<&LinkEffect>,
+        links: &[Link],
+    ) -> anyhow::Result<()> {
         self.file.spec.generation = self.file.spec.generation.next();
         let generation = self.file.spec.generation;
         let name: FaultName = "f".parse()?;

@@ -139,7 +139,8 @@ impl Table {
             let name = format!("{} ({})", row.metric, row.unit);
             let [median, min, p90, max] = [0.5, 0.0, 0.9, 1.0].map(|q| row.at(q));
             let own = row.bound.map(|bound| format!("[{}]", bound.text(median)));
-            let ratios: Vec<_> = own.into_iter().chain(row.ratios.iter().map(Ratio::text)).collect();
+            let ratios: Vec<_> =
+                own.into_iter().chain(row.ratios.iter().map(Ratio::text)).collect();
             let _ = writeln!(
                 out,
                 "{name:<34} {:<22} {median:>10.3} {min:>10.3} {p90:>10.3} {max:>10.3}  {}",

@@ -131,10 +131,7 @@ pub(crate) fn bulk(
     anyhow::ensure!(bytes > 0, "nothing flowed");
     #[expect(clippy::cast_precision_loss, reason = "gigabytes")]
     let gigabytes = bytes as f64 / 1e9;
-    Ok(Bulk {
-        gigabytes_per_s: gigabytes / took.as_secs_f64(),
-        cpu_s_per_gb: cpu / gigabytes,
-    })
+    Ok(Bulk { gigabytes_per_s: gigabytes / took.as_secs_f64(), cpu_s_per_gb: cpu / gigabytes })
 }
 
 /// What requests reached.
@@ -256,7 +253,8 @@ pub(crate) fn short(route: &Route, window: Duration) -> anyhow::Result<f64> {
     let run = || -> io::Result<()> {
         while !stop.load(Ordering::Relaxed) {
             let turn = next.fetch_add(1, Ordering::Relaxed);
-            let number = SHORT_DOOR + u16::try_from(turn % u64::from(DOORS - SHORT_DOOR)).unwrap_or(0);
+            let number =
+                SHORT_DOOR + u16::try_from(turn % u64::from(DOORS - SHORT_DOOR)).unwrap_or(0);
             // Sources turn slower than doors: all pairs are used.
             let source = usize::try_from(turn / u64::from(DOORS - SHORT_DOOR)).unwrap_or(0);
             let source = route.sources[source % route.sources.len()];

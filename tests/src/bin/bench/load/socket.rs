@@ -35,7 +35,8 @@ pub(crate) fn dial(
     )?;
     choose_port_late(&fd)?;
     if congestion == Congestion::Plain {
-        let _neither = ["cubic", "reno"].iter().find(|c| sockopt::set_tcp_congestion(&fd, c).is_ok());
+        let _neither =
+            ["cubic", "reno"].iter().find(|c| sockopt::set_tcp_congestion(&fd, c).is_ok());
     }
     rustix::net::bind(&fd, &SocketAddrV4::new(source, 0))?;
     sockopt::set_tcp_nodelay(&fd, true)?;
