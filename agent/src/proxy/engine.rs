@@ -147,17 +147,18 @@ impl Engine {
     }
 
     fn publish(&mut self) -> Result<(), String> {
-        let oldest = self.past.keys().next().copied();
-        let newest = self.table.faults.values().map(|state| state.life).min();
+        // A fault that stays in force for long must not keep the evidence of all that came and went.
+        let told = self.past.keys().copied();
+        let told = told.chain(self.table.faults.values().map(|state| state.life)).collect();
         let rules = RuleSet {
             epoch: 0,
             links: Arc::clone(&self.table.links),
             changed: self.table.changed.clone(),
             touched: touched(&self.table.links),
             diallers: Arc::clone(&self.table.diallers),
-            oldest: oldest.into_iter().chain(newest).min().unwrap_or_default(),
+            told,
         };
-        self.refused.forget_before(rules.oldest);
+        self.refused.keep(&rules.told);
         let epoch = self.crew.board.publish(rules);
         self.crew.mailboxes.iter().for_each(|mailbox| mailbox.wake());
         if self.crew.board.wait_in_force(epoch, IN_FORCE_MAX) {

@@ -150,9 +150,11 @@ impl Flow {
         self.shaper.as_mut().map(|shaper| std::mem::take(&mut shaper.tally))
     }
 
-    /// Whether the end of its stream has come and may not be known yet on the other side.
+    /// Whether it will pass on the end of its source by itself, later: until then nobody on the other
+    /// side may know of it.
     pub(crate) fn keeps_end(&self) -> bool {
-        self.shaper.is_some() && self.source != Source::Live && !self.done
+        let is_held = |shaper: &Shaper| shaper.hold().is_some() || self.source != Source::Live;
+        self.shaper.as_ref().is_some_and(|shaper| is_held(shaper)) && !self.done
     }
 
     /// Whether the end of the stream was passed on.
@@ -286,7 +288,8 @@ impl Flow {
         }
         let most = self.bite(tools.scratch.len());
         match from.read(&mut tools.scratch[..most]) {
-            Ok(0) => Ok(self.ended(false)),
+            // A write to a socket that was reset may have taken the error before this read.
+            Ok(0) => Ok(self.ended(from.failed)),
             Ok(count) => {
                 let full = count == tools.scratch.len();
                 self.full_reads = if full { self.full_reads.saturating_add(1) } else { 0 };
@@ -318,7 +321,7 @@ impl Flow {
     fn fill_pipe(&mut self, from: &mut Side, tools: &mut Tools) -> Filled {
         let Some(pipe) = self.pipe.as_mut() else { return Filled::Dry };
         match pipe.fill(&from.fd) {
-            Ok(0) => self.ended(false),
+            Ok(0) => self.ended(from.failed),
             Ok(count) => {
                 let small = count < SMALL_BYTES;
                 self.small_trips = if small { self.small_trips.saturating_add(1) } else { 0 };

@@ -390,10 +390,13 @@ impl Pair {
             return self.reset();
         }
         // That the destination is gone is news from it: it crosses the other direction's link.
-        let near_lost = backward == Progress::DestinationLost || self.is_lost(Which::Near);
-        let far_lost = forward == Progress::DestinationLost || self.is_lost(Which::Far);
+        // A flow that keeps it back will find out by itself, in its time.
+        let near_lost = (backward == Progress::DestinationLost || self.is_lost(Which::Near))
+            && !self.forward.flow.keeps_end();
+        let far_lost = (forward == Progress::DestinationLost || self.is_lost(Which::Far))
+            && !self.backward.flow.keeps_end();
         if near_lost || far_lost {
-            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut || lane.flow.keeps_end();
+            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut;
             let held = (near_lost && shut(&self.forward)) || (far_lost && shut(&self.backward));
             if !held {
                 return self.reset();
@@ -411,9 +414,7 @@ impl Pair {
             self.spend(tools);
         }
         if [forward, backward].contains(&Progress::LimitReached) {
-            self.forward.flow.close();
-            self.backward.flow.close();
-            return Fate::Again;
+            return self.close_in_order(tools);
         }
         let again = [forward, backward].contains(&Progress::Again);
         if again { Fate::Again } else { Fate::Live }

@@ -29,8 +29,8 @@ pub(crate) struct RuleSet {
     /// Nodes at either end of a link with an order.
     pub(crate) touched: BTreeSet<NodeName>,
     pub(crate) diallers: Arc<Diallers>,
-    /// Evidence of lives before this one is not asked for any more.
-    pub(crate) oldest: Life,
+    /// Evidence of other lives is not asked for any more.
+    pub(crate) told: BTreeSet<Life>,
 }
 
 /// The nodes at either end of these links.

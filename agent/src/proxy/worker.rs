@@ -230,7 +230,7 @@ impl Worker {
             self.look_at(key, |pair, tools| pair.apply(&rules, tools));
             self.after_rules(key);
         }
-        self.tools.ledger.forget_before(rules.oldest);
+        self.tools.ledger.keep(&rules.told);
         self.board.acknowledge(self.index, rules.epoch);
     }
 

@@ -1,5 +1,7 @@
 //! Shapes as people write them, against the lab of `target::tests`.
 
+mod pairs;
+
 use std::collections::BTreeSet;
 
 use expect_test::{Expect, expect};
@@ -264,11 +266,11 @@ fn effects_that_do_not_go_together_are_refused_with_what_to_write() {
         ("cut fast_heal probability", "for a cut of packets"),
         ("bandwidth canary", "`canary` proves a cut"),
         ("cut canary probability", "some connections do"),
-        ("time_out probability", "none is"),
+        ("time_out probability", "none is: write `refuse`"),
         ("latency fast_heal", "for a cut of packets"),
         ("one_way cut fast_heal", "for a cut of packets"),
         ("cut fast_heal heal", "this `heal` ends them"),
-        ("one_way_packets bandwidth", "`bandwidth` meets the bytes of one way"),
+        ("one_way_packets bandwidth", "`bandwidth` meets bytes: write `one_way"),
         ("latency distribution", "needs `jitter`"),
     ] {
         let error = check(&with(effects)).unwrap_err().to_string();
@@ -344,7 +346,7 @@ fn effects_combine_and_are_told_in_one_line() {
     }
     let noisy =
         spec("halves = \"kv\"\nlatency = \"9ms\"\njitter = \"2ms\"\ndistribution = \"pareto\"");
-    assert_eq!(summary(&noisy), "latency 9ms ±2ms pareto");
+    assert_eq!(summary(&noisy), "latency 9ms +2ms pareto");
     assert_eq!(summary(&spec("ring = \"kv\"")), "cut in a ring");
     for (effects, expected) in [
         ("latency loss", "latency"),

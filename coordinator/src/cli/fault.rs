@@ -446,6 +446,7 @@ mod tests {
         let error = inject("close --between a b").unwrap_err();
         assert!(error.contains("close after=2s"), "{error}");
         assert_eq!(inject("pause-apply --on kv-1").unwrap().effect.as_deref(), Some("pause-apply"));
+        assert_eq!(inject("effect stall --on kv-1").unwrap().effect.as_deref(), Some("stall"));
         assert_eq!(inject("close --after 2s --between a b").unwrap().reset_after, None);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     net::TcpStream,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use rustix::{event::PollFlags, net::sockopt};
 use crate::kernel::{
     reading::{Like, Reading, Value, millis, row},
     run::{Case, quiet, v6},
-    scene::{PATIENCE, Scene, Way, until},
+    scene::{Joined, PATIENCE, Scene, Way, until},
     sys,
 };
 
@@ -94,25 +95,28 @@ fn user_timeout(scene: &mut Scene) -> Reading {
 
 fn keepalive(scene: &mut Scene) -> Reading {
     let second = Duration::from_secs(1);
-    let joined = scene.join_with(|fd| {
-        sockopt::set_socket_keepalive(fd, true).expect("set keepalive");
-        sockopt::set_tcp_keepidle(fd, second).expect("set idle time");
-        sockopt::set_tcp_keepintvl(fd, second).expect("set interval");
-        sockopt::set_tcp_keepcnt(fd, 2).expect("set count");
-    });
-    // It lives as long as the peer answers.
-    let alive = sys::wait_error(&joined.near, Instant::now() + 2 * second + second / 2);
+    let Joined { near, far } = scene.join();
+    for end in [&near, &far] {
+        sockopt::set_socket_keepalive(end, true).expect("set keepalive");
+        sockopt::set_tcp_keepidle(end, second).expect("set idle time");
+        sockopt::set_tcp_keepintvl(end, second).expect("set interval");
+        sockopt::set_tcp_keepcnt(end, 2).expect("set count");
+    }
+    // They live as long as the peer answers.
+    let alive = sys::wait_error(&near, Instant::now() + 2 * second + second / 2);
     let alive = alive.map_or("alive".to_owned(), |(error, _)| error);
+    let mut reading = vec![row("idle without a fault", Value::Word(alive), Like::Same)];
     let cut_at = scene.cut(Way::Both);
-    let (error, at) = sys::wait_error(&joined.near, cut_at + PATIENCE).expect("it gives up");
-    vec![
-        row("idle without a fault", Value::Word(alive), Like::Same),
-        // The probe before the cut may have been anything up to a second ago.
-        row(
-            "the connection fails after",
-            millis(at - cut_at),
-            Like::Near { share: 0.0, slack: 1_250.0 },
-        ),
-        row("error", Value::Word(error), Like::Same),
-    ]
+    // The probe before the cut may have been anything up to a second ago.
+    let like = Like::Near { share: 0.0, slack: 1_250.0 };
+    let (client, server) = thread::scope(|scope| {
+        let server = scope.spawn(|| sys::wait_error(&far, cut_at + PATIENCE));
+        (sys::wait_error(&near, cut_at + PATIENCE), server.join().expect("wait for the server"))
+    });
+    for (who, failed) in [("client", client), ("server", server)] {
+        let (error, at) = failed.expect("it gives up");
+        reading.push(row(format!("{who}: fails after"), millis(at - cut_at), like));
+        reading.push(row(format!("{who}: error"), Value::Word(error), Like::Same));
+    }
+    reading
 }

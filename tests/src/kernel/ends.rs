@@ -42,7 +42,7 @@ fn reset(stream: TcpStream) {
 }
 
 /// How a stream ends for its reader, within a time: the error or `end of stream`, and when.
-fn ending(mut stream: &TcpStream, within: Duration) -> (String, Instant) {
+pub(super) fn ending(mut stream: &TcpStream, within: Duration) -> (String, Instant) {
     stream.set_read_timeout(Some(within)).expect("set time-out");
     let mut bytes = [0; 4096];
     loop {
@@ -57,7 +57,7 @@ fn ending(mut stream: &TcpStream, within: Duration) -> (String, Instant) {
     }
 }
 
-fn seen(who: &str, ending: (String, Instant), since: Instant, like: Like) -> [Row; 2] {
+pub(super) fn seen(who: &str, ending: (String, Instant), since: Instant, like: Like) -> [Row; 2] {
     let (word, at) = ending;
     [
         row(format!("{who} sees"), Value::Word(word), Like::Same),

@@ -185,7 +185,7 @@ impl Scene {
                 if way.is_back() {
                     effects.push((BACK, cut));
                 }
-                proxy.set(&effects);
+                assert!(proxy.set(&effects), "cuts of packets can be had everywhere");
             }
             None => {
                 if way.is_out() {
@@ -202,7 +202,9 @@ impl Scene {
     /// Ends every fault. Healed when this returns, with the moment.
     pub(super) fn heal(&mut self) -> Instant {
         match &mut self.proxy {
-            Some(proxy) => proxy.set(&[]),
+            Some(proxy) => {
+                proxy.set(&[]);
+            }
             None => {
                 for place in [Place::Server, Place::Client] {
                     self.ground.feed(place, "nft", &["-f", "-"], "flush ruleset\n");

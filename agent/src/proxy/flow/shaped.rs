@@ -137,6 +137,8 @@ impl Flow {
             return self.dry_shaped(now_ns);
         }
         match from.read(&mut tools.scratch[..most]) {
+            // A write to a socket that was reset may have taken the error before this read.
+            Ok(0) if from.failed => self.ended_shaped(Source::Reset, now_ns),
             Ok(0) => self.ended_shaped(Source::Ended, now_ns),
             Ok(count) => {
                 let bytes = &mut tools.scratch[..count];

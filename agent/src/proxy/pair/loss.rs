@@ -89,7 +89,10 @@ impl Losses {
     }
 
     fn is_nothing(&self) -> bool {
-        self.sides.iter().all(|losing| losing.attached.is_empty() && losing.bursts.is_empty())
+        let nothing = |losing: &Losing| {
+            losing.drawn.is_empty() && losing.attached.is_empty() && losing.bursts.is_empty()
+        };
+        self.sides.iter().all(nothing)
     }
 }
 

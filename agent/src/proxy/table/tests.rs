@@ -206,7 +206,7 @@ fn a_share_of_connections_is_fixed_by_seed_and_number() {
         fault.effect.accept_delay_us = 5;
         let always = LinkFault { seed: 1, ..cut(&["x>y"]) };
         let table =
-            read(&file(&[("some", fault), ("all", always)]), &mut Memory::default(), here(0));
+            read(&file(&[("some", fault), ("each", always)]), &mut Memory::default(), here(0));
         Arc::clone(&table.links[&"x>y".parse::<Link>().unwrap()])
     };
     let met = |order: &Order, number| {

@@ -288,7 +288,7 @@ fn one_way(spec: &FaultSpec, shape: Shape<'_>, named: &[&str]) -> Result<(), Sha
     let others = named.iter().find(|word| **word != "cut");
     if let (OneWay::Packets, Some(word)) = (one_way, others) {
         return Err(malformed(&format!(
-            "`one_way = \"packets\"` is for cuts: `{word}` meets the bytes of one way"
+            "`one_way = \"packets\"` is for cuts, and `{word}` meets bytes: write `one_way = \"bytes\"`"
         )));
     }
     Ok(())
@@ -343,14 +343,18 @@ fn options(spec: &FaultSpec) -> Result<(), ShapeError> {
     let refusals = [
         (
             is_shared(spec) && spec.time_out,
-            "`probability` is drawn when a connection is accepted, and with `time_out` none is",
+            "`probability` is drawn when a connection is accepted, and with `time_out` none is: \
+             write `refuse`, or leave `probability` out",
         ),
         (
             is_shared(spec) && spec.one_way == Some(OneWay::Packets),
             "`probability` is drawn for connections, and a packet that makes one is of none yet: \
              write `one_way = \"bytes\"`",
         ),
-        (spec.canary && !is_cut, "`canary` proves a cut; what other effects did is counted anyway"),
+        (
+            spec.canary && !is_cut,
+            "`canary` proves a cut; what other effects did is counted anyway: leave it out",
+        ),
         (
             spec.canary && is_shared(spec),
             "`canary` proves that nothing passes, and with `probability` some connections do: write \
@@ -358,7 +362,8 @@ fn options(spec: &FaultSpec) -> Result<(), ShapeError> {
         ),
         (
             spec.fast_heal && (!of_packets || is_shared(spec) || spec.grade == Some(Grade::Stream)),
-            "`fast_heal` is for a cut of packets: only after one do peers wait before they try again",
+            "`fast_heal` is for a cut of packets: only after one do peers wait before they try \
+             again: leave it out",
         ),
         (
             spec.fast_heal && matches!(spec.heal, Some(HealPolicy::Reset | HealPolicy::Close)),

@@ -93,7 +93,7 @@ macro_rules! much {
 }
 
 /// Every effect, as the help lists them.
-const EFFECTS: [Known; 22] = [
+const EFFECTS: [Known; 23] = [
     bare!("cut", cut, "nothing passes, as if the cable were pulled"),
     Known {
         word: "latency",
@@ -170,6 +170,8 @@ const EFFECTS: [Known; 22] = [
     bare!("pause", pause, "all processes stand still (--on)"),
     bare!("kill", kill, "SIGKILL, and down until it ends (--on)"),
     bare!("stop", stop, "stopped, and down until it ends (--on)"),
+    // Also without this word, unless its name is one of these.
+    much!("effect", effect, "NAME", "the blueprint's own of this name (--on)"),
     Known {
         word: "preset",
         like: "wan-eu-us",
@@ -204,10 +206,13 @@ pub fn help() -> String {
     };
     let acts_on_nodes = |known: &&Known| known.what.ends_with("(--on)");
     EFFECTS.iter().filter(|known| !acts_on_nodes(known)).for_each(&mut line);
-    text.push_str("\nEffects on nodes (--on), and what the blueprint's [effect.NAME] defines:\n");
+    text.push_str(
+        "\nEffects on nodes (--on), of which the blueprint's own need no word before them:\n",
+    );
     let mut line = |known: &Known| {
         let what = known.what.trim_end_matches(" (--on)");
-        let _ = writeln!(text, "  {:<20} {what}", known.word);
+        let said = format!("{} {}", known.word, known.like);
+        let _ = writeln!(text, "  {said:<20} {what}");
     };
     EFFECTS.iter().filter(acts_on_nodes).for_each(&mut line);
     text.push_str("\nPresets, from published figures (docs/faults.md has their sources):\n");
@@ -275,7 +280,7 @@ fn said<'a>(
     words: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
 ) -> Result<Said<'a>, Failure> {
     let mut said = Said::default();
-    let names_one = known.word == "preset";
+    let names_one = ["preset", "effect"].contains(&known.word);
     let is_amount = |word: &&str| !word.contains('=') && (names_one || !is_effect(word));
     if !known.like.is_empty() {
         said.amount = words.next_if(is_amount);
@@ -402,7 +407,7 @@ mod tests {
             assert_eq!(said(line).as_deref(), Ok(line));
         }
         for (line, told) in [
-            ("latency 50ms jitter=5ms distribution=pareto", "latency 50ms ±5ms pareto"),
+            ("latency 50ms jitter=5ms distribution=pareto", "latency 50ms +5ms pareto"),
             ("loss 1% + latency 5ms, bandwidth 1Gbit", "latency 5ms, bandwidth 1Gbit, loss 1%"),
             ("stall and close after=5s", "stall, close after 5s"),
             ("reset after=2s", "reset after 2s"),
