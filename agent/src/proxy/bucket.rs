@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use faultbed_common::effect::Rate;
+use serde::{Deserialize, Serialize};
 
 /// A line that sends one byte after the other: it has a moment from which on it is free. No burst is
 /// ever saved up, so nothing leaves faster than the rate at the start either (the generic cell rate
 /// algorithm, ITU-T I.371, with a tolerance of nothing).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Bucket {
     /// Nanoseconds of CLOCK_MONOTONIC.
     free_ns: AtomicU64,

@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 
 use faultbed_common::proxy_spec::Delay;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::carry::bytes;
 
 /// Bytes that one direction of one connection holds back at most; then its source is not read.
 pub(crate) const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -10,7 +13,7 @@ pub(crate) const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const CHUNK_OVERHEAD_BYTES: usize = 64;
 
 /// Chunks that wait for their moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct DelayQueue {
     chunks: VecDeque<Chunk>,
     bytes: usize,
@@ -18,9 +21,10 @@ pub(crate) struct DelayQueue {
     last_release_ns: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Chunk {
     release_ns: u64,
+    #[serde(with = "bytes")]
     bytes: Vec<u8>,
     start: usize,
 }
@@ -82,7 +86,7 @@ impl DelayQueue {
 }
 
 /// A sequence of throws that depends on nothing but its seed (splitmix64).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Dice {
     state: u64,
 }

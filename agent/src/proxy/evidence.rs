@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use faultbed_common::{link::Link, report::LinkEvidence};
 
-use crate::proxy::table::Life;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{carry::entries, table::Life};
 
 /// Upper ends of the histogram's buckets of lateness, in microseconds; the last bucket is open.
 const LATENESS_US: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
 /// What was delayed on one direction of one connection and is not in the ledger yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Lateness {
     chunks: u64,
     histogram: [u64; 5],
@@ -42,8 +44,9 @@ impl Lateness {
 }
 
 /// Evidence by fault and link.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Ledger {
+    #[serde(with = "entries")]
     entries: BTreeMap<(Life, Arc<Link>), LinkEvidence>,
 }
 

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use faultbed_common::{proxy_spec::Delay, rules::LinkRule};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::proxy::{
     bucket::Bucket,
+    carry::bytes,
     cut::{ALLOWANCE_CHUNKS, ALLOWANCE_NS, Gate},
     delay::{DelayQueue, Dice},
     evidence::Lateness,
@@ -49,7 +51,8 @@ pub(crate) enum Progress {
 }
 
 /// What the source has said about its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Source {
     Live,
     /// From `release_ns` on, the end is passed on: as a FIN, or as a RST.
@@ -60,10 +63,11 @@ enum Source {
 }
 
 /// One direction.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Flow {
     gate: Gate,
     delay: Option<Delay>,
+    #[serde(with = "bytes")]
     tail: Vec<u8>,
     tail_start: usize,
     pipe: Option<Pipe>,
@@ -163,6 +167,10 @@ impl Flow {
     pub(crate) fn held_bytes(&self) -> u64 {
         let piped = self.pipe.as_ref().map_or(0, Pipe::bytes);
         (self.tail.len() - self.tail_start + piped + self.queue.bytes()) as u64
+    }
+
+    pub(crate) fn has_pipe(&self) -> bool {
+        self.pipe.is_some()
     }
 
     /// Gives back what it has borrowed, before it is dropped.

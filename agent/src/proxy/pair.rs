@@ -1,5 +1,7 @@
 //! One connection: its two sockets, its two directions, and what rules do to them.
 
+mod carry;
+
 use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
 use faultbed_common::{
@@ -9,10 +11,12 @@ use faultbed_common::{
     report::LinkEvidence,
 };
 use rustix::event::epoll::EventFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::proxy::{
     acceptor::Door,
+    carry::shared,
     cut::{Gate, Verdict, verdict},
     flow::Progress,
     lane::{Lane, Share, stronger},
@@ -53,7 +57,8 @@ pub(crate) enum Fate {
 }
 
 /// How far a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Stage {
     /// Accepted; the node is not dialled while a cut or an unknown origin forbids it.
     Waiting,
@@ -62,8 +67,9 @@ enum Stage {
 }
 
 /// One connection.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pair {
+    #[serde(with = "shared")]
     door: Arc<Door>,
     peer: SocketAddr,
     dialler: Option<Party>,

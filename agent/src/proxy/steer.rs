@@ -23,7 +23,10 @@ use rustix::{
     net::{bind, connect, listen, sockopt},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
+    carry::{descriptor, shared_descriptor},
     side::new_socket,
     sys::{self, Instruction},
     table::Order,
@@ -54,7 +57,7 @@ const REAL: u32 = 1;
 const FIRST_DROP: u32 = 2;
 
 /// Whose SYNs go where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Steering {
     pub(crate) places: BTreeMap<IpAddr, u32>,
     /// For everybody who is not named.
@@ -104,19 +107,22 @@ pub(crate) fn program(steering: &Steering, v4: bool) -> io::Result<Vec<Instructi
 }
 
 /// The listening sockets of one advertised address, and who is kept out.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Gate {
     listen: SocketAddr,
+    #[serde(with = "shared_descriptor")]
     real: Arc<OwnedFd>,
     /// Kept open: it holds place 0.
+    #[serde(with = "descriptor")]
     _closed: OwnedFd,
     drops: Vec<DropListener>,
     steering: Steering,
     tried: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct DropListener {
+    #[serde(with = "descriptor")]
     fd: OwnedFd,
     party: Option<Party>,
     counted: u32,

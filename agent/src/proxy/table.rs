@@ -15,18 +15,24 @@ use faultbed_common::{
     rules::{LinkRule, combine},
 };
 
-use crate::proxy::bucket::Bucket;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{
+    bucket::Bucket,
+    carry::{shared, shared_values},
+};
 
 /// One stay of a fault in the orders: a fault that ended and was injected again has another life.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Life(pub(crate) u32);
 
 /// What must be true, from one file at one moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) generation: Generation,
     pub(crate) listeners: BTreeMap<SocketAddr, Listener>,
     pub(crate) diallers: BTreeMap<IpAddr, NodeName>,
+    #[serde(with = "shared_values")]
     pub(crate) links: BTreeMap<Link, Arc<Order>>,
     pub(crate) faults: BTreeMap<FaultName, FaultState>,
     /// When the next fault ends, in nanoseconds of CLOCK_BOOTTIME.
@@ -34,18 +40,19 @@ pub(crate) struct Table {
 }
 
 /// What is done with one link, and on whose account.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) rule: LinkRule,
     pub(crate) acting: Vec<Arc<Acting>>,
     /// Where the link's dice come from.
     pub(crate) seed: u64,
     /// The line of all its connections; it stays the link's when faults change.
+    #[serde(with = "shared")]
     pub(crate) bucket: Arc<Bucket>,
 }
 
 /// One fault's share in an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Acting {
     pub(crate) life: Life,
     pub(crate) heal: HealPolicy,
@@ -54,7 +61,7 @@ pub(crate) struct Acting {
 }
 
 /// One fault of the file, judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FaultState {
     pub(crate) life: Life,
     pub(crate) revision: FaultRevision,
@@ -65,7 +72,7 @@ pub(crate) struct FaultState {
 }
 
 /// Whether a fault acts, and why not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Standing {
     Active,
     Expired,
@@ -73,14 +80,15 @@ pub(crate) enum Standing {
 }
 
 /// What outlasts one reading of the file: a deadline, once set, only a newer revision moves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
     known: BTreeMap<FaultName, Known>,
     lives: u32,
+    #[serde(with = "shared_values")]
     buckets: BTreeMap<Link, Arc<Bucket>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Known {
     life: Life,
     revision: FaultRevision,

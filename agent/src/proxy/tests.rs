@@ -4,5 +4,6 @@ mod control;
 mod cuts;
 mod delays;
 mod forward;
+mod handover;
 mod harness;
 mod streams;

@@ -1,5 +1,7 @@
 //! One thread that carries connections: an event loop of its own, no lock on the way of a byte.
 
+mod carry;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -23,9 +25,12 @@ use rustix::{
     io::Errno,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
     acceptor::Door,
     evidence::Ledger,
+    handover::Freeze,
     identify::{Lookup, Question},
     pair::{Fate, Pair, Which},
     rule_set::{Board, RuleSet, lock},
@@ -69,17 +74,39 @@ impl Tools {
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Adopt { door: Arc<Door>, fd: OwnedFd, peer: SocketAddr },
-    Identified { key: Key, party: Option<Party> },
+    Adopt {
+        door: Arc<Door>,
+        fd: OwnedFd,
+        peer: SocketAddr,
+    },
+    Identified {
+        key: Key,
+        party: Option<Party>,
+    },
     Sample(SyncSender<Sample>),
+    /// Stand still and send everything to another process.
+    Freeze(Arc<Freeze>),
 }
 
 /// What a worker has counted.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Sample {
     pub(crate) ledger: Ledger,
     pub(crate) connections: u64,
     pub(crate) unknown_reset: u64,
+    /// Connections it has had.
+    pub(crate) adopted: u64,
+}
+
+impl Sample {
+    /// Adds what another worker, or process, has counted.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        let Self { ledger, connections, unknown_reset, adopted } = other;
+        self.ledger.absorb(ledger);
+        self.connections += connections;
+        self.unknown_reset += unknown_reset;
+        self.adopted = self.adopted.max(*adopted);
+    }
 }
 
 /// The way to a worker.
@@ -256,6 +283,7 @@ impl Worker {
                 // It is asked again when rules change; until then the connection's own alarm holds.
                 Message::Identified { key: _, party: None } => {}
                 Message::Sample(reply) => self.sample(&reply),
+                Message::Freeze(freeze) => self.freeze(&freeze),
             }
         }
     }
@@ -308,6 +336,7 @@ impl Worker {
             ledger: self.tools.ledger.clone(),
             connections: self.pairs.len() as u64,
             unknown_reset: self.tools.unknown_reset,
+            adopted: self.adopted,
         });
     }
 
