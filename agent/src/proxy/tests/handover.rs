@@ -11,7 +11,9 @@ use std::{
 
 use faultbed_common::{duration::Span, fault::HealPolicy, proxy_spec::Cut};
 
-use super::harness::{Lab, cut, eventually, fault, is_silent, late, noise, pass};
+use super::harness::{
+    Lab, PATIENCE, begin, cut, eventually, fault, finish, is_silent, late, noise, pass,
+};
 use crate::clock;
 use crate::proxy::{
     Proxy,
@@ -62,6 +64,15 @@ struct Load {
     done: AtomicBool,
 }
 
+/// Ends the load when the test fails too.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
     const ECHOES: usize = 250;
@@ -89,6 +100,8 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
     let bulks: Vec<(TcpStream, TcpStream)> = (0..BULKS).map(|_| lab.join("x", "v")).collect();
     let listen = lab.listen("y");
     let server = lab.server("y").try_clone().unwrap();
+    let upstream = server.local_addr().unwrap();
+    let dialler = echoes[1].local_addr().unwrap().ip();
     let started = std::time::Instant::now();
     thread::scope(|scope| {
         let load = &load;
@@ -114,15 +127,18 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
         });
         scope.spawn(move || {
             while !load.stop.load(Ordering::Relaxed) {
-                let mut stream = TcpStream::connect(listen).expect("nothing is refused");
+                let stream =
+                    begin(Some(dialler), listen).and_then(|stream| finish(stream, PATIENCE));
+                let mut stream = stream.expect("nothing is refused");
                 stream.write_all(b"new").unwrap();
                 stream.read_exact(&mut [0; 3]).expect("new connections are carried");
                 load.dialled.fetch_add(1, Ordering::Relaxed);
             }
             // Lets the one go that accepts.
             load.done.store(true, Ordering::Relaxed);
-            drop(TcpStream::connect(listen));
+            drop(TcpStream::connect(upstream));
         });
+        let _whatever_happens = Stop(&load.stop);
         for round in 0..6 {
             let before = load.dialled.load(Ordering::Relaxed);
             eventually("new ones come", || load.dialled.load(Ordering::Relaxed) > before + 5);
