@@ -1,7 +1,7 @@
 #!/bin/sh
 # Brings what building and testing Faultbed needs and a fresh Debian 12 with Rust lacks.
 #
-#   deploy/setup.sh [--install] run|test
+#   deploy/setup.sh [--install] run|test|bench
 #
 # As root, or with --install (then with sudo), missing packages are installed; else they are
 # printed and nothing is changed. Services of installed packages are never started.
@@ -24,6 +24,20 @@ need etcd etcd-server
 need etcdctl etcd-client
 if [ "$purpose" = test ]; then
     need python3 python3 # one test runs a server of Python's library as a user's own database
+    # The comparison with the kernel builds links of its own, and has nftables drop their packets.
+    # An ordinary user has what is in sbin, but not on the path.
+    PATH=$PATH:/usr/sbin:/sbin
+    need ip iproute2
+    need nft nftables
+    need ethtool ethtool
+fi
+if [ "$purpose" = bench ]; then # what our proxy is measured against, and the tools to be alone with it
+    need haproxy haproxy
+    need nginx nginx-light
+    [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing="$missing libnginx-mod-stream"
+    need socat socat
+    need unshare util-linux
+    need ip iproute2
 fi
 if ! command -v cargo >/dev/null 2>&1; then
     echo "cargo is missing: install Rust first (https://rustup.rs), then open a new terminal" >&2
@@ -71,7 +85,9 @@ $as_root apt-get update -qq >&2
 # shellcheck disable=SC2086 # one word for each package
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
 # Nor at the next boot: the lab starts its own. This also works where systemd does not run, as in an image.
-case " $missing " in
-*" etcd-server "*)
-    if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable -q etcd || true; fi ;;
-esac
+for service in etcd-server:etcd haproxy:haproxy nginx-light:nginx; do
+    case " $missing " in
+    *" ${service%:*} "*)
+        if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable -q "${service#*:}" || true; fi ;;
+    esac
+done

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     duration::Span,
-    fault::{FOR_DEFAULT, FaultSpec, Lasts},
+    fault::{FOR_DEFAULT, Lasts},
     generation::FaultRevision,
     host_spec::{HostSpec, NodeFault, NodeSpec},
     lab::{Fault, Lab, Phase},
@@ -131,28 +131,23 @@ fn link_fault(
     if !is_active(fault) {
         return None;
     }
-    let mut effect = None;
-    let mut links = BTreeSet::new();
-    for link in fault.resolved.links.iter().filter(|link| touches_any(link, nodes)) {
-        let Some(found) = shape::link_effect(&fault.spec, &fault.resolved, link) else { continue };
-        // A shape gives all its links one effect; were that ever untrue, the first would hold
-        // for those equal to it, and no link would get an effect that is not its own.
-        if effect.get_or_insert_with(|| found.clone()) == &found {
-            links.insert(link.clone());
-        }
+    let meets = |link: &&Link| touches_any(link, nodes);
+    let links: BTreeSet<Link> = fault.resolved.links.iter().filter(meets).cloned().collect();
+    if links.is_empty() {
+        return None;
     }
     let FaultTerms { revision, lasts } = terms(fault);
     Some(LinkFault {
         revision,
         lasts,
-        effect: effect?,
+        effect: shape::effect(&fault.spec),
         grade: fault.spec.grade,
         heal: fault.spec.heal.unwrap_or_default(),
         links,
-        seed: seed(name, &fault.spec),
-        probability: None,
-        canary: false,
-        fast_heal: false,
+        seed: fault.spec.seed_for(name),
+        probability: fault.spec.probability,
+        canary: fault.spec.canary,
+        fast_heal: fault.spec.fast_heal,
     })
 }
 
@@ -181,13 +176,4 @@ fn terms(fault: &Fault) -> FaultTerms {
         None => Some(Span(FOR_DEFAULT)),
     };
     FaultTerms { revision: fault.revision, lasts }
-}
-
-/// The fault's seed, or one made of its name, so that the same file draws the same dice (FNV-1a).
-fn seed(name: &FaultName, spec: &FaultSpec) -> u64 {
-    spec.seed.unwrap_or_else(|| {
-        name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
-    })
 }

@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::duration::Span;
+use crate::{
+    duration::Span,
+    effect::{Distribution, Loss, Rate, Ratio, Size, Slice},
+    name::FaultName,
+};
 
 /// How long a fault made by a verb lasts where nothing is said.
 pub const FOR_DEFAULT: Duration = Duration::from_secs(600);
 
-/// `[fault.NAME]`: what the user wrote. Exactly one shape (`partition`, `isolate`, `from`+`to`,
-/// `between`, `on`), and effects that fit it; `shape::Shape` is the checked form.
+/// `[fault.NAME]`: what the user wrote. Exactly one shape (`partition`, `isolate`, `halves`, `minority`,
+/// `ring`, `bridge`, `from`+`to`, `between`, `on`), and effects that fit it and each other; `shape::check`
+/// says which do.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FaultSpec {
@@ -20,6 +25,18 @@ pub struct FaultSpec {
     /// Cuts these nodes from the other nodes of their cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub isolate: Option<Targets>,
+    /// Cuts a random half of these nodes from the other half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halves: Option<Targets>,
+    /// Cuts a random minority of these nodes from the rest of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minority: Option<Targets>,
+    /// Cuts links so that each of these nodes still sees a majority of them, and no two the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ring: Option<Targets>,
+    /// Cuts these nodes into two halves; one random node keeps its links to both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Targets>,
     /// With `to`: links from these to those, exactly as named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Targets>,
@@ -33,7 +50,7 @@ pub struct FaultSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on: Option<Targets>,
 
-    /// Link effect: nothing passes. The default of `partition` and `isolate`.
+    /// Link effect: nothing passes. What a shape of groups does where no other effect is named.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
     /// Link effect: one-way delay of every byte.
@@ -42,9 +59,68 @@ pub struct FaultSpec {
     /// Link effect: round-trip delay, split over both directions (`between` only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt: Option<Span>,
-    /// With `latency` or `rtt`: each chunk's delay varies by up to this much, either way.
+    /// With `latency` or `rtt`: how much each chunk's delay varies, one way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<Span>,
+    /// With `jitter`: how it is distributed; evenly where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<Distribution>,
+    /// Link effect: what all connections of a link carry together at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Rate>,
+    /// Link effect: segments are lost and sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+    /// Link effect: of every segment's worth of bytes, the share of which one bit is flipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupt: Option<Ratio>,
+    /// Refused always, with the reason: a stream is delivered once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate: Option<Ratio>,
+    /// Refused always, with the reason: a stream is delivered in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reorder: Option<Ratio>,
+    /// Link effect: bytes arrive in small pieces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slice: Option<Slice>,
+    /// Link effect: bytes are not read; they wait with their sender and arrive late.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stall: bool,
+    /// Link effect: bytes are taken and held, as if all were well, and arrive late.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub jam: bool,
+
+    /// Connection effect: those that are there are reset at once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
+    /// Connection effect: each is reset this long after it met the fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset_after: Option<Span>,
+    /// Connection effect: each is closed this long after it met the fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_after: Option<Span>,
+    /// Connection effect: each is closed after so many bytes one way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Size>,
+    /// Connection effect: the end of a stream is passed on this much later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_close: Option<Span>,
+    /// Connection effect: new ones are refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub refuse: bool,
+    /// Connection effect: new ones get no answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub time_out: bool,
+    /// Connection effect: new ones stand still this long before they reach their node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_delay: Option<Span>,
+
+    /// A named link of `preset`: sets the link effects that are not set here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// The share of connections that meet it, drawn for each when it is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probability: Option<Ratio>,
 
     /// Node effect: every process of the node stands still.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -86,6 +162,24 @@ pub struct FaultSpec {
     /// Where dice come from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Prove the cut and its heal by connections of our own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub canary: bool,
+    /// Bound how long peers take to notice the heal of a cut, through their own sockets.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fast_heal: bool,
+}
+
+impl FaultSpec {
+    /// Its seed, or one made of its name, so that the same file draws the same dice (FNV-1a).
+    #[must_use]
+    pub fn seed_for(&self, name: &FaultName) -> u64 {
+        self.seed.unwrap_or_else(|| {
+            name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
+        })
+    }
 }
 
 /// Targets as written, united: a string with commas or an array. Parsed by `target::Target`.

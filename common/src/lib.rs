@@ -1,9 +1,9 @@
 //! The language of a lab and its pure core. Nothing here reads a clock, a disk, the network or dice.
 //!
-//! Reading order: what people write (`name`, `duration`, `effect`, `spec`, `fault`, `blueprint`,
-//! `file`), what
-//! the lab decided (`lab`, `place`, `target`, `shape`), what hosts are told (`compile`, `host_spec`,
-//! `proxy_spec`, `rules`), what they answer (`report`), and what people see (`status`, `event`, `edit`).
+//! Reading order: what people write (`name`, `duration`, `effect`, `spec`, `fault`, `preset`,
+//! `blueprint`, `file`), what the lab decided (`lab`, `place`, `target`, `shape`), what hosts are told
+//! (`compile`, `host_spec`, `proxy_spec`, `rules`), what they answer (`report`), and what people see
+//! (`status`, `event`, `edit`).
 
 pub mod blueprint;
 pub mod compile;
@@ -23,6 +23,7 @@ pub mod logs;
 pub mod name;
 pub mod nearest;
 pub mod place;
+pub mod preset;
 pub mod probe;
 pub mod proxy_spec;
 pub mod render;

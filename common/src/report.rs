@@ -12,6 +12,7 @@ use crate::{
     generation::{FaultRevision, Generation, Incarnation},
     link::Link,
     name::{FaultName, HostName, NodeName},
+    proxy_spec::LinkEffect,
 };
 
 /// The whole report of one host.
@@ -204,6 +205,55 @@ pub struct FaultReport {
     pub why: Option<String>,
     /// What it did to each link, as counted here.
     pub links: BTreeMap<Link, LinkEvidence>,
+    /// What came of asking nodes of this host as their peers would; only for faults that want it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub canary: BTreeMap<Link, CanaryReport>,
+    /// Links that no canary asks over, since there are too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub canary_skipped: u64,
+    /// Connections around the proxies that were seen on its links while it was in force; kept after
+    /// its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bypasses: Vec<Bypass>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What came of asking the receiver of a link as its sender would, before, during and after a fault.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CanaryReport {
+    /// Whether it answered just before the fault began; `None` where it was not asked then.
+    pub before: Option<bool>,
+    /// Questions that were begun and over while the fault was in force.
+    pub tries: u64,
+    /// Of those, the ones that were answered.
+    pub answers: u64,
+    /// The fastest of those answers, in microseconds from the connect to the last byte.
+    pub fastest_us: Option<u64>,
+    /// Milliseconds from the end of the fault to the first answer; `None` while there was none.
+    pub healed_after_ms: Option<u64>,
+    /// Whether it is not asked any more: it answered after the end, or was given up.
+    pub is_over: bool,
+    /// What follows.
+    pub verdict: CanaryVerdict,
+    /// Why, where it contradicts the fault or proves nothing.
+    pub why: Option<String>,
+}
+
+/// What a canary says of its fault.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CanaryVerdict {
+    /// Nothing yet, or nothing that could not be so without the fault.
+    #[default]
+    Unproven,
+    /// What was seen is what the fault says.
+    Agrees,
+    /// What was seen cannot be, if the fault does what it says.
+    Contradicts,
 }
 
 /// What a fault did to one link, counted by one proxy.
@@ -245,6 +295,35 @@ pub struct LinkEvidence {
 }
 
 impl LinkEvidence {
+    /// Whether the fault did anything that this effect does: the counters that it makes, and no
+    /// others, say so. What only its end did (`heal = "reset"`) is no proof that it acted.
+    #[must_use]
+    pub fn shows(&self, effect: &LinkEffect) -> bool {
+        let LinkEffect {
+            cut,
+            hold,
+            delay,
+            bandwidth,
+            loss,
+            corrupt,
+            slice,
+            dials,
+            accept_delay_us,
+            endings,
+        } = effect;
+        let any = |counts: &[u64]| counts.iter().any(|count| *count > 0);
+        cut.is_some() && any(&[self.dropped_segments, self.held_bytes, self.attempts_refused])
+            || hold.is_some() && any(&[self.held_bytes])
+            || delay.is_some() && any(&[self.delayed_chunks])
+            || bandwidth.is_some() && any(&[self.paced_bytes])
+            || !loss.is_empty() && any(&[self.lost_chunks, self.dropped_segments])
+            || corrupt.is_some() && any(&[self.corrupted_bytes])
+            || slice.is_some() && any(&[self.slices])
+            || dials.is_some() && any(&[self.attempts_refused])
+            || *accept_delay_us > 0 && any(&[self.delayed_accepts])
+            || !endings.is_none() && any(&[self.resets, self.closes])
+    }
+
     /// Adds what was counted elsewhere, or at another time, on the same clock.
     pub fn add(&mut self, more: &Self) {
         let Self {
@@ -326,4 +405,61 @@ pub struct ProxyReport {
     pub connections: u64,
     /// The best grade it can give.
     pub best_grade: Option<Grade>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy_spec::{Cut, Dials, Endings, Hold};
+
+    #[test]
+    fn each_effect_is_shown_by_its_own_counters_only() {
+        let none = LinkEffect::default;
+        let rows: Vec<(LinkEffect, LinkEvidence)> = vec![
+            (
+                LinkEffect { cut: Some(Cut::Packets), ..none() },
+                LinkEvidence { attempts_refused: 1, ..LinkEvidence::default() },
+            ),
+            (
+                LinkEffect { hold: Some(Hold::Jam), ..none() },
+                LinkEvidence { held_bytes: 1, ..LinkEvidence::default() },
+            ),
+            (
+                LinkEffect { delay: Some(Default::default()), ..none() },
+                LinkEvidence { delayed_chunks: 1, ..LinkEvidence::default() },
+            ),
+            (
+                LinkEffect { bandwidth: "1Mbit".parse().ok(), ..none() },
+                LinkEvidence { paced_bytes: 1, ..LinkEvidence::default() },
+            ),
+            (
+                LinkEffect { loss: vec!["1%".parse().unwrap()], ..none() },
+                LinkEvidence { lost_chunks: 1, ..LinkEvidence::default() },
+            ),
+            (
+                LinkEffect { corrupt: "1%".parse().ok(), ..none() },
+                LinkEvidence { corrupted_bytes: 1, ..LinkEvidence::default() },
+            ),
+            (
+                LinkEffect { dials: Some(Dials::TimeOut), ..none() },
+                LinkEvidence { attempts_refused: 1, ..LinkEvidence::default() },
+            ),
+            (
+                LinkEffect { accept_delay_us: 5, ..none() },
+                LinkEvidence { delayed_accepts: 1, ..LinkEvidence::default() },
+            ),
+            (
+                LinkEffect { endings: Endings { reset: true, ..Endings::default() }, ..none() },
+                LinkEvidence { resets: 1, ..LinkEvidence::default() },
+            ),
+        ];
+        for (effect, evidence) in &rows {
+            assert!(evidence.shows(effect), "{effect:?}");
+            assert!(!LinkEvidence::default().shows(effect), "{effect:?} without traffic");
+            assert!(!evidence.shows(&none()), "no effect, no proof");
+        }
+        let healed = LinkEvidence { resets: 3, ..LinkEvidence::default() };
+        assert!(!healed.shows(&rows[0].0), "a reset at its end does not prove a cut");
+        assert!(!rows[2].1.shows(&rows[3].0), "a delay does not prove a bandwidth");
+    }
 }

@@ -1,17 +1,24 @@
 //! From what a fault says to the links and nodes it acts on, and to its effect on each.
 
 use crate::{
+    duration::Span,
+    effect::Distribution,
     fault::{FaultSpec, OneWay},
     host_spec::{NodeEffect, StopBy},
     lab::{Lab, Resolved},
     link::Link,
     name::NodeName,
-    proxy_spec::{Cut, Delay, LinkEffect},
+    preset,
+    proxy_spec::{Cut, Delay, Dials, Endings, Hold, LinkEffect},
     target::{Reports, TargetError},
 };
 
+mod chance;
 mod check;
 mod resolve;
+mod words;
+
+pub use words::{kind, summary};
 
 /// SIGKILL, by number: what a `kill` fault ends nodes with.
 const SIGKILL: i32 = 9;
@@ -50,33 +57,71 @@ pub fn check(spec: &FaultSpec) -> Result<(), ShapeError> {
 #[must_use]
 pub fn targets(spec: &FaultSpec) -> Vec<String> {
     let sides = spec.partition.iter().flatten().chain(spec.between.iter().flatten());
-    let single = [&spec.isolate, &spec.from, &spec.to, &spec.on].into_iter().flatten();
+    let by_chance = [&spec.halves, &spec.minority, &spec.ring, &spec.bridge];
+    let single = [&spec.isolate, &spec.from, &spec.to, &spec.on].into_iter().chain(by_chance);
+    let single = single.flatten();
     sides.chain(single).flat_map(|targets| targets.0.iter().cloned()).collect()
 }
 
-/// Resolves the targets of a fault to links or nodes.
+/// Resolves the targets of a fault to links or nodes. What is left to chance (`halves` and its kind)
+/// is drawn from the seed: the same nodes and seed give the same answer.
 ///
 /// # Errors
 /// A target does not resolve, or nothing is left to act on.
-pub fn resolve(lab: &Lab, reports: &Reports, spec: &FaultSpec) -> Result<Resolved, ShapeError> {
-    resolve::resolve(lab, reports, spec, &check::check(spec)?)
+pub fn resolve(
+    lab: &Lab,
+    reports: &Reports,
+    spec: &FaultSpec,
+    seed: u64,
+) -> Result<Resolved, ShapeError> {
+    resolve::resolve(lab, reports, spec, &check::check(spec)?, seed)
 }
 
-/// What the fault does to the bytes of one of its links; `None` for faults on nodes. It is the
-/// same for all links of one fault.
+/// What the fault does to one of its links; `None` for faults on nodes and links it does not act on.
 #[must_use]
 pub fn link_effect(spec: &FaultSpec, resolved: &Resolved, link: &Link) -> Option<LinkEffect> {
-    if !resolved.links.contains(link) {
-        return None;
+    resolved.links.contains(link).then(|| effect(spec))
+}
+
+/// What a fault on links does to each of them: the same to all.
+#[must_use]
+pub fn effect(spec: &FaultSpec) -> LinkEffect {
+    let spec = preset::applied(spec);
+    let us = |span: Option<Span>| span.map(|span| micros(span.0));
+    let hold = if spec.stall { Some(Hold::Stall) } else { spec.jam.then_some(Hold::Jam) };
+    let dials =
+        if spec.refuse { Some(Dials::Refuse) } else { spec.time_out.then_some(Dials::TimeOut) };
+    LinkEffect {
+        cut: words::cuts(&spec).then(|| cut(&spec)),
+        hold,
+        delay: delay(&spec),
+        bandwidth: spec.bandwidth,
+        loss: spec.loss.into_iter().collect(),
+        corrupt: spec.corrupt,
+        slice: spec.slice,
+        dials,
+        accept_delay_us: us(spec.accept_delay).unwrap_or_default(),
+        endings: Endings {
+            reset: spec.reset,
+            reset_after_us: us(spec.reset_after),
+            close_after_us: us(spec.close_after),
+            limit_bytes: spec.limit.map(|size| size.bytes),
+            slow_close_us: us(spec.slow_close).unwrap_or_default(),
+        },
     }
+}
+
+fn delay(spec: &FaultSpec) -> Option<Delay> {
     // A round trip is a whole number of pairs of microseconds (see `check`), so its halves add up.
-    let base = spec.latency.map(|span| span.0).or(spec.rtt.map(|span| span.0 / 2));
-    if let Some(base) = base {
-        let jitter = spec.jitter.map_or(0, |span| micros(span.0));
-        let delay = Delay { base_us: micros(base), jitter_us: jitter, ..Delay::default() };
-        return Some(LinkEffect { delay: Some(delay), ..LinkEffect::default() });
+    let base = spec.latency.map(|span| span.0).or(spec.rtt.map(|span| span.0 / 2))?;
+    let jitter = spec.jitter.map_or(0, |span| micros(span.0));
+    let mut delay = Delay { base_us: micros(base), ..Delay::default() };
+    match spec.distribution.unwrap_or_default() {
+        Distribution::Uniform => delay.jitter_us = jitter,
+        Distribution::Normal => delay.normal_us = jitter,
+        Distribution::Pareto => delay.pareto_us = jitter,
     }
-    Some(LinkEffect { cut: Some(cut(spec)), ..LinkEffect::default() })
+    Some(delay)
 }
 
 /// What the fault does to one of its nodes; `None` for faults on links. Custom effects are rendered
@@ -93,51 +138,6 @@ pub fn node_effect(spec: &FaultSpec, node: &NodeName) -> Option<NodeEffect> {
         Some(NodeEffect::Down(StopBy::Signal(SIGKILL)))
     } else {
         spec.stop.then_some(NodeEffect::Down(StopBy::Grace))
-    }
-}
-
-/// The fault in a few words, for tables: `cut`, `one-way cut`, `latency 50ms ±5ms`, `pause`.
-#[must_use]
-pub fn summary(spec: &FaultSpec) -> String {
-    let jitter = spec.jitter.map(|span| format!(" ±{span}")).unwrap_or_default();
-    let way = if spec.one_way.is_some() { "one-way " } else { "" };
-    if spec.on.is_some() {
-        return node_word(spec).to_owned();
-    }
-    match (spec.latency, spec.rtt) {
-        (Some(latency), _) => format!("{way}latency {latency}{jitter}"),
-        (None, Some(rtt)) => format!("rtt {rtt}{jitter}"),
-        (None, None) => match (cut(spec), is_one_way(spec)) {
-            (Cut::Packets, false) => "cut".to_owned(),
-            (Cut::Bytes, _) => "one-way cut".to_owned(),
-            (Cut::Packets, true) => "one-way cut of packets".to_owned(),
-        },
-    }
-}
-
-/// The word that names of faults begin with where none is chosen: `partition`, `latency`, `pause`.
-#[must_use]
-pub fn kind(spec: &FaultSpec) -> &str {
-    if spec.latency.is_some() || spec.rtt.is_some() {
-        "latency"
-    } else if spec.partition.is_some() {
-        "partition"
-    } else if spec.isolate.is_some() {
-        "isolate"
-    } else if spec.on.is_some() {
-        node_word(spec)
-    } else {
-        "cut"
-    }
-}
-
-fn node_word(spec: &FaultSpec) -> &str {
-    match &spec.effect {
-        _ if spec.pause => "pause",
-        _ if spec.kill => "kill",
-        _ if spec.stop => "stop",
-        Some(effect) => effect,
-        None => "effect",
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     lab::Resolved,
     link::Link,
     name::{ClusterName, FaultName, HostName, LabName, NodeName, RoleName},
-    report::{BinaryReport, ExitReport, Identity, LinkEvidence, NodeState},
+    report::{BinaryReport, CanaryReport, ExitReport, Identity, LinkEvidence, NodeState},
 };
 
 /// The lab as it is.
@@ -160,6 +160,12 @@ pub struct FaultStatus {
     pub grade: FaultGrade,
     /// Whether every host that must has it in force.
     pub in_force: bool,
+    /// How true it is on each host, where hosts have said it.
+    #[serde(default)]
+    pub grades: BTreeMap<HostName, FaultGrade>,
+    /// Hosts where it is over and still in force, or about to be, as far as is known.
+    #[serde(default)]
+    pub lingers_on: Vec<HostName>,
     /// How many links it acts on.
     pub links: usize,
     /// How long it has left; `None` is until healed, or not begun.
@@ -206,6 +212,19 @@ pub struct Evidence {
     pub total: LinkEvidence,
     /// Each link, as its two proxies counted it together.
     pub links: BTreeMap<Link, LinkEvidence>,
+    /// What contradicts the fault, where something does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// What came of asking nodes as their peers would; only for faults that want it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub canary: BTreeMap<Link, CanaryReport>,
+    /// Links that no canary asks over, since there are too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub canary_skipped: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Whether a fault acted.

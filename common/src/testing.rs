@@ -143,7 +143,7 @@ pub(crate) fn add(lab: &mut Lab, name: &str, blueprint: Blueprint, spec: Cluster
 
 /// A fault in force, resolved against the lab as it is.
 pub(crate) fn fault(lab: &Lab, spec: crate::fault::FaultSpec) -> crate::lab::Fault {
-    let resolved = crate::shape::resolve(lab, &BTreeMap::new(), &spec).unwrap();
+    let resolved = crate::shape::resolve(lab, &BTreeMap::new(), &spec, 0).unwrap();
     crate::lab::Fault {
         spec,
         origin: Origin { owner: "ada".to_owned(), by: Means::Verb },

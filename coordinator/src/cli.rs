@@ -18,6 +18,7 @@ pub mod events;
 pub mod failure;
 pub mod fault;
 pub mod guard;
+pub mod heal;
 pub mod lab_file;
 pub mod logs;
 pub mod node;
@@ -154,7 +155,7 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::Partition(args) => fault::partition(session, args).await,
         Verb::Isolate(args) => fault::isolate(session, args).await,
         Verb::Inject(args) => fault::inject(session, args).await,
-        Verb::Heal(args) => fault::heal(session, args).await,
+        Verb::Heal(args) => heal::heal(session, args).await,
         Verb::Apply(args) => apply::apply(session, args).await,
         Verb::Plan(args) => apply::plan(session, args).await,
         Verb::Get(args) => object::get(session, args).await,

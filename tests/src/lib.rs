@@ -1,5 +1,6 @@
 //! Whole labs for tests: real processes, driven through the command line as a user would.
 
 pub mod bins;
+pub mod kernel;
 pub mod lab;
 pub mod wait;

@@ -106,23 +106,29 @@ pub(crate) mod shared_descriptor {
 pub(crate) mod bytes {
     use super::*;
 
-    pub(crate) fn serialize<S: Serializer>(part: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        let start = LEAVING.with_borrow_mut(|luggage| {
+    pub(crate) fn serialize<'a, S: Serializer, T>(
+        part: &'a T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error>
+    where
+        &'a T: IntoIterator<Item = &'a u8>,
+    {
+        let (start, end) = LEAVING.with_borrow_mut(|luggage| {
             let start = luggage.bytes.len();
-            luggage.bytes.extend_from_slice(part);
-            start
+            luggage.bytes.extend(part);
+            (start, luggage.bytes.len())
         });
-        (start, part.len()).serialize(serializer)
+        (start, end - start).serialize(serializer)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: From<Vec<u8>>>(
         deserializer: D,
-    ) -> Result<Vec<u8>, D::Error> {
+    ) -> Result<T, D::Error> {
         let (start, length) = <(usize, usize)>::deserialize(deserializer)?;
         let taken = ARRIVED.with_borrow(|arrived| {
             arrived.bytes.get(start..start.checked_add(length)?).map(<[u8]>::to_vec)
         });
-        taken.ok_or_else(|| serde::de::Error::custom("bytes are not there"))
+        taken.map(T::from).ok_or_else(|| serde::de::Error::custom("bytes are not there"))
     }
 }
 

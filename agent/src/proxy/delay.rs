@@ -1,16 +1,38 @@
-//! Makes bytes late: a queue of chunks with release times, pipelined and in order.
+//! Makes bytes late: a queue of chunks with the reasons why each is late, pipelined and in order.
 
-use std::collections::VecDeque;
-
-use faultbed_common::proxy_spec::Delay;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 
 use crate::proxy::carry::bytes;
 
 /// Bytes that one direction of one connection holds back at most; then its source is not read.
 pub(crate) const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a chunk costs besides its bytes, so that many small ones are bounded too.
-const CHUNK_OVERHEAD_BYTES: usize = 64;
+const CHUNK_OVERHEAD_BYTES: usize = 96;
+/// An empty queue keeps no more room than this many chunks need.
+const CHUNKS_KEPT_MAX: usize = 32;
+
+/// Why a chunk is late. Moments are of CLOCK_MONOTONIC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Times {
+    /// When it arrived.
+    pub(crate) arrived_ns: u64,
+    /// Slices: when its turn among the pieces is; 0 without.
+    pub(crate) piece_ns: u64,
+    /// Bandwidth: when its last bit has left the line; 0 without.
+    pub(crate) line_ns: u64,
+    /// Loss: how long it took to send it again.
+    pub(crate) lost_ns: u64,
+    /// Delay: how long it travels.
+    pub(crate) delay_ns: u64,
+}
+
+impl Times {
+    fn due_ns(&self) -> u64 {
+        let leaves_ns = self.arrived_ns.max(self.piece_ns).max(self.line_ns);
+        leaves_ns.saturating_add(self.lost_ns).saturating_add(self.delay_ns)
+    }
+}
 
 /// Chunks that wait for their moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -18,14 +40,16 @@ pub(crate) struct DelayQueue {
     chunks: VecDeque<Chunk>,
     bytes: usize,
     weight: usize,
-    last_release_ns: u64,
+    last_due_ns: u64,
 }
 
+/// Bytes that leave in one write, if the socket takes them.
 #[derive(Debug, Serialize, Deserialize)]
 struct Chunk {
-    release_ns: u64,
+    due_ns: u64,
+    times: Times,
     #[serde(with = "bytes")]
-    bytes: Vec<u8>,
+    bytes: Box<[u8]>,
     start: usize,
 }
 
@@ -35,29 +59,32 @@ impl DelayQueue {
         self.bytes
     }
 
-    /// Whether the source must not be read now.
-    pub(crate) fn is_full(&self) -> bool {
-        self.weight >= QUEUE_BYTES_MAX
+    /// What they cost.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
     }
 
-    /// The release time of something that comes now and is `late_us` late: never before what came
-    /// before it, since a stream has an order.
-    pub(crate) fn release_ns(&mut self, now_ns: u64, late_us: u64) -> u64 {
-        let wished = now_ns.saturating_add(late_us.saturating_mul(1_000));
-        self.last_release_ns = self.last_release_ns.max(wished);
-        self.last_release_ns
+    /// When something that has these times is due: never before what came before it, since a stream
+    /// has an order.
+    pub(crate) fn due_ns(&self, times: &Times) -> u64 {
+        self.last_due_ns.max(times.due_ns())
     }
 
-    /// Adds a chunk; `release_ns` is of [`Self::release_ns`].
-    pub(crate) fn push(&mut self, bytes: &[u8], release_ns: u64) {
+    /// Adds a chunk.
+    pub(crate) fn push(&mut self, bytes: &[u8], times: Times) {
+        if bytes.is_empty() {
+            return;
+        }
         self.bytes += bytes.len();
         self.weight += bytes.len() + CHUNK_OVERHEAD_BYTES;
-        self.chunks.push_back(Chunk { release_ns, bytes: bytes.to_vec(), start: 0 });
+        self.last_due_ns = self.due_ns(&times);
+        let due_ns = self.last_due_ns;
+        self.chunks.push_back(Chunk { due_ns, times, bytes: bytes.into(), start: 0 });
     }
 
     /// When the first chunk is due.
     pub(crate) fn next_ns(&self) -> Option<u64> {
-        self.chunks.front().map(|chunk| chunk.release_ns)
+        self.chunks.front().map(|chunk| chunk.due_ns)
     }
 
     /// The bytes of the first chunk.
@@ -70,50 +97,26 @@ impl DelayQueue {
         let Some(chunk) = self.chunks.front_mut() else { return };
         chunk.start += count;
         self.bytes -= count;
-        if chunk.start == chunk.bytes.len() {
-            self.weight -= chunk.bytes.len() + CHUNK_OVERHEAD_BYTES;
-            self.chunks.pop_front();
+        if chunk.start < chunk.bytes.len() {
+            return;
+        }
+        self.weight -= chunk.bytes.len() + CHUNK_OVERHEAD_BYTES;
+        self.chunks.pop_front();
+        if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT_MAX {
+            // An idle connection keeps no memory.
+            self.chunks = VecDeque::new();
         }
     }
 
-    /// The delay is over: everything is due, in its order.
-    pub(crate) fn release_all(&mut self) {
+    /// Changes why chunks are late, from the first to the last: `change` gets the times of each and
+    /// how many bytes of it are left.
+    pub(crate) fn retime(&mut self, mut change: impl FnMut(&mut Times, usize)) {
+        self.last_due_ns = 0;
         for chunk in &mut self.chunks {
-            chunk.release_ns = 0;
+            change(&mut chunk.times, chunk.bytes.len() - chunk.start);
+            self.last_due_ns = self.last_due_ns.max(chunk.times.due_ns());
+            chunk.due_ns = self.last_due_ns;
         }
-        self.last_release_ns = 0;
-    }
-}
-
-/// A sequence of throws that depends on nothing but its seed (splitmix64).
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Dice {
-    state: u64,
-}
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { state: seed }
-    }
-
-    fn throw(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// How late the next chunk is, in microseconds: the base, and uniformly up to the jitter more or
-    /// less, but never early.
-    pub(crate) fn late_us(&mut self, delay: Delay) -> u64 {
-        let Delay { base_us, jitter_us, .. } = delay;
-        if jitter_us == 0 {
-            return base_us;
-        }
-        let width = u128::from(jitter_us) * 2 + 1;
-        let drawn = (u128::from(self.throw()) * width) >> 64;
-        let late = (u128::from(base_us) + drawn).saturating_sub(u128::from(jitter_us));
-        u64::try_from(late).unwrap_or(u64::MAX)
     }
 }
 
@@ -123,33 +126,58 @@ mod tests {
 
     use super::*;
 
+    fn times() -> impl Strategy<Value = Times> {
+        let ns = 0_u64..10_000;
+        (ns.clone(), ns.clone(), ns.clone(), ns.clone(), ns).prop_map(
+            |(arrived_ns, piece_ns, line_ns, lost_ns, delay_ns)| Times {
+                arrived_ns,
+                piece_ns,
+                line_ns,
+                lost_ns,
+                delay_ns,
+            },
+        )
+    }
+
+    fn moments(queue: &mut DelayQueue) -> Vec<u64> {
+        let mut all = Vec::new();
+        while let Some(ns) = queue.next_ns() {
+            all.push(ns);
+            queue.advance(queue.head().len());
+        }
+        all
+    }
+
     proptest! {
         #[test]
-        fn chunks_leave_in_order_whatever_the_dice_say(
-            seed: u64,
-            base_us in 0_u64..100_000,
-            jitter_us in 0_u64..100_000,
-            gaps in proptest::collection::vec(0_u64..1_000_000, 1..50),
-        ) {
-            let (mut queue, mut dice, mut now_ns) = (DelayQueue::default(), Dice::new(seed), 0);
-            let mut last_ns = 0;
-            for gap in gaps {
-                now_ns += gap;
-                let late_us = dice.late_us(Delay { base_us, jitter_us, ..Delay::default() });
-                prop_assert!(late_us <= base_us + jitter_us);
-                prop_assert!(late_us >= base_us.saturating_sub(jitter_us));
-                let release_ns = queue.release_ns(now_ns, late_us);
-                prop_assert!(release_ns >= last_ns && release_ns >= now_ns);
-                last_ns = release_ns;
+        fn chunks_leave_in_order_and_never_before_their_time(all in proptest::collection::vec(times(), 1..30)) {
+            let mut queue = DelayQueue::default();
+            all.iter().for_each(|times| queue.push(b"x", *times));
+            let due = moments(&mut queue);
+            prop_assert!(due.windows(2).all(|pair| pair[0] <= pair[1]));
+            for (times, due_ns) in all.iter().zip(due) {
+                prop_assert!(due_ns >= times.arrived_ns + times.delay_ns + times.lost_ns);
+                prop_assert!(due_ns >= times.line_ns.max(times.piece_ns) + times.delay_ns);
             }
         }
 
         #[test]
+        fn an_effect_that_ends_leaves_no_trace(all in proptest::collection::vec(times(), 1..30)) {
+            let (mut queue, mut never) = (DelayQueue::default(), DelayQueue::default());
+            for times in all {
+                queue.push(b"x", times);
+                never.push(b"x", Times { delay_ns: 0, lost_ns: 0, ..times });
+            }
+            queue.retime(|times, _| (times.delay_ns, times.lost_ns) = (0, 0));
+            prop_assert_eq!(moments(&mut queue), moments(&mut never));
+        }
+
+        #[test]
         fn what_goes_in_comes_out_whole(parts in proptest::collection::vec(
-            proptest::collection::vec(any::<u8>(), 1..40), 0..20), step in 1_usize..30) {
+            proptest::collection::vec(any::<u8>(), 0..40), 0..20), step in 1_usize..30) {
             let mut queue = DelayQueue::default();
             for part in &parts {
-                queue.push(part, 7);
+                queue.push(part, Times::default());
             }
             let mut out = Vec::new();
             while queue.next_ns().is_some() {
@@ -160,17 +188,5 @@ mod tests {
             prop_assert_eq!(out, parts.concat());
             prop_assert_eq!((queue.bytes, queue.weight), (0, 0));
         }
-    }
-
-    #[test]
-    fn the_same_seed_throws_the_same_dice() {
-        let delay = Delay { base_us: 1_000, jitter_us: 500, ..Delay::default() };
-        let draw = |seed| -> Vec<u64> {
-            let mut dice = Dice::new(seed);
-            (0..20).map(|_| dice.late_us(delay)).collect()
-        };
-        assert_eq!(draw(1), draw(1));
-        assert_ne!(draw(1), draw(2));
-        assert!(draw(3).windows(2).any(|pair| pair[0] != pair[1]), "redrawn for each chunk");
     }
 }

@@ -286,7 +286,7 @@ impl Engine {
                 grade: Some(state.grade),
                 remaining_ms: None,
                 why: self.why(&state.standing, &state.links),
-                links: BTreeMap::new(),
+                ..FaultReport::default()
             };
             self.past.insert(state.life, (name.clone(), report));
         }

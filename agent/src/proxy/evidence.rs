@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use faultbed_common::{link::Link, report::LinkEvidence};
+use faultbed_common::{link::Link, proxy_spec::LinkEffect, report::LinkEvidence};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,35 +11,59 @@ use crate::proxy::{carry::entries, table::Life};
 /// Upper ends of the histogram's buckets of lateness, in microseconds; the last bucket is open.
 const LATENESS_US: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
-/// What was delayed on one direction of one connection and is not in the ledger yet.
+/// What was done to the bytes of one direction of one connection and is not in the ledger yet.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Lateness {
-    chunks: u64,
-    histogram: [u64; 5],
+pub(crate) struct Tally {
+    /// Delayed chunks, by lateness.
+    late: [u64; 5],
+    /// Segments that were lost, each time.
+    pub(crate) lost: u64,
+    /// Bytes with a flipped bit.
+    pub(crate) corrupted: u64,
+    /// Bytes that took the line.
+    pub(crate) paced: u64,
+    /// Pieces of longer chunks.
+    pub(crate) slices: u64,
+    /// Ends of streams that were passed on late.
+    pub(crate) slow_closes: u64,
+    /// Connections whose bytes reached their limit.
+    pub(crate) limits: u64,
     first_ms: Option<u64>,
     last_ms: Option<u64>,
 }
 
-impl Lateness {
-    /// Counts one chunk that is `late_us` late, at `now_ms` of CLOCK_BOOTTIME.
-    pub(crate) fn count(&mut self, late_us: u64, now_ms: u64) {
-        self.chunks += 1;
+impl Tally {
+    /// Counts one chunk that is `late_us` late.
+    pub(crate) fn count_late(&mut self, late_us: u64) {
         let bucket = LATENESS_US.iter().position(|end| late_us < *end);
-        self.histogram[bucket.unwrap_or(LATENESS_US.len())] += 1;
+        self.late[bucket.unwrap_or(LATENESS_US.len())] += 1;
+    }
+
+    /// Something was or will be counted at `now_ms` of CLOCK_BOOTTIME.
+    pub(crate) fn note(&mut self, now_ms: u64) {
         self.first_ms.get_or_insert(now_ms);
         self.last_ms = Some(now_ms);
     }
 
-    /// Takes what was counted.
-    pub(crate) fn take(&mut self) -> LinkEvidence {
-        let Self { chunks, histogram, first_ms, last_ms } = std::mem::take(self);
-        LinkEvidence {
-            delayed_chunks: chunks,
-            delay_histogram: histogram,
-            first_hit_ms: first_ms,
-            last_hit_ms: last_ms,
+    /// What of it a fault with this effect did.
+    pub(crate) fn share(&self, effect: &LinkEffect) -> LinkEvidence {
+        let of = |has: bool, count: u64| if has { count } else { 0 };
+        let delay_histogram = self.late.map(|count| of(effect.delay.is_some(), count));
+        let evidence = LinkEvidence {
+            delayed_chunks: delay_histogram.iter().sum(),
+            delay_histogram,
+            lost_chunks: of(!effect.loss.is_empty(), self.lost),
+            corrupted_bytes: of(effect.corrupt.is_some(), self.corrupted),
+            paced_bytes: of(effect.bandwidth.is_some(), self.paced),
+            slices: of(effect.slice.is_some(), self.slices),
+            closes: of(effect.endings.slow_close_us > 0, self.slow_closes)
+                + of(effect.endings.limit_bytes.is_some(), self.limits),
             ..LinkEvidence::default()
+        };
+        if evidence == LinkEvidence::default() {
+            return evidence;
         }
+        LinkEvidence { first_hit_ms: self.first_ms, last_hit_ms: self.last_ms, ..evidence }
     }
 }
 
@@ -77,6 +101,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use faultbed_common::{effect::Ratio, proxy_spec::Delay};
+
     use super::*;
 
     #[test]
@@ -101,13 +127,25 @@ mod tests {
 
     #[test]
     fn lateness_falls_into_its_bucket() {
-        let mut lateness = Lateness::default();
+        let mut tally = Tally::default();
         for late_us in [0, 999, 1_000, 99_999, 100_000, 5_000_000] {
-            lateness.count(late_us, 1);
+            tally.count_late(late_us);
         }
-        let evidence = lateness.take();
+        let delay = LinkEffect { delay: Some(Delay::default()), ..LinkEffect::default() };
+        let evidence = tally.share(&delay);
         assert_eq!(evidence.delay_histogram, [2, 1, 1, 1, 1]);
         assert_eq!(evidence.delayed_chunks, 6);
-        assert_eq!(lateness.take(), LinkEvidence::default(), "taken once");
+    }
+
+    #[test]
+    fn a_fault_is_charged_with_what_its_own_effect_did() {
+        let mut tally = Tally { corrupted: 3, paced: 100, ..Tally::default() };
+        tally.note(5);
+        let corrupts = LinkEffect { corrupt: Some(Ratio::ONE), ..LinkEffect::default() };
+        let evidence = tally.share(&corrupts);
+        assert_eq!((evidence.corrupted_bytes, evidence.paced_bytes), (3, 0));
+        assert_eq!((evidence.first_hit_ms, evidence.last_hit_ms), (Some(5), Some(5)));
+        let slices = LinkEffect { slice: Some("64B".parse().unwrap()), ..LinkEffect::default() };
+        assert_eq!(tally.share(&slices), LinkEvidence::default(), "it was not hit at all");
     }
 }

@@ -1,28 +1,30 @@
-//! One direction of a connection: moves bytes from one socket to the other, and obeys its gate and delay.
+//! One direction of a connection: moves bytes from one socket to the other, and obeys its gate.
 //!
 //! Older bytes always leave first: what could not be written (`tail`), then what is in the pipe,
-//! then what waits for its time (`queue`). Only when all of these are empty is the source read
-//! straight through, so that a rule may change at any moment and the stream stays whole.
+//! then what the shaper holds. Only when all of these are empty is the source read straight through,
+//! so that a rule may change at any moment and the stream stays whole. Where a rule does something
+//! to bytes there is a shaper, and they go its way (`shaped`); else it costs one look at an option.
 
 use std::sync::Arc;
 
-use faultbed_common::{proxy_spec::Delay, rules::LinkRule};
+use faultbed_common::rules::LinkRule;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::clock;
 use crate::proxy::{
     bucket::Bucket,
     carry::bytes,
     cut::{ALLOWANCE_CHUNKS, ALLOWANCE_NS, Gate},
-    delay::{DelayQueue, Dice},
-    evidence::Lateness,
+    evidence::Tally,
+    shaper::{Closing, Shaper, shapes},
     side::Side,
     splice::Pipe,
     sys,
     timers::Alarm,
     worker::Tools,
 };
+
+mod shaped;
 
 /// Chunks moved before other connections have their turn.
 const ROUNDS_MAX: u32 = 16;
@@ -48,6 +50,9 @@ pub(crate) enum Progress {
     DestinationLost,
     /// The allowance of a one-way cut is used up.
     Spent,
+    /// As many bytes have passed as a rule allows, and the end of the stream was passed on: now the
+    /// other direction must end too.
+    LimitReached,
 }
 
 /// What the source has said about its end.
@@ -55,34 +60,24 @@ pub(crate) enum Progress {
 #[serde(rename_all = "snake_case")]
 enum Source {
     Live,
-    /// From `release_ns` on, the end is passed on: as a FIN, or as a RST.
-    Ended {
-        reset: bool,
-        release_ns: u64,
-    },
+    Ended,
+    Reset,
 }
 
 /// One direction.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Flow {
     gate: Gate,
-    delay: Option<Delay>,
     #[serde(with = "bytes")]
     tail: Vec<u8>,
     tail_start: usize,
     pipe: Option<Pipe>,
-    queue: DelayQueue,
-    dice: Dice,
+    shaper: Option<Box<Shaper>>,
     source: Source,
     done: bool,
-    /// What has arrived is passed on, then the stream ends, whatever the source still wants.
-    closing: bool,
     full_reads: u8,
     small_trips: u8,
     allowance: u32,
-    alarm_ns: u64,
-    /// Chunks delayed and not yet in the ledger.
-    pub(crate) lateness: Lateness,
 }
 
 enum Flushed {
@@ -106,20 +101,15 @@ impl Flow {
     pub(crate) fn new() -> Self {
         Self {
             gate: Gate::Open,
-            delay: None,
             tail: Vec::new(),
             tail_start: 0,
             pipe: None,
-            queue: DelayQueue::default(),
-            dice: Dice::new(0),
+            shaper: None,
             source: Source::Live,
             done: false,
-            closing: false,
             full_reads: 0,
             small_trips: 0,
             allowance: ALLOWANCE_CHUNKS,
-            alarm_ns: 0,
-            lateness: Lateness::default(),
         }
     }
 
@@ -127,7 +117,9 @@ impl Flow {
     pub(crate) fn set_gate(&mut self, gate: Gate) {
         if gate != self.gate {
             self.allowance = ALLOWANCE_CHUNKS;
-            self.alarm_ns = 0;
+            if let Some(shaper) = &mut self.shaper {
+                shaper.alarm_ns = 0;
+            }
         }
         self.gate = gate;
     }
@@ -136,26 +128,33 @@ impl Flow {
         self.gate
     }
 
-    /// Takes another rule for its bytes; `bucket` is the link's. Without a delay, those that wait are due.
-    pub(crate) fn set_rule(&mut self, rule: &LinkRule, seed: u64, _bucket: Option<Arc<Bucket>>) {
-        let delay = rule.delay;
-        if delay == self.delay {
+    /// Takes another rule for its bytes; `bucket` is the link's. What waits because of an effect that
+    /// the rule no longer has is due at once, in its order.
+    pub(crate) fn set_rule(&mut self, rule: &LinkRule, seed: u64, bucket: Option<Arc<Bucket>>) {
+        if self.shaper.is_none() && !shapes(rule) {
             return;
         }
-        self.delay = delay;
-        self.dice = Dice::new(seed);
-        self.alarm_ns = 0;
-        if delay.is_none() {
-            self.queue.release_all();
-            if let Source::Ended { release_ns, .. } = &mut self.source {
-                *release_ns = 0;
-            }
+        let shaper = self.shaper.get_or_insert_with(|| Box::new(Shaper::new()));
+        shaper.set_rule(rule, seed, bucket, sys::monotonic_ns());
+    }
+
+    /// Ends the stream in order once what has arrived by now is passed on, whatever the source still
+    /// wants.
+    pub(crate) fn close(&mut self) {
+        let shaper = self.shaper.get_or_insert_with(|| Box::new(Shaper::new()));
+        if shaper.closing == Closing::No {
+            shaper.closing = Closing::Asked;
         }
     }
 
-    /// Ends the stream in order once what has arrived is passed on.
-    pub(crate) fn close(&mut self) {
-        self.closing = true;
+    /// Takes what was counted since it was last asked; `None` where nothing counts.
+    pub(crate) fn take_tally(&mut self) -> Option<Tally> {
+        self.shaper.as_mut().map(|shaper| std::mem::take(&mut shaper.tally))
+    }
+
+    /// Whether the end of its stream has come and may not be known yet on the other side.
+    pub(crate) fn keeps_end(&self) -> bool {
+        self.shaper.is_some() && self.source != Source::Live && !self.done
     }
 
     /// Whether the end of the stream was passed on.
@@ -166,7 +165,8 @@ impl Flow {
     /// Bytes read and not written.
     pub(crate) fn held_bytes(&self) -> u64 {
         let piped = self.pipe.as_ref().map_or(0, Pipe::bytes);
-        (self.tail.len() - self.tail_start + piped + self.queue.bytes()) as u64
+        let shaped = self.shaper.as_ref().map_or(0, |shaper| shaper.bytes());
+        (self.tail.len() - self.tail_start + piped + shaped) as u64
     }
 
     pub(crate) fn has_pipe(&self) -> bool {
@@ -182,23 +182,18 @@ impl Flow {
 
     /// Moves what can be moved now.
     pub(crate) fn pump(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Progress {
+        if self.shaper.is_some() {
+            return self.pump_shaped(from, to, tools);
+        }
         for _ in 0..ROUNDS_MAX {
             if self.done || self.gate == Gate::Shut {
                 return Progress::Idle;
             }
             match self.flush(to, tools) {
                 Flushed::Lost => return Progress::DestinationLost,
-                Flushed::Empty => {
-                    if let Some(progress) = self.end(to, tools) {
-                        return progress;
-                    }
-                }
-                // Delayed bytes are taken in although others wait: their time runs from now.
-                Flushed::Blocked | Flushed::Early => {
-                    if self.delay.is_none() || self.queue.is_full() {
-                        return Progress::Idle;
-                    }
-                }
+                Flushed::Blocked | Flushed::Early => return Progress::Idle,
+                Flushed::Empty if self.source == Source::Live => {}
+                Flushed::Empty => return self.end(to, tools),
             }
             match self.fill(from, to, tools) {
                 Err(_) => return Progress::DestinationLost,
@@ -228,7 +223,7 @@ impl Flow {
         self.gate == Gate::Ajar && self.allowance < ALLOWANCE_CHUNKS
     }
 
-    /// Writes what is due.
+    /// Writes what was read before and not by way of a shaper.
     fn flush(&mut self, to: &mut Side, tools: &mut Tools) -> Flushed {
         while self.tail_start < self.tail.len() {
             if !to.writable {
@@ -247,19 +242,6 @@ impl Flow {
         if let Some(flushed) = self.flush_pipe(to, tools) {
             return flushed;
         }
-        while let Some(release_ns) = self.queue.next_ns() {
-            if release_ns > 0 && release_ns > sys::monotonic_ns() {
-                self.wake_at(release_ns, tools);
-                return Flushed::Early;
-            }
-            if !to.writable {
-                return Flushed::Blocked;
-            }
-            match to.write(self.queue.head()) {
-                Ok(count) => self.queue.advance(count),
-                Err(_) => return Flushed::Lost,
-            }
-        }
         Flushed::Empty
     }
 
@@ -276,43 +258,28 @@ impl Flow {
                 return Some(Flushed::Lost);
             }
         }
-        if self.small_trips > SMALL_TRIPS_MAX || self.delay.is_some() {
+        if self.small_trips > SMALL_TRIPS_MAX || self.shaper.is_some() {
             self.full_reads = 0;
             self.release(tools);
         }
         None
     }
 
-    fn wake_at(&mut self, at_ns: u64, tools: &mut Tools) {
-        if self.alarm_ns != at_ns {
-            self.alarm_ns = at_ns;
-            tools.wake_at(at_ns, Alarm::Release);
-        }
-    }
-
-    /// Passes on the end of the stream if it has come; everything before it has been written.
-    fn end(&mut self, to: &Side, tools: &mut Tools) -> Option<Progress> {
-        let Source::Ended { reset, release_ns } = self.source else { return None };
-        if release_ns > 0 && release_ns > sys::monotonic_ns() {
-            self.wake_at(release_ns, tools);
-            return Some(Progress::Idle);
-        }
-        if reset {
-            return Some(Progress::SourceReset);
+    /// Passes on the end of the stream, which has come; everything before it has been written.
+    fn end(&mut self, to: &Side, tools: &mut Tools) -> Progress {
+        if self.source == Source::Reset {
+            return Progress::SourceReset;
         }
         to.finish();
         self.done = true;
         self.release(tools);
-        Some(Progress::Done)
+        Progress::Done
     }
 
     /// Reads once. The error is the destination's; one of the source is its end.
     fn fill(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<Filled, Errno> {
-        if self.source != Source::Live {
-            return Ok(Filled::Dry);
-        }
         if !from.readable {
-            return Ok(self.dry());
+            return Ok(Filled::Dry);
         }
         if self.wants_pipe(tools) {
             return Ok(self.fill_pipe(from, tools));
@@ -325,30 +292,18 @@ impl Flow {
                 self.pass(count, to, tools)?;
                 Ok(Filled::Some)
             }
-            Err(Errno::AGAIN) => Ok(self.dry()),
+            Err(Errno::AGAIN) => Ok(Filled::Dry),
             Err(_) => Ok(self.ended(true)),
         }
     }
 
-    /// Nothing has arrived: for a stream that is being closed that is its end.
-    fn dry(&mut self) -> Filled {
-        if self.closing { self.ended(false) } else { Filled::Dry }
-    }
-
     fn ended(&mut self, reset: bool) -> Filled {
-        let release_ns = match self.delay {
-            Some(delay) => {
-                let late_us = self.dice.late_us(delay);
-                self.queue.release_ns(sys::monotonic_ns(), late_us)
-            }
-            None => 0,
-        };
-        self.source = Source::Ended { reset, release_ns };
+        self.source = if reset { Source::Reset } else { Source::Ended };
         Filled::Ended
     }
 
     fn wants_pipe(&mut self, tools: &mut Tools) -> bool {
-        if self.delay.is_some() || self.gate != Gate::Open {
+        if self.gate != Gate::Open {
             return false;
         }
         if self.pipe.is_none() && self.full_reads >= FULL_READS {
@@ -372,24 +327,16 @@ impl Flow {
                 from.readable = false;
                 // Pipes are few: an idle connection has none, and takes one again when it needs it.
                 self.release(tools);
-                self.dry()
+                Filled::Dry
             }
             Err(Errno::INTR) => Filled::Some,
             Err(_) => self.ended(true),
         }
     }
 
-    /// Writes, or queues, the first `count` bytes of the scratch.
+    /// Writes, or keeps, the first `count` bytes of the scratch.
     fn pass(&mut self, count: usize, to: &mut Side, tools: &mut Tools) -> Result<(), Errno> {
         let bytes = &tools.scratch[..count];
-        if let Some(delay) = self.delay {
-            let late_us = self.dice.late_us(delay);
-            let now_ns = sys::monotonic_ns();
-            let release_ns = self.queue.release_ns(now_ns, late_us);
-            self.lateness.count((release_ns - now_ns) / 1_000, clock::boottime_ms());
-            self.queue.push(bytes, release_ns);
-            return Ok(());
-        }
         let written = if to.writable { to.write(bytes)? } else { 0 };
         if written < count {
             self.tail = bytes[written..].to_vec();

@@ -30,6 +30,7 @@ pub(crate) struct Lane {
     /// The faults that act on this connection, and the cut that they come to.
     acting: Vec<Arc<Acting>>,
     cut: Option<Cut>,
+    is_held: bool,
     stopped: Option<Stopped>,
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct Share<'a> {
     pub(crate) acting: &'a [Arc<Acting>],
 }
 
-/// What has been counted since a cut came into force.
+/// What has been counted since a cut or a hold came into force.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stopped {
     /// Of the destination when it came into force, and as far as counted.
@@ -55,7 +56,14 @@ struct Stopped {
 
 impl Lane {
     pub(crate) fn new() -> Self {
-        Self { flow: Flow::new(), link: None, acting: Vec::new(), cut: None, stopped: None }
+        Self {
+            flow: Flow::new(),
+            link: None,
+            acting: Vec::new(),
+            cut: None,
+            is_held: false,
+            stopped: None,
+        }
     }
 
     pub(crate) fn link(&self) -> Option<&Arc<Link>> {
@@ -100,16 +108,17 @@ impl Lane {
         };
         self.flow.set_rule(rule, seed, bucket);
         self.cut = rule.cut;
+        self.is_held = rule.hold.is_some();
         let ended = old.iter().filter(|one| !has(&self.acting, one)).map(|one| one.heal);
         ended.fold(HealPolicy::Resume, stronger)
     }
 
     /// Notes that the direction stands still from now on, or moves again.
     pub(crate) fn note_stop(&mut self, to: Option<&Side>) {
-        match (self.cut(), &self.stopped) {
-            (None, _) => self.stopped = None,
-            (Some(_), Some(_)) => {}
-            (Some(_), None) => {
+        match (self.cut.is_some() || self.is_held, &self.stopped) {
+            (false, _) => self.stopped = None,
+            (true, Some(_)) => {}
+            (true, None) => {
                 self.stopped = Some(Stopped {
                     written: to.map_or(0, |side| side.written),
                     unsent: to.map_or(0, Side::unsent_bytes),
@@ -128,10 +137,12 @@ impl Lane {
         ledger: &mut Ledger,
     ) {
         let Some(link) = self.link.as_ref().filter(|_| !self.acting.is_empty()) else { return };
-        let late = self.flow.lateness.take();
-        if late.delayed_chunks > 0 {
-            for one in self.acting.iter().filter(|one| one.effect.delay.is_some()) {
-                ledger.add(one.life, link, &late);
+        if let Some(tally) = self.flow.take_tally() {
+            for one in &self.acting {
+                let share = tally.share(&one.effect);
+                if share != LinkEvidence::default() {
+                    ledger.add(one.life, link, &share);
+                }
             }
         }
         let Some(stopped) = &mut self.stopped else { return };
@@ -147,14 +158,14 @@ impl Lane {
             }
             stopped.unsent = unsent;
         }
-        let more = LinkEvidence {
-            held_bytes: held.saturating_sub(stopped.held),
-            leaked_bytes: leaked,
-            ..LinkEvidence::default()
-        };
+        let held_bytes = held.saturating_sub(stopped.held);
         stopped.held = stopped.held.max(held);
         stopped.written = written;
-        self.charge(|effect| effect.cut.is_some(), &more, now_ms, ledger);
+        let held = LinkEvidence { held_bytes, ..LinkEvidence::default() };
+        let stops = |effect: &LinkEffect| effect.cut.is_some() || effect.hold.is_some();
+        self.charge(stops, &held, now_ms, ledger);
+        let leaked = LinkEvidence { leaked_bytes: leaked, ..LinkEvidence::default() };
+        self.charge(|effect| effect.cut.is_some(), &leaked, now_ms, ledger);
     }
 
     /// Charges `more`, if there is anything to charge, to the faults whose effect has the part that

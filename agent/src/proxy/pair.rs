@@ -333,7 +333,7 @@ impl Pair {
         let near_lost = backward == Progress::DestinationLost || self.is_lost(Which::Near);
         let far_lost = forward == Progress::DestinationLost || self.is_lost(Which::Far);
         if near_lost || far_lost {
-            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut;
+            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut || lane.flow.keeps_end();
             let held = (near_lost && shut(&self.forward)) || (far_lost && shut(&self.backward));
             if !held {
                 return self.reset();
@@ -345,6 +345,11 @@ impl Pair {
         }
         if [forward, backward].contains(&Progress::Spent) {
             self.spend(tools);
+        }
+        if [forward, backward].contains(&Progress::LimitReached) {
+            self.forward.flow.close();
+            self.backward.flow.close();
+            return Fate::Again;
         }
         let again = [forward, backward].contains(&Progress::Again);
         if again { Fate::Again } else { Fate::Live }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use faultbed_common::{
+    effect::Rate,
     fault::{Grade, HealPolicy},
     generation::{FaultRevision, Generation},
     link::{Link, Party},
@@ -84,8 +85,9 @@ pub(crate) enum Standing {
 pub(crate) struct Memory {
     known: BTreeMap<FaultName, Known>,
     lives: u32,
+    /// One for each link and rate: a line whose rate changes begins anew.
     #[serde(with = "shared_values")]
-    buckets: BTreeMap<Link, Arc<Bucket>>,
+    buckets: BTreeMap<(Link, Rate), Arc<Bucket>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -201,7 +203,7 @@ fn grade_of(fault: &LinkFault, best: Grade) -> Result<Grade, &'static str> {
 fn orders(
     file: &ProxyFile,
     states: &BTreeMap<FaultName, FaultState>,
-    buckets: &mut BTreeMap<Link, Arc<Bucket>>,
+    buckets: &mut BTreeMap<(Link, Rate), Arc<Bucket>>,
 ) -> BTreeMap<Link, Arc<Order>> {
     let mut shares: BTreeMap<&Link, (Vec<Arc<Acting>>, u64)> = BTreeMap::new();
     for (name, fault) in &file.spec.faults {
@@ -220,13 +222,24 @@ fn orders(
             *seed ^= fault.seed;
         }
     }
-    buckets.retain(|link, _| shares.contains_key(link));
+    let mut used = BTreeMap::new();
     let mut order = |link: &Link, (acting, seed): (Vec<Arc<Acting>>, u64)| {
-        let bucket = Arc::clone(buckets.entry(link.clone()).or_default());
         let rule = combine(acting.iter().map(|one| &one.effect));
+        let bucket = match rule.bandwidth {
+            Some(rate) => {
+                let key = (link.clone(), rate);
+                let bucket = buckets.remove(&key).unwrap_or_default();
+                used.insert(key, Arc::clone(&bucket));
+                bucket
+            }
+            None => Arc::default(),
+        };
         Arc::new(Order { rule, acting, seed, bucket })
     };
-    shares.into_iter().map(|(link, share)| (link.clone(), order(link, share))).collect()
+    let orders =
+        shares.into_iter().map(|(link, share)| (link.clone(), order(link, share))).collect();
+    *buckets = used;
+    orders
 }
 
 /// What distinguishes the listeners wanted from those open.

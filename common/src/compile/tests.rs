@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     duration::Span,
-    fault::{OneWay, Targets},
+    fault::{FaultSpec, OneWay, Targets},
     lab::Ended,
     spec::ClusterSpec,
     testing,
@@ -135,11 +135,11 @@ fn a_fault_that_is_pending_or_over_is_told_to_nobody() {
 
 #[test]
 fn the_same_fault_draws_the_same_dice_and_another_others() {
-    let seed = |name: &str| seed(&name.parse().unwrap(), &FaultSpec::default());
+    let seed = |name: &str| FaultSpec::default().seed_for(&name.parse().unwrap());
     assert_eq!(seed("a"), seed("a"));
     assert_ne!(seed("a"), seed("b"));
     let spec = FaultSpec { seed: Some(7), ..FaultSpec::default() };
-    assert_eq!(super::seed(&"a".parse().unwrap(), &spec), 7);
+    assert_eq!(spec.seed_for(&"a".parse().unwrap()), 7);
 }
 
 prop_compose! {

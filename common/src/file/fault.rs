@@ -2,11 +2,13 @@
 
 use crate::{
     duration::Span,
+    effect::{Distribution, Ratio},
     fault::{Begin, FaultSpec, Grade, HealPolicy, Lasts, OneWay, Targets},
     file::{
         Checks,
         walk::{Item, Section},
     },
+    preset,
 };
 
 /// A fault. Whether its fields fit each other is asked only where each of them could be read.
@@ -14,44 +16,12 @@ pub(super) fn read_fault(item: &Item<'_>, checks: &Checks) -> Option<FaultSpec> 
     let name = &item.name;
     let section = item.section()?;
     let before = section.problems().count();
-    let targets = |field| section.get(field).and_then(|item| read_targets(&item, checks));
-    let truth = |field| section.get(field).and_then(|item| item.truth()).unwrap_or_default();
-    let span = |field| section.get(field).and_then(|item| item.duration::<Span>());
-    let spec = FaultSpec {
-        partition: section.get("partition").and_then(|item| read_groups(&item, checks)),
-        isolate: targets("isolate"),
-        from: targets("from"),
-        to: targets("to"),
-        between: section.get("between").and_then(|item| read_sides(&item, checks)),
-        on: targets("on"),
-        cut: truth("cut"),
-        latency: span("latency"),
-        rtt: span("rtt"),
-        jitter: span("jitter"),
-        pause: truth("pause"),
-        kill: truth("kill"),
-        stop: truth("stop"),
-        effect: section.get("effect").and_then(|item| item.filled_text()).map(str::to_owned),
-        one_way: section.get("one_way").and_then(|item| read_one_way(&item)),
-        clients: truth("clients"),
-        across: truth("across"),
-        follow: truth("follow"),
-        lasts: read_lasts(&section, name),
-        at: section
-            .get("at")
-            .and_then(|item| item.choice(&[("ready", Begin::Ready), ("start", Begin::Start)])),
-        grade: section
-            .get("grade")
-            .and_then(|item| item.choice(&[("stream", Grade::Stream), ("packet", Grade::Packet)])),
-        heal: section.get("heal").and_then(|item| {
-            item.choice(&[
-                ("resume", HealPolicy::Resume),
-                ("reset", HealPolicy::Reset),
-                ("close", HealPolicy::Close),
-            ])
-        }),
-        seed: section.get("seed").and_then(|item| item.number(0, u64::MAX, None)),
-    };
+    let mut spec = read_shape(&section, checks);
+    read_bytes(&section, &mut spec);
+    read_connections(&section, &mut spec);
+    read_nodes(&section, &mut spec);
+    read_terms(&section, &mut spec);
+    spec.lasts = read_lasts(&section, name);
     section.finish();
     if section.problems().count() > before {
         return None;
@@ -61,6 +31,106 @@ pub(super) fn read_fault(item: &Item<'_>, checks: &Checks) -> Option<FaultSpec> 
         return None;
     }
     Some(spec)
+}
+
+/// On what it acts.
+fn read_shape(section: &Section<'_>, checks: &Checks) -> FaultSpec {
+    let targets = |field| section.get(field).and_then(|item| read_targets(&item, checks));
+    FaultSpec {
+        partition: section.get("partition").and_then(|item| read_groups(&item, checks)),
+        isolate: targets("isolate"),
+        halves: targets("halves"),
+        minority: targets("minority"),
+        ring: targets("ring"),
+        bridge: targets("bridge"),
+        from: targets("from"),
+        to: targets("to"),
+        between: section.get("between").and_then(|item| read_sides(&item, checks)),
+        on: targets("on"),
+        ..FaultSpec::default()
+    }
+}
+
+fn truth(section: &Section<'_>, field: &'static str) -> bool {
+    section.get(field).and_then(|item| item.truth()).unwrap_or_default()
+}
+
+fn span(section: &Section<'_>, field: &'static str) -> Option<Span> {
+    section.get(field).and_then(|item| item.duration())
+}
+
+fn share(section: &Section<'_>, field: &'static str) -> Option<Ratio> {
+    section.get(field).and_then(|item| item.amount("1%"))
+}
+
+/// What it does to bytes.
+fn read_bytes(section: &Section<'_>, spec: &mut FaultSpec) {
+    let distributions = [
+        ("uniform", Distribution::Uniform),
+        ("normal", Distribution::Normal),
+        ("pareto", Distribution::Pareto),
+    ];
+    spec.cut = truth(section, "cut");
+    spec.stall = truth(section, "stall");
+    spec.jam = truth(section, "jam");
+    spec.latency = span(section, "latency");
+    spec.rtt = span(section, "rtt");
+    spec.jitter = span(section, "jitter");
+    spec.distribution = section.get("distribution").and_then(|item| item.choice(&distributions));
+    spec.bandwidth = section.get("bandwidth").and_then(|item| item.amount("10Mbit"));
+    spec.loss = section.get("loss").and_then(|item| item.amount("1%"));
+    spec.corrupt = share(section, "corrupt");
+    spec.duplicate = share(section, "duplicate");
+    spec.reorder = share(section, "reorder");
+    spec.slice = section.get("slice").and_then(|item| item.amount("64B"));
+    spec.preset = section.get("preset").and_then(|item| {
+        let preset = item.text()?;
+        preset::find(preset).map_err(|unknown| item.wrong(unknown.to_string(), None)).ok()?;
+        Some(preset.to_owned())
+    });
+}
+
+/// What it does to connections.
+fn read_connections(section: &Section<'_>, spec: &mut FaultSpec) {
+    spec.refuse = truth(section, "refuse");
+    spec.time_out = truth(section, "time_out");
+    spec.accept_delay = span(section, "accept_delay");
+    spec.reset = truth(section, "reset");
+    spec.reset_after = span(section, "reset_after");
+    spec.close_after = span(section, "close_after");
+    spec.limit = section.get("limit").and_then(|item| item.amount("10KiB"));
+    spec.slow_close = span(section, "slow_close");
+}
+
+/// What it does to nodes.
+fn read_nodes(section: &Section<'_>, spec: &mut FaultSpec) {
+    spec.pause = truth(section, "pause");
+    spec.kill = truth(section, "kill");
+    spec.stop = truth(section, "stop");
+    let effect = section.get("effect");
+    spec.effect = effect.and_then(|item| item.filled_text()).map(str::to_owned);
+}
+
+/// Whom it meets, how well, and what becomes of it.
+fn read_terms(section: &Section<'_>, spec: &mut FaultSpec) {
+    let begins = [("ready", Begin::Ready), ("start", Begin::Start)];
+    let grades = [("stream", Grade::Stream), ("packet", Grade::Packet)];
+    let heals = [
+        ("resume", HealPolicy::Resume),
+        ("reset", HealPolicy::Reset),
+        ("close", HealPolicy::Close),
+    ];
+    spec.probability = share(section, "probability");
+    spec.one_way = section.get("one_way").and_then(|item| read_one_way(&item));
+    spec.clients = truth(section, "clients");
+    spec.across = truth(section, "across");
+    spec.follow = truth(section, "follow");
+    spec.at = section.get("at").and_then(|item| item.choice(&begins));
+    spec.grade = section.get("grade").and_then(|item| item.choice(&grades));
+    spec.heal = section.get("heal").and_then(|item| item.choice(&heals));
+    spec.seed = section.get("seed").and_then(|item| item.number(0, u64::MAX, None));
+    spec.canary = truth(section, "canary");
+    spec.fast_heal = truth(section, "fast_heal");
 }
 
 /// A file says how long every fault lasts: one that nobody thinks of again is a trap.

@@ -212,6 +212,15 @@ impl<'a> Item<'a> {
         self.parsed()
     }
 
+    /// A text that is read as an amount with its unit. `like` is one that is right, for a number without.
+    pub(super) fn amount<T: FromStr<Err: Display>>(&self, like: &str) -> Option<T> {
+        if matches!(self.value, DeValue::Integer(_) | DeValue::Float(_)) {
+            self.wrong_type("a text with a unit", Some(format!("write it like \"{like}\"")));
+            return None;
+        }
+        self.parsed()
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;

@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 use toml::Value;
 
 use crate::{
+    effect::Distribution,
     fault::{Begin, FaultSpec, Grade, HealPolicy, OneWay, Targets},
     name::{ClusterName, FaultName},
     spec::{ClusterSpec, NodeOverride, OnCrash, RoleSpec},
@@ -30,49 +31,96 @@ pub fn to_toml_cluster(name: &ClusterName, spec: &ClusterSpec) -> String {
 #[must_use]
 pub fn to_toml_fault(name: &FaultName, spec: &FaultSpec) -> String {
     let mut out = format!("[fault.{name}]\n");
+    write_shape(&mut out, spec);
+    write_effects(&mut out, spec);
+    write_terms(&mut out, spec);
+    out
+}
+
+fn write_shape(out: &mut String, spec: &FaultSpec) {
     let groups = |groups: &Vec<Targets>| list(groups.iter().map(nested));
     let sides = |sides: &Vec<Targets>| list(sides.iter().map(targets));
-    field(&mut out, "partition", spec.partition.as_ref().map(groups));
-    field(&mut out, "isolate", spec.isolate.as_ref().map(targets));
-    field(&mut out, "from", spec.from.as_ref().map(targets));
-    field(&mut out, "to", spec.to.as_ref().map(targets));
-    field(&mut out, "between", spec.between.as_ref().map(sides));
-    field(&mut out, "on", spec.on.as_ref().map(targets));
-    field(&mut out, "cut", flag(spec.cut));
-    field(&mut out, "latency", spec.latency.map(|span| text(&span.to_string())));
-    field(&mut out, "rtt", spec.rtt.map(|span| text(&span.to_string())));
-    field(&mut out, "jitter", spec.jitter.map(|span| text(&span.to_string())));
-    field(&mut out, "pause", flag(spec.pause));
-    field(&mut out, "kill", flag(spec.kill));
-    field(&mut out, "stop", flag(spec.stop));
-    field(&mut out, "effect", spec.effect.as_deref().map(text));
+    field(out, "partition", spec.partition.as_ref().map(groups));
+    field(out, "isolate", spec.isolate.as_ref().map(targets));
+    field(out, "halves", spec.halves.as_ref().map(targets));
+    field(out, "minority", spec.minority.as_ref().map(targets));
+    field(out, "ring", spec.ring.as_ref().map(targets));
+    field(out, "bridge", spec.bridge.as_ref().map(targets));
+    field(out, "from", spec.from.as_ref().map(targets));
+    field(out, "to", spec.to.as_ref().map(targets));
+    field(out, "between", spec.between.as_ref().map(sides));
+    field(out, "on", spec.on.as_ref().map(targets));
+}
+
+fn write_effects(out: &mut String, spec: &FaultSpec) {
+    field(out, "preset", spec.preset.as_deref().map(text));
+    field(out, "cut", flag(spec.cut));
+    field(out, "stall", flag(spec.stall));
+    field(out, "jam", flag(spec.jam));
+    field(out, "latency", quoted(spec.latency));
+    field(out, "rtt", quoted(spec.rtt));
+    field(out, "jitter", quoted(spec.jitter));
+    let distribution = spec.distribution.map(|distribution| match distribution {
+        Distribution::Uniform => text("uniform"),
+        Distribution::Normal => text("normal"),
+        Distribution::Pareto => text("pareto"),
+    });
+    field(out, "distribution", distribution);
+    field(out, "bandwidth", quoted(spec.bandwidth));
+    field(out, "loss", quoted(spec.loss));
+    field(out, "corrupt", quoted(spec.corrupt));
+    field(out, "duplicate", quoted(spec.duplicate));
+    field(out, "reorder", quoted(spec.reorder));
+    field(out, "slice", quoted(spec.slice));
+    field(out, "refuse", flag(spec.refuse));
+    field(out, "time_out", flag(spec.time_out));
+    field(out, "accept_delay", quoted(spec.accept_delay));
+    field(out, "reset", flag(spec.reset));
+    field(out, "reset_after", quoted(spec.reset_after));
+    field(out, "close_after", quoted(spec.close_after));
+    field(out, "limit", quoted(spec.limit));
+    field(out, "slow_close", quoted(spec.slow_close));
+    field(out, "pause", flag(spec.pause));
+    field(out, "kill", flag(spec.kill));
+    field(out, "stop", flag(spec.stop));
+    field(out, "effect", spec.effect.as_deref().map(text));
+}
+
+fn write_terms(out: &mut String, spec: &FaultSpec) {
+    field(out, "probability", quoted(spec.probability));
     let one_way = spec.one_way.map(|one_way| match one_way {
         OneWay::Bytes => "true".to_owned(),
         OneWay::Packets => text("packets"),
     });
-    field(&mut out, "one_way", one_way);
-    field(&mut out, "clients", flag(spec.clients));
-    field(&mut out, "across", flag(spec.across));
-    field(&mut out, "follow", flag(spec.follow));
-    field(&mut out, "for", spec.lasts.map(|lasts| text(&lasts.to_string())));
+    field(out, "one_way", one_way);
+    field(out, "clients", flag(spec.clients));
+    field(out, "across", flag(spec.across));
+    field(out, "follow", flag(spec.follow));
+    field(out, "for", quoted(spec.lasts));
     let at = spec.at.map(|at| match at {
         Begin::Ready => text("ready"),
         Begin::Start => text("start"),
     });
-    field(&mut out, "at", at);
+    field(out, "at", at);
     let grade = spec.grade.map(|grade| match grade {
         Grade::Stream => text("stream"),
         Grade::Packet => text("packet"),
     });
-    field(&mut out, "grade", grade);
+    field(out, "grade", grade);
     let heal = spec.heal.map(|heal| match heal {
         HealPolicy::Resume => text("resume"),
         HealPolicy::Reset => text("reset"),
         HealPolicy::Close => text("close"),
     });
-    field(&mut out, "heal", heal);
-    field(&mut out, "seed", spec.seed.map(|seed| seed.to_string()));
-    out
+    field(out, "heal", heal);
+    field(out, "seed", spec.seed.map(|seed| seed.to_string()));
+    field(out, "canary", flag(spec.canary));
+    field(out, "fast_heal", flag(spec.fast_heal));
+}
+
+/// What has one text, in quotes.
+fn quoted(value: Option<impl Display>) -> Option<String> {
+    value.map(|value| text(&value.to_string()))
 }
 
 /// The fields of a role, below its header.

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{ShapeError, check::Shape};
+use super::{
+    ShapeError,
+    chance::{self, Drawn},
+    check::Shape,
+};
 use crate::{
     fault::{FaultSpec, Targets},
     lab::{Lab, Resolved},
@@ -18,6 +22,7 @@ pub(super) fn resolve(
     reports: &Reports,
     spec: &FaultSpec,
     shape: &Shape<'_>,
+    seed: u64,
 ) -> Result<Resolved, ShapeError> {
     // An unknown name is worse than a leader that is not known yet, on whichever side it is.
     target::clusters(lab, &super::targets(spec))?;
@@ -32,6 +37,11 @@ pub(super) fn resolve(
         Shape::Isolate(targets) => {
             let nodes = target::nodes(lab, reports, &targets.0)?;
             isolate(lab, spec, &nodes)
+        }
+        Shape::Chance(chance, targets) => {
+            let nodes = target::nodes(lab, reports, &targets.0)?;
+            let drawn = chance::draw(*chance, lab, &nodes, spec.across, seed)?;
+            Ok(by_chance(lab, spec, drawn))
         }
         Shape::FromTo(from, to) => pairs(lab, [side(from)?, side(to)?], true),
         Shape::Between(a, b) => pairs(lab, [side(a)?, side(b)?], spec.one_way.is_some()),
@@ -62,6 +72,15 @@ fn partition(lab: &Lab, spec: &FaultSpec, groups: Vec<Side>) -> Result<Resolved,
         ));
     }
     Ok(of_links(lab, groups, links))
+}
+
+fn by_chance(lab: &Lab, spec: &FaultSpec, drawn: Drawn) -> Resolved {
+    let mut links = drawn.links;
+    if spec.one_way.is_none() {
+        let back: Vec<Link> = links.iter().map(Link::reversed).collect();
+        links.extend(back);
+    }
+    of_links(lab, drawn.groups, links)
 }
 
 /// Each node alone: from every other node of its cluster, also from the others that are named.

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use expect_test::{Expect, expect};
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
-use super::{ShapeError, check, kind, link_effect, node_effect, resolve, summary, targets};
+use super::{ShapeError, check, effect, kind, link_effect, node_effect, resolve, summary, targets};
 use crate::{
     fault::FaultSpec,
     host_spec::{NodeEffect, StopBy},
     lab::{Lab, Resolved},
-    proxy_spec::{Cut, Delay},
+    proxy_spec::{Cut, Delay, Dials, Endings, Hold},
     target::{
         Reports,
         tests::{leading, two_clusters},
@@ -23,7 +23,7 @@ fn spec(text: &str) -> FaultSpec {
 
 fn resolve_text(lab: &Lab, text: &str) -> Result<Resolved, ShapeError> {
     let reports = leading(lab, &[("kv-1", true, 2), ("kv-2", false, 2), ("kv-3", false, 2)]);
-    resolve(lab, &reports, &spec(text))
+    resolve(lab, &reports, &spec(text), 0)
 }
 
 fn shows(text: &str, expected: &Expect) {
@@ -225,10 +225,176 @@ fn contradictions_are_refused_with_what_to_write() {
         ("on = \"kv-1\"\npause = true\nkill = true", "exclude each other"),
         ("on = \"kv-1\"\nlatency = \"1ms\"", "is for links"),
         ("on = \"kv-1\"\npause = true\ngrade = \"packet\"", "is for links"),
+        ("on = \"kv-1\"\npause = true\ncanary = true", "is for links"),
+        ("on = \"kv-1\"\npause = true\nslow_close = \"1s\"", "is for links"),
+        ("halves = \"kv\"\nring = \"kv\"", "halves, ring exclude each other"),
+        ("ring = \"kv\"\none_way = true", "a ring has none"),
+        ("bridge = \"kv\"\nrtt = \"2ms\"", "needs `between`"),
     ] {
-        let error = check(&spec(text)).unwrap_err().to_string();
+        let text = text.replace("one_way = true", "one_way = \"bytes\"");
+        let error = check(&spec(&text)).unwrap_err().to_string();
         assert!(error.contains(why), "{text}: {error}");
     }
+}
+
+#[test]
+fn effects_that_do_not_go_together_are_refused_with_what_to_write() {
+    for (effects, why) in [
+        ("cut loss", "nothing to lose: write `cut` or `loss`"),
+        ("cut bandwidth", "nothing to pace"),
+        ("cut stall", "nothing to hold"),
+        ("cut refuse", "nothing to refuse"),
+        ("cut reset", "nothing to reset"),
+        ("cut preset", "write `cut` or `preset`"),
+        ("stall jam", "`stall` and `jam` exclude each other"),
+        ("stall latency", "so there is nothing to delay: write `stall` or `latency`"),
+        ("jam limit", "nothing to count"),
+        ("jam preset", "write `jam` or `preset`"),
+        ("refuse time_out", "refused, or gets no answer: write one"),
+        ("refuse accept_delay", "is not accepted"),
+        ("reset_after close_after", "a connection ends once"),
+        ("duplicate", "cannot be had: TCP delivers a stream once"),
+        ("reorder", "write `latency` with `jitter`, or `loss`"),
+        ("bandwidth packet", "made in user space"),
+        ("preset packet", "made in user space"),
+        ("reset packet", "a real RST whatever the grade"),
+        ("bandwidth canary", "`canary` proves a cut"),
+        ("cut canary probability", "some connections do"),
+        ("time_out probability", "none is"),
+        ("latency fast_heal", "for a cut of packets"),
+        ("one_way cut fast_heal", "for a cut of packets"),
+        ("cut fast_heal heal", "this `heal` ends them"),
+        ("one_way_packets bandwidth", "`bandwidth` meets the bytes of one way"),
+        ("latency distribution", "needs `jitter`"),
+    ] {
+        let error = check(&with(effects)).unwrap_err().to_string();
+        assert!(error.contains(why), "{effects}: {error}");
+    }
+    for (amount, why) in [
+        ("corrupt = \"0%\"", "`corrupt` of 0% does nothing"),
+        ("loss = \"0%\"", "never loses anything"),
+        ("loss = \"p=0% r=5%\"", "never loses anything"),
+        ("loss = \"100%\"", "write `cut`"),
+        ("limit = \"0B\"", "write `refuse`"),
+        ("reset_after = \"0s\"", "write `reset`"),
+        ("slow_close = \"0s\"", "does nothing"),
+        ("cut = true\nprobability = \"0%\"", "does nothing"),
+        ("preset = \"wan-eu-su\"", "did you mean \"wan-eu-us\"?"),
+    ] {
+        let error = check(&with(amount)).unwrap_err().to_string();
+        assert!(error.contains(why), "{amount}: {error}");
+    }
+}
+
+/// A fault between two nodes with these effects, by their fields, each with some amount.
+fn with(effects: &str) -> FaultSpec {
+    let mut text = "between = [\"kv-1\", \"kv-2\"]\n".to_owned();
+    if effects.contains('=') {
+        return spec(&format!("{text}{effects}"));
+    }
+    for effect in effects.split(' ') {
+        text.push_str(match effect {
+            "packet" => "grade = \"packet\"\n",
+            "heal" => "heal = \"reset\"\n",
+            "preset" => "preset = \"mobile-4g\"\n",
+            "distribution" => "distribution = \"normal\"\n",
+            "one_way" => "one_way = \"bytes\"\n",
+            "one_way_packets" => "one_way = \"packets\"\n",
+            _ => "",
+        });
+        let amount =
+            match effect {
+                "latency" | "rtt" | "accept_delay" | "reset_after" | "close_after"
+                | "slow_close" => "\"20ms\"",
+                "loss" | "corrupt" | "duplicate" | "reorder" | "probability" => "\"1%\"",
+                "bandwidth" => "\"10Mbit\"",
+                "limit" | "slice" => "\"64B\"",
+                "cut" | "stall" | "jam" | "reset" | "refuse" | "time_out" | "canary"
+                | "fast_heal" => "true",
+                _ => continue,
+            };
+        text.push_str(&format!("{effect} = {amount}\n"));
+    }
+    spec(&text)
+}
+
+#[test]
+fn effects_combine_and_are_told_in_one_line() {
+    for (effects, told) in [
+        ("latency loss bandwidth", "latency 20ms, bandwidth 10Mbit, loss 1%"),
+        ("rtt corrupt slice probability", "rtt 20ms, corrupt 1%, slice 64B, for 1% of connections"),
+        ("stall close_after accept_delay", "stall, accept-delay 20ms, close after 20ms"),
+        ("reset refuse", "refuse, reset"),
+        ("reset time_out", "time-out, reset"),
+        ("reset_after limit slow_close", "reset after 20ms, limit 64B, slow-close 20ms"),
+        ("loss packet", "loss 1%"),
+        ("cut canary fast_heal", "cut"),
+        ("one_way latency", "one-way latency 20ms"),
+        ("preset loss", "mobile-4g (rtt 170ms, bandwidth 9Mbit, loss 1%)"),
+    ] {
+        let spec = with(effects);
+        assert_eq!(check(&spec), Ok(()), "{effects}");
+        assert_eq!(summary(&spec), told);
+    }
+    let noisy =
+        spec("halves = \"kv\"\nlatency = \"9ms\"\njitter = \"2ms\"\ndistribution = \"pareto\"");
+    assert_eq!(summary(&noisy), "latency 9ms ±2ms pareto");
+    assert_eq!(summary(&spec("ring = \"kv\"")), "cut in a ring");
+    for (effects, expected) in [
+        ("latency loss", "latency"),
+        ("time_out", "time-out"),
+        ("cut", "cut"),
+        ("preset", "mobile-4g"),
+    ] {
+        assert_eq!(kind(&with(effects)), expected);
+    }
+    assert_eq!(kind(&spec("bridge = \"kv\"")), "bridge");
+}
+
+#[test]
+fn what_a_proxy_is_told_is_what_was_written() {
+    let all = effect(&with("latency bandwidth loss corrupt slice refuse reset limit slow_close"));
+    assert_eq!(all.delay, Some(Delay { base_us: 20_000, ..Delay::default() }));
+    assert_eq!(all.bandwidth, Some("10Mbit".parse().unwrap()));
+    assert_eq!(all.loss, ["1%".parse().unwrap()]);
+    assert_eq!(all.corrupt, Some("1%".parse().unwrap()));
+    assert_eq!(all.slice, Some("64B".parse().unwrap()));
+    assert_eq!((all.dials, all.cut, all.hold), (Some(Dials::Refuse), None, None));
+    let endings =
+        Endings { reset: true, limit_bytes: Some(64), slow_close_us: 20_000, ..Endings::default() };
+    assert_eq!(all.endings, endings);
+    let held = effect(&with("jam accept_delay time_out reset_after").clone());
+    assert_eq!((held.hold, held.accept_delay_us), (Some(Hold::Jam), 20_000));
+    assert_eq!((held.dials, held.endings.reset_after_us), (Some(Dials::TimeOut), Some(20_000)));
+    let leo = effect(&spec("between = [\"a\", \"b\"]\npreset = \"satellite-leo\""));
+    assert_eq!(leo.delay, Some(Delay { base_us: 25_000, normal_us: 10_000, ..Delay::default() }));
+}
+
+#[test]
+fn shapes_of_chance_act_within_clusters_and_show_who_is_where() {
+    shows(
+        "bridge = \"kv\"",
+        &expect![[r#"
+        cut: kv-1 | kv-2
+        links: kv-1>kv-2 kv-2>kv-1
+        nodes: 
+        untouched: kv-3
+    "#]],
+    );
+    shows(
+        "halves = \"kv,db\"",
+        &expect![[r#"
+        cut: db-meta-1,kv-3 | db-data-1,db-data-2,kv-1,kv-2
+        links: db-data-1>db-meta-1 db-data-2>db-meta-1 db-meta-1>db-data-1 db-meta-1>db-data-2 kv-1>kv-3 kv-2>kv-3 kv-3>kv-1 kv-3>kv-2
+        nodes: 
+        untouched: 
+    "#]],
+    );
+    let lab = two_clusters();
+    let error = resolve_text(&lab, "minority = \"kv-1,kv-2\"").unwrap_err().to_string();
+    assert!(error.contains("needs 3 nodes of a cluster or more and has kv-1, kv-2"), "{error}");
+    let error = resolve_text(&lab, "minority = \"kv,clients\"").unwrap_err().to_string();
+    assert!(error.contains("only nodes can be named"), "{error}");
 }
 
 #[test]
@@ -245,7 +411,7 @@ fn targets_that_make_no_fault_are_refused() {
         let error = resolve_text(&lab, text).unwrap_err();
         assert!(error.to_string().contains(why) && !error.is_later(), "{text}: {error}");
     }
-    let later = resolve(&lab, &Reports::new(), &spec("isolate = \"leader:kv\"")).unwrap_err();
+    let later = resolve(&lab, &Reports::new(), &spec("isolate = \"leader:kv\""), 0).unwrap_err();
     assert!(later.is_later());
 }
 
@@ -278,7 +444,7 @@ proptest! {
         spec.one_way = one_way.then_some(OneWay::Bytes);
         spec.across = across && shape < 2;
         let lab = two_clusters();
-        let Ok(found) = resolve(&lab, &Reports::new(), &spec) else { return Ok(()) };
+        let Ok(found) = resolve(&lab, &Reports::new(), &spec, 0) else { return Ok(()) };
         prop_assert!(!found.is_empty());
         let shown: BTreeSet<&String> = found.groups.iter().flatten().collect();
         for link in &found.links {

@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::cli::{
     apply, blueprint, completion, contexts, down, endpoints, events, failure::Failure, fault,
-    guard, logs, node, object, output, show, start, status, up, wait,
+    guard, heal, logs, node, object, output, show, start, status, up, wait,
 };
 
 /// Shown where nothing is asked: the way of the first five minutes.
@@ -153,7 +153,7 @@ pub enum Verb {
     #[command(
         after_help = "Examples:\n  faultbed heal split\n  faultbed heal --all\n  faultbed heal split --require confirmed"
     )]
-    Heal(fault::HealArgs),
+    Heal(heal::HealArgs),
     /// Make the lab as a file says
     Apply(apply::ApplyArgs),
     /// Show what `apply` would change

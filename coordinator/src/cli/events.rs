@@ -76,7 +76,8 @@ pub fn line(event: &Event) -> String {
 }
 
 /// The local time of day, to the millisecond.
-fn clock(at_unix_ms: u64) -> String {
+#[must_use]
+pub fn clock(at_unix_ms: u64) -> String {
     let at =
         i64::try_from(at_unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     match at {

@@ -1,6 +1,6 @@
-//! Verbs on faults: partition, isolate, inject, heal.
+//! Verbs that begin faults: partition, isolate, inject.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use clap_complete::ArgValueCandidates;
 use faultbed_common::{
@@ -8,16 +8,13 @@ use faultbed_common::{
     edit::Edit,
     fault::{FOR_DEFAULT, FaultSpec, Grade, HealPolicy, Lasts, OneWay, Targets},
     name::FaultName,
-    status::Verdict,
 };
 
 use crate::cli::{
     Session,
     change::{self, ChangeArgs},
     completion,
-    failure::{Exit, Failure, Outcome},
-    output, status,
-    wait::{self, Goal, follow},
+    failure::{Failure, Outcome},
 };
 
 /// `--name` of a fault.
@@ -38,7 +35,11 @@ impl NameArgs {
     }
 }
 
-fn parse_name(text: &str) -> Result<FaultName, Failure> {
+/// A name of a fault as it was typed.
+///
+/// # Errors
+/// Says what a name may be.
+pub(super) fn parse_name(text: &str) -> Result<FaultName, Failure> {
     text.parse().map_err(|e| Failure::refused(format!("{e}")).next("faultbed status"))
 }
 
@@ -122,22 +123,6 @@ pub struct InjectArgs {
     on: Option<String>,
     #[command(flatten)]
     fault: FaultArgs,
-}
-
-/// Arguments of `heal`.
-#[derive(Debug, clap::Args)]
-pub struct HealArgs {
-    /// Which; all of your own with `--all`
-    #[arg(value_name = "FAULT", required_unless_present = "all", add = ArgValueCandidates::new(completion::faults))]
-    faults: Vec<String>,
-    /// Every fault that is yours; with `--everyone` every fault
-    #[arg(long, conflicts_with = "faults")]
-    all: bool,
-    /// Exit 1 unless traffic met every fault and it acted
-    #[arg(long, value_parser = ["confirmed"], value_name = "confirmed")]
-    require: Option<String>,
-    #[command(flatten)]
-    change: ChangeArgs,
 }
 
 fn word<T: serde::de::DeserializeOwned>(text: &str, allowed: &str) -> Result<T, String> {
@@ -276,54 +261,10 @@ fn effect(spec: &mut FaultSpec, words: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs `heal`.
-///
-/// # Errors
-/// A fault is unknown, one that was required to act did not, or as [`change::perform`].
-pub async fn heal(session: &Session, args: &HealArgs) -> Outcome {
-    let client = session.client().await?;
-    let names = args.faults.iter().map(|n| parse_name(n)).collect::<Result<Vec<_>, _>>()?;
-    let before = client.status().await?;
-    let known: Vec<&str> = before.faults.iter().map(|fault| fault.name.as_str()).collect();
-    if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(status::unknown("fault", name.as_str(), &known));
-    }
-    let checked: Vec<FaultName> = if names.is_empty() {
-        let on = |fault: &&faultbed_common::status::FaultStatus| {
-            fault.state == faultbed_common::status::FaultState::Active
-        };
-        before.faults.iter().filter(on).map(|fault| fault.name.clone()).collect()
-    } else {
-        names.clone()
-    };
-    let request = args.change.request(Edit::Heal { faults: names }, BTreeMap::new());
-    let outcome = change::perform(&client, request, &args.change).await?;
-    if args.require.is_none() || args.change.plan {
-        return Ok(outcome);
-    }
-    // The last counts arrive with the report that the fault is over.
-    let limit = args.change.limit().unwrap_or(EVIDENCE_MAX);
-    let goals = checked.iter().cloned().map(Goal::Ended).collect();
-    let after = follow::until(&client, goals, limit).await?.status;
-    let unmet: Vec<String> = checked
-        .iter()
-        .filter_map(|name| wait::fault(&after, name))
-        .filter(|fault| fault.evidence.verdict != Verdict::Confirmed)
-        .map(|fault| format!("{} is {}", fault.name, status::words::evidence(fault).0))
-        .collect();
-    if unmet.is_empty() {
-        output::say(format!("confirmed: {}", wait::list(&checked)));
-        return Ok(Exit::DONE);
-    }
-    Err(Failure::no(format!("not confirmed: {}", unmet.join(", ")))
-        .next(client.context.typed(&format!("show {}", checked[0]))))
-}
-
-/// How long the last evidence is waited for where nobody said how long.
-const EVIDENCE_MAX: Duration = Duration::from_secs(10);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn owned(words: &[&str]) -> Vec<String> {

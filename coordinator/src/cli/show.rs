@@ -2,15 +2,15 @@
 
 use clap_complete::ArgValueCandidates;
 use faultbed_common::{
-    report::{Identity, LinkEvidence},
-    status::{ClusterStatus, FaultStatus, HostStatus, NodeStatus, Status},
+    report::Identity,
+    status::{ClusterStatus, FaultState, FaultStatus, HostStatus, NodeStatus, Status},
 };
 
 use crate::cli::{
-    Session, completion, diff, endpoints,
+    Session, completion, diff, endpoints, events,
     failure::{Exit, Outcome},
     output::{self, Format},
-    status::{self, tables, words},
+    status::{self, proof, tables, words},
     table::{Tone, tone},
 };
 
@@ -138,61 +138,58 @@ fn show_fault(fault: &FaultStatus) -> String {
     if !fault.resolved.untouched.is_empty() {
         sheet.row("untouched", crate::cli::wait::list(&fault.resolved.untouched));
     }
-    sheet.row("grade", tables::grade(fault.grade));
+    sheet.row("grade", grades(fault));
     sheet.row(
         "left",
-        match fault.remaining_ms {
-            Some(ms) => words::age(ms),
-            None => "until healed".to_owned(),
+        match (fault.state, fault.remaining_ms) {
+            (_, Some(ms)) => words::age(ms),
+            (FaultState::Pending, None) => "not begun".to_owned(),
+            (FaultState::Active, None) => "until healed".to_owned(),
+            (FaultState::Expired | FaultState::Healed, None) => String::new(),
         },
     );
     sheet.row("owner", &fault.owner);
     sheet.row("evidence", tone(evidence, verdict));
-    for (link, evidence) in &fault.evidence.links {
-        sheet.row("link", format!("{link}: {}", link_evidence(evidence)));
-    }
+    show_links(fault, &mut sheet);
     sheet.done()
 }
 
-fn link_evidence(evidence: &LinkEvidence) -> String {
-    let LinkEvidence {
-        connections,
-        held_bytes,
-        dropped_segments,
-        delayed_chunks,
-        delay_histogram: _,
-        attempts_refused,
-        delayed_accepts,
-        lost_chunks,
-        corrupted_bytes,
-        paced_bytes,
-        slices,
-        resets,
-        closes,
-        leaked_bytes,
-        first_hit_ms: _,
-        last_hit_ms: _,
-    } = evidence;
-    let counts: Vec<String> = [
-        (connections, "connections"),
-        (dropped_segments, "segments dropped"),
-        (attempts_refused, "attempts refused"),
-        (held_bytes, "bytes held"),
-        (delayed_chunks, "chunks delayed"),
-        (delayed_accepts, "accepts delayed"),
-        (lost_chunks, "chunks lost and sent again"),
-        (corrupted_bytes, "bytes corrupted"),
-        (paced_bytes, "bytes paced"),
-        (slices, "slices"),
-        (resets, "connections reset"),
-        (closes, "connections closed"),
-        (leaked_bytes, "bytes LEAKED"),
-    ]
-    .into_iter()
-    .filter(|(count, _)| **count > 0)
-    .map(|(count, word)| format!("{count} {word}"))
-    .collect();
-    if counts.is_empty() { "no traffic".to_owned() } else { counts.join(", ") }
+/// The weakest grade; where hosts differ, that of each.
+fn grades(fault: &FaultStatus) -> String {
+    let weakest = tables::grade(fault.grade);
+    if fault.grades.values().all(|grade| *grade == fault.grade) {
+        return weakest.to_owned();
+    }
+    let each: Vec<String> = fault
+        .grades
+        .iter()
+        .map(|(host, grade)| format!("{host} {}", tables::grade(*grade)))
+        .collect();
+    format!("{weakest} ({})", each.join(", "))
+}
+
+/// Each link with what was done to it, and what its canary saw.
+fn show_links(fault: &FaultStatus, sheet: &mut Sheet) {
+    for (link, evidence) in &fault.evidence.links {
+        sheet.row("link", format!("{link}: {}", proof::of_link(evidence)));
+        let more = [proof::lateness(evidence), proof::hits(evidence, events::clock)];
+        for line in more.into_iter().flatten() {
+            sheet.row("", format!("  {line}"));
+        }
+    }
+    let silent =
+        fault.resolved.links.iter().filter(|link| !fault.evidence.links.contains_key(link));
+    let silent: Vec<_> = silent.collect();
+    if !silent.is_empty() {
+        sheet.row("no traffic", crate::cli::wait::list(&silent));
+    }
+    for (link, canary) in &fault.evidence.canary {
+        sheet.row("canary", format!("{link}: {}", proof::canary(canary)));
+    }
+    if fault.evidence.canary_skipped > 0 {
+        let skipped = fault.evidence.canary_skipped;
+        sheet.row("canary", format!("{skipped} more links are not asked over: they are too many"));
+    }
 }
 
 fn show_host(host: &HostStatus, now: &Status) -> String {
@@ -263,7 +260,7 @@ mod tests {
     #[test]
     fn a_fault_shows_what_it_resolved_to_and_what_it_did() {
         let text = strip(&show_fault(&testing::split()));
-        expect![[r"
+        expect![[r#"
             fault        split
             state        active
             effect       cut
@@ -271,7 +268,8 @@ mod tests {
             grade        packet
             left         9m58s
             owner        ann
-            evidence     confirmed: 12 dropped, 3 refused"]]
+            evidence     confirmed: 12 dropped, 3 refused
+            no traffic   kv-1>kv-2 and kv-2>kv-1"#]]
         .assert_eq(&text);
     }
 }

@@ -1,5 +1,6 @@
 //! `faultbed status`: the lab at a glance, once or again and again.
 
+pub mod proof;
 pub mod tables;
 pub mod words;
 

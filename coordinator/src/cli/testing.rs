@@ -112,6 +112,8 @@ pub(crate) fn split() -> FaultStatus {
         summary: "cut".into(),
         grade: FaultGrade::Packet,
         in_force: true,
+        grades: BTreeMap::new(),
+        lingers_on: Vec::new(),
         links: 4,
         remaining_ms: Some(598_000),
         resolved: Resolved {
@@ -128,7 +130,7 @@ pub(crate) fn split() -> FaultStatus {
                 attempts_refused: 3,
                 ..LinkEvidence::default()
             },
-            links: BTreeMap::new(),
+            ..Evidence::default()
         },
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod condition;
 pub mod follow;
+pub mod met;
 
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use crate::cli::status::words;
 
 /// A node that a cut touches may still become ready; after this long, running is enough.
 pub const FAULTED_GRACE: Duration = Duration::from_secs(5);
+
+/// The last counts of a fault that is over arrive within this.
+const LAST_COUNTS: Duration = Duration::from_secs(2);
 
 /// Something to wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub enum Goal {
     Ended(FaultName),
     /// Traffic met the fault and it acted.
     Confirmed(FaultName),
+    /// The fault is over, and what it did is known for good.
+    Judged(FaultName),
     /// Every node of the cluster that should run is ready.
     ClusterReady(ClusterName),
     /// The cluster has a leader, another one than this.
@@ -79,14 +85,18 @@ pub fn judge(status: &Status, goal: &Goal, waited: Duration) -> Judgement {
         Goal::InForce(name) => with_fault(status, name, judge_in_force),
         Goal::Ended(name) => match fault(status, name) {
             None => Judgement::Met(None),
-            Some(fault) => Judgement::met_if(is_over(status, fault), || {
-                format!(
-                    "fault {name} is still in force on some host{}",
-                    because(fault.why.as_deref())
-                )
-            }),
+            Some(fault) => {
+                Judgement::met_if(is_over(fault), || match fault.lingers_on.as_slice() {
+                    [] => format!("fault {name} is {}", words::fault(fault).0),
+                    hosts => format!("fault {name} is still in force on {}", list(hosts)),
+                })
+            }
         },
         Goal::Confirmed(name) => with_fault(status, name, judge_confirmed),
+        Goal::Judged(name) => match fault(status, name) {
+            None => Judgement::Met(None),
+            Some(fault) => judge_judged(fault, waited),
+        },
         Goal::ClusterReady(name) => judge_cluster(status, name),
         Goal::Leader(name, not) => judge_leader(status, name, not.as_ref()),
         Goal::Is(name, state) => match node(status, name) {
@@ -194,8 +204,9 @@ fn judge_confirmed(fault: &FaultStatus) -> Judgement {
     match (fault.evidence.verdict, fault.state) {
         (Verdict::Confirmed, _) => Judgement::Met(None),
         (Verdict::Mismatch, _) => Judgement::Never(format!(
-            "fault {} does not do what it says: traffic goes around it",
-            fault.name
+            "fault {} does not do what it says: {}",
+            fault.name,
+            words::mismatch(fault)
         )),
         (Verdict::Quiet, FaultState::Active | FaultState::Pending) => {
             Judgement::NotYet(format!("no traffic has met fault {} yet", fault.name))
@@ -203,6 +214,19 @@ fn judge_confirmed(fault: &FaultStatus) -> Judgement {
         (Verdict::Quiet, FaultState::Expired | FaultState::Healed) => {
             Judgement::Never(format!("fault {} ended and no traffic met it", fault.name))
         }
+    }
+}
+
+fn judge_judged(fault: &FaultStatus, waited: Duration) -> Judgement {
+    let canaries = &fault.evidence.canary;
+    if !is_over(fault) {
+        Judgement::NotYet(format!("fault {} is {}", fault.name, words::fault(fault).0))
+    } else if let Some((link, _)) = canaries.iter().find(|(_, canary)| !canary.is_over) {
+        Judgement::NotYet(format!("the canary {link} has not answered since the heal"))
+    } else if fault.evidence.verdict == Verdict::Quiet && waited < LAST_COUNTS {
+        Judgement::NotYet(format!("no traffic met fault {}, as far as is known", fault.name))
+    } else {
+        Judgement::Met(None)
     }
 }
 
@@ -279,11 +303,10 @@ pub fn fault<'a>(status: &'a Status, name: &FaultName) -> Option<&'a FaultStatus
     status.faults.iter().find(|fault| fault.name == *name)
 }
 
-/// A heal is observed and not assumed: hosts that still have the fault are told of in `pending`.
-fn is_over(status: &Status, fault: &FaultStatus) -> bool {
-    let leftover = format!("fault {} is still in force", fault.name);
-    matches!(fault.state, FaultState::Expired | FaultState::Healed)
-        && !status.pending.iter().any(|reason| reason.starts_with(&leftover))
+/// A heal is observed and not assumed: no host still has the fault.
+#[must_use]
+pub fn is_over(fault: &FaultStatus) -> bool {
+    matches!(fault.state, FaultState::Expired | FaultState::Healed) && fault.lingers_on.is_empty()
 }
 
 /// Whether nothing of the node runs.

@@ -120,7 +120,8 @@ fn begin(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Result<(),
     if !waiting.is_empty() {
         return Err(not_ready(&waiting));
     }
-    let resolved = shape::resolve(&change.lab, change.reports, &fault.spec)
+    let seed = fault.spec.seed_for(name);
+    let resolved = shape::resolve(&change.lab, change.reports, &fault.spec, seed)
         .map_err(|error| error.to_string())?;
     check_grade(change, &fault.spec, &resolved)?;
     let phase = Phase::Active { since_unix_ms: change.asked.now_unix_ms };
@@ -142,7 +143,8 @@ fn follow(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<St
         return None;
     }
     // While nobody is known to lead, it stays where it is.
-    let resolved = shape::resolve(&change.lab, change.reports, &fault.spec).ok()?;
+    let seed = fault.spec.seed_for(name);
+    let resolved = shape::resolve(&change.lab, change.reports, &fault.spec, seed).ok()?;
     if resolved == fault.resolved {
         return None;
     }

@@ -13,7 +13,9 @@ use faultbed_common::{
     },
 };
 
+mod evidence;
 mod fault;
+mod leftover;
 mod node;
 mod progress;
 

@@ -1,26 +1,39 @@
-//! Benchmarks of a whole lab: `start`, `flip` and `idle`, as a table or one JSON document.
+//! Benchmarks of a whole lab (`start`, `flip`, `idle`) and of its links (`link`, `effects`), as a table or one JSON document.
 
 use std::io::Write as _;
 
 mod bench {
+    pub(crate) mod cost;
     pub(crate) mod flip;
     pub(crate) mod idle;
+    pub(crate) mod link;
+    pub(crate) mod load;
+    pub(crate) mod options;
+    pub(crate) mod peers;
+    pub(crate) mod proxy;
     pub(crate) mod start;
     pub(crate) mod table;
 }
 
-use bench::table::Table;
+use bench::{options::Options, table::Table};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let name = arguments.first().map_or("", String::as_str);
+    let known: &[&str] = match name {
+        "link" => &["rounds", "only", "targets", "also"],
+        "effects" => &["only"],
+        _ => &[],
+    };
+    let options = Options::parse(arguments.get(1..).unwrap_or_default(), known)?;
     let table: Table = match name {
         "start" => bench::start::run()?,
         "flip" => bench::flip::run()?,
         "idle" => bench::idle::run()?,
-        _ => anyhow::bail!("usage: bench start|flip|idle [--json]"),
+        "link" => bench::link::run(&options)?,
+        _ => anyhow::bail!("usage: bench start|flip|idle|link|effects [--json]"),
     };
-    let text = if arguments.iter().any(|a| a == "--json") { table.json() } else { table.text() };
+    let text = if options.json { table.json() } else { table.text() };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }

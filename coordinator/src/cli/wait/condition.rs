@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use faultbed_common::{duration::Span, name::ClusterName, report::NodeState, status::Status};
 
-use super::{Goal, follow, leaders};
+use super::{Goal, follow, leaders, met::met};
 use crate::cli::{
     Session,
     failure::{Exit, Failure, Outcome},
@@ -39,12 +39,14 @@ pub async fn run(session: &Session, args: &WaitArgs) -> Outcome {
         .split(|word| *word == "and")
         .map(|words| parse(words, &now))
         .collect::<Result<Vec<Goal>, Failure>>()?;
-    let waited = follow::until(&client, goals, args.timeout.0).await?;
-    for word in &waited.said {
-        output::say(word);
-    }
-    if args.output.output == output::Format::Json {
-        output::json(&waited.status)?;
+    let waited = follow::until(&client, goals.clone(), args.timeout.0).await?;
+    match args.output.output {
+        output::Format::Json => output::json(&waited.status)?,
+        output::Format::Table => {
+            for goal in &goals {
+                output::data(met(&waited.status, goal))?;
+            }
+        }
     }
     Ok(Exit::DONE)
 }

@@ -81,9 +81,9 @@ fn a_heal_is_observed_and_not_assumed() {
     let goal = Goal::Ended("split".parse().unwrap());
     status.faults.push(testing::split());
     status.faults[0].state = FaultState::Healed;
-    status.pending.push("fault split is still in force on h1".into());
+    status.faults[0].lingers_on.push("h1".parse().unwrap());
     assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)), "still in force");
-    status.pending.clear();
+    status.faults[0].lingers_on.clear();
     assert_eq!(judge(&status, &goal, NOW), Judgement::Met(None));
 }
 

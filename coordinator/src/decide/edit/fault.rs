@@ -116,19 +116,20 @@ pub(super) fn accept(
         .map(|cluster| cluster.as_str())
         .collect();
     let is_due = when == When::Now || waiting.is_empty();
-    let (phase, resolved) = match shape::resolve(&change.lab, change.reports, spec) {
-        Ok(resolved) if is_due => {
-            change.own_nodes(resolved.touched())?;
-            check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
-            (Phase::Active { since_unix_ms: change.asked.now_unix_ms }, resolved)
-        }
-        Ok(resolved) => (Phase::Pending { why: not_ready(&waiting) }, resolved),
-        Err(error) if error.is_later() && when == When::Ready => {
-            let why = if is_due { error.to_string() } else { not_ready(&waiting) };
-            (Phase::Pending { why }, Resolved::default())
-        }
-        Err(error) => return Err(refuse(&error)),
-    };
+    let (phase, resolved) =
+        match shape::resolve(&change.lab, change.reports, spec, spec.seed_for(name)) {
+            Ok(resolved) if is_due => {
+                change.own_nodes(resolved.touched())?;
+                check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
+                (Phase::Active { since_unix_ms: change.asked.now_unix_ms }, resolved)
+            }
+            Ok(resolved) => (Phase::Pending { why: not_ready(&waiting) }, resolved),
+            Err(error) if error.is_later() && when == When::Ready => {
+                let why = if is_due { error.to_string() } else { not_ready(&waiting) };
+                (Phase::Pending { why }, Resolved::default())
+            }
+            Err(error) => return Err(refuse(&error)),
+        };
     note_untouched(change, name, &resolved);
     let revision = change.revision();
     let fault = Fault { spec: spec.clone(), origin, revision, phase, resolved };

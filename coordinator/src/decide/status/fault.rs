@@ -1,26 +1,30 @@
 //! What people see of faults: where they stand, how true they are and what they did.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use faultbed_common::{
     duration::millis,
     fault::{Grade, Lasts},
     lab::{Ended, Fault, Phase},
-    link::{Link, Party},
     name::{FaultName, HostName},
     proxy_spec::Cut,
-    report::{FaultReport, HostReport, LinkEvidence},
+    report::{FaultReport, HostReport},
     shape,
-    status::{Evidence, FaultGrade, FaultState, FaultStatus, Verdict},
+    status::{FaultGrade, FaultState, FaultStatus},
 };
 
-use super::{HostSeen, View};
+use super::{
+    HostSeen, View,
+    evidence::evidence,
+    leftover::{self, Leftover},
+};
 
 /// All faults, the newest last.
 pub(super) fn faults(view: &View<'_>) -> Vec<FaultStatus> {
     let mut ordered: Vec<_> = view.lab.faults.iter().collect();
     ordered.sort_by_key(|(name, fault)| (fault.revision, *name));
-    ordered.into_iter().map(|(name, fault)| status(view, name, fault)).collect()
+    let leftovers = leftover::all(view);
+    ordered.into_iter().map(|(name, fault)| status(view, name, fault, &leftovers)).collect()
 }
 
 /// How one host has a fault that it must have.
@@ -61,7 +65,12 @@ fn report<'a>(host: &'a HostReport, name: &FaultName, fault: &Fault) -> Option<&
     host.faults.get(name).filter(|report| report.revision == fault.revision)
 }
 
-fn status(view: &View<'_>, name: &FaultName, fault: &Fault) -> FaultStatus {
+fn status(
+    view: &View<'_>,
+    name: &FaultName,
+    fault: &Fault,
+    leftovers: &[Leftover<'_>],
+) -> FaultStatus {
     let hosts = touched_hosts(view, fault);
     let seen: Vec<(&HostSeen, &FaultReport)> = hosts
         .iter()
@@ -83,6 +92,12 @@ fn status(view: &View<'_>, name: &FaultName, fault: &Fault) -> FaultStatus {
         summary: shape::summary(&fault.spec),
         grade: grade(view, fault, &hosts, &seen),
         in_force,
+        grades: grades(view, fault, name),
+        lingers_on: leftovers
+            .iter()
+            .filter(|leftover| leftover.fault == name)
+            .map(|leftover| leftover.host.clone())
+            .collect(),
         links: fault.resolved.links.len(),
         remaining_ms: if is_active { remaining(view, fault, &seen) } else { None },
         resolved: fault.resolved.clone(),
@@ -142,7 +157,20 @@ fn grade(
         let best = proxies.filter_map(|proxy| proxy.best_grade).min();
         fault.spec.grade.or(best).unwrap_or(Grade::Packet)
     };
-    match reported.unwrap_or_else(expected) {
+    for_people(reported.unwrap_or_else(expected))
+}
+
+/// The grade that each host says it has.
+fn grades(view: &View<'_>, fault: &Fault, name: &FaultName) -> BTreeMap<HostName, FaultGrade> {
+    let said = view.hosts.iter().filter_map(|(host, seen)| {
+        let grade = report(&seen.report, name, fault)?.grade?;
+        Some((host.clone(), for_people(grade)))
+    });
+    said.collect()
+}
+
+fn for_people(grade: Grade) -> FaultGrade {
+    match grade {
         Grade::Stream => FaultGrade::Stream,
         Grade::Packet => FaultGrade::Packet,
     }
@@ -162,68 +190,4 @@ fn remaining(view: &View<'_>, fault: &Fault, seen: &[(&HostSeen, &FaultReport)])
         _ => None,
     };
     reported.or_else(by_our_clock)
-}
-
-fn evidence(view: &View<'_>, fault: &Fault, seen: &[(&HostSeen, &FaultReport)]) -> Evidence {
-    let mut evidence = Evidence::default();
-    for (host, report) in seen {
-        for (link, counted) in &report.links {
-            let counted = on_our_clock(view, host, counted);
-            evidence.links.entry(link.clone()).or_default().add(&counted);
-            evidence.total.add(&counted);
-        }
-    }
-    evidence.verdict = verdict(view, fault, seen, &evidence.total);
-    evidence
-}
-
-/// Points of several hosts' clocks cannot be compared: they become points of the coordinator's, in
-/// milliseconds since the epoch.
-fn on_our_clock(view: &View<'_>, host: &HostSeen, counted: &LinkEvidence) -> LinkEvidence {
-    let point = |at_ms: Option<u64>| {
-        let age = host.report.now_ms.saturating_sub(at_ms?).saturating_add(host.age_ms);
-        Some(view.now_unix_ms.saturating_sub(age))
-    };
-    LinkEvidence {
-        first_hit_ms: point(counted.first_hit_ms),
-        last_hit_ms: point(counted.last_hit_ms),
-        ..counted.clone()
-    }
-}
-
-fn verdict(
-    view: &View<'_>,
-    fault: &Fault,
-    seen: &[(&HostSeen, &FaultReport)],
-    total: &LinkEvidence,
-) -> Verdict {
-    if fault.spec.on.is_some() {
-        // Effects on nodes are not counted: a host that had it in force did what it says.
-        let acted = |report: &FaultReport| {
-            report.why.is_none() && (report.active || report.expired || fault.is_ended())
-        };
-        let is_confirmed = !seen.is_empty() && seen.iter().all(|(_, report)| acted(report));
-        return if is_confirmed { Verdict::Confirmed } else { Verdict::Quiet };
-    }
-    if total.leaked_bytes > 0 || (fault.is_active() && is_bypassed(view, fault)) {
-        return Verdict::Mismatch;
-    }
-    let acted =
-        [total.held_bytes, total.dropped_segments, total.delayed_chunks, total.attempts_refused];
-    if acted.iter().any(|count| *count > 0) { Verdict::Confirmed } else { Verdict::Quiet }
-}
-
-/// Whether a connection around the proxies joins two parties of a link that is cut.
-fn is_bypassed(view: &View<'_>, fault: &Fault) -> bool {
-    let is_cut = |link: &Link| {
-        shape::link_effect(&fault.spec, &fault.resolved, link)
-            .is_some_and(|effect| effect.cut.is_some())
-    };
-    let up = view.hosts.values().filter(|seen| seen.connected);
-    up.flat_map(|seen| &seen.report.bypasses).any(|bypass| {
-        // A holder that is no node's name is a program outside the lab.
-        let from = bypass.from.parse().unwrap_or(Party::Clients);
-        let link = Link { from, to: Party::Node(bypass.to.clone()) };
-        is_cut(&link) || is_cut(&link.reversed())
-    })
 }

@@ -3,8 +3,8 @@
 
 use faultbed_common::{
     host_spec::{NodeEffect, Wanted},
-    lab::{Fault, Phase},
-    name::{FaultName, HostName, NodeName},
+    lab::Phase,
+    name::{HostName, NodeName},
     report::{ExitReport, NodeState},
     shape,
     spec::OnCrash,
@@ -12,8 +12,9 @@ use faultbed_common::{
 };
 
 use super::{
-    HostSeen, View,
+    View,
     fault::{Standing, standing, touched_hosts},
+    leftover,
 };
 
 /// See `Status`.
@@ -56,7 +57,9 @@ pub(super) fn progress(
     for fault in faults {
         of_fault(view, fault, &mut progress);
     }
-    of_leftovers(view, &mut progress);
+    for leftover in leftover::all(view) {
+        progress.pending(leftover.sentence);
+    }
     for sentence in refused {
         progress.stuck(sentence.clone());
     }
@@ -179,41 +182,4 @@ fn of_fault(view: &View<'_>, status: &FaultStatus, progress: &mut Progress) {
         }
         Phase::Active { .. } | Phase::Ended { .. } => {}
     }
-}
-
-/// A heal is observed, not assumed: what hosts still enforce, or may begin to, is not yet over.
-fn of_leftovers(view: &View<'_>, progress: &mut Progress) {
-    let is_wanted = |name| view.lab.faults.get(name).is_some_and(Fault::is_active);
-    for (host, seen) in view.hosts {
-        let active = seen.report.faults.iter().filter(|(_, report)| report.active);
-        for (name, report) in active.filter(|(name, _)| !is_wanted(name)) {
-            // The proxy of a dead agent goes on, but not beyond the deadline.
-            let is_over = report.remaining_ms.is_some_and(|left| left <= seen.age_ms);
-            match seen.connected {
-                true => progress.pending(format!("fault {name} is still in force on {host}")),
-                false if is_over => {}
-                false => progress.pending(format!(
-                    "fault {name} is still in force on {host}, as far as is known: {host} is down"
-                )),
-            }
-        }
-    }
-    for (name, fault) in view.lab.faults.iter().filter(|(_, fault)| fault.is_ended()) {
-        let hosts = touched_hosts(view, fault);
-        let seen = hosts.iter().filter_map(|host| Some((host, view.up(host)?)));
-        for (host, _) in seen.filter(|(_, seen)| may_begin(view, seen, name, fault)) {
-            progress.pending(format!(
-                "fault {name} is still in force on {host}, or about to be: {host} has not applied generation {}",
-                view.lab.generation
-            ));
-        }
-    }
-}
-
-/// Whether a host that is behind may be just beginning a fault that is over: it has not said
-/// anything of it yet. What it says is active is told already.
-fn may_begin(view: &View<'_>, seen: &HostSeen, name: &FaultName, fault: &Fault) -> bool {
-    let known = seen.report.faults.get(name);
-    let is_behind = seen.report.generation < view.lab.generation;
-    is_behind && known.is_none_or(|known| known.revision < fault.revision && !known.active)
 }

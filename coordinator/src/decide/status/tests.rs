@@ -4,7 +4,7 @@ use faultbed_common::{
     edit::NodeVerb,
     generation::Incarnation,
     link::Link,
-    report::{Bypass, ExitReport, LinkEvidence, NodeState},
+    report::{Bypass, CanaryReport, CanaryVerdict, ExitReport, LinkEvidence, NodeState},
     status::{ClusterState, FaultGrade, FaultState, HostState, Status, Verdict},
 };
 
@@ -183,7 +183,7 @@ fn evidence_of_both_proxies_adds_up_to_a_verdict() {
 }
 
 #[test]
-fn a_connection_around_the_proxies_makes_a_cut_a_mismatch() {
+fn a_connection_around_the_proxies_makes_faults_of_its_links_a_mismatch() {
     let mut world = ready();
     let cut = world.inject("partition = [\"kv-1\", \"kv-2\"]").unwrap();
     let slow = world.inject("between = [\"kv-1\", \"kv-2\"]\nrtt = \"2ms\"").unwrap();
@@ -197,12 +197,63 @@ fn a_connection_around_the_proxies_makes_a_cut_a_mismatch() {
     let verdict = |world: &World, name: &str| fault(&world.status(), name).evidence.verdict;
     to(&mut world, "kv-1", "kv-2");
     assert_eq!(verdict(&world, cut.as_str()), Verdict::Mismatch);
-    assert_eq!(verdict(&world, slow.as_str()), Verdict::Quiet);
+    assert_eq!(verdict(&world, slow.as_str()), Verdict::Mismatch, "what goes around is not late");
     assert_eq!(verdict(&world, clients.as_str()), Verdict::Quiet);
     assert_eq!(world.status().bypasses[0].from, "kv-1");
+    let why = fault(&world.status(), cut.as_str()).evidence.why.clone().unwrap();
+    assert_eq!(why, "kv-1 reached kv-2 at 127.130.128.2:2380 around its proxy");
     to(&mut world, "pid 12 (curl)", "kv-3");
     assert_eq!(verdict(&world, cut.as_str()), Verdict::Quiet);
     assert_eq!(verdict(&world, clients.as_str()), Verdict::Mismatch);
+}
+
+#[test]
+fn a_fault_is_confirmed_by_what_its_own_effect_counts() {
+    let mut world = ready();
+    let slow = world.inject("between = [\"kv-1\", \"kv-2\"]\nrtt = \"2ms\"").unwrap();
+    let cut = world.inject("partition = [\"kv-1\", \"kv-2\"]").unwrap();
+    world.obey();
+    let late = LinkEvidence { delayed_chunks: 2, ..LinkEvidence::default() };
+    let verdict = |world: &World, name: &str| fault(&world.status(), name).evidence.verdict;
+    for name in [&slow, &cut] {
+        count(&mut world, "h1", name.as_str(), "kv-1>kv-2", late.clone());
+    }
+    assert_eq!(verdict(&world, slow.as_str()), Verdict::Confirmed);
+    assert_eq!(verdict(&world, cut.as_str()), Verdict::Quiet, "a delay does not prove a cut");
+}
+
+#[test]
+fn a_canary_proves_a_fault_that_no_other_traffic_met_or_contradicts_it() {
+    let mut world = ready();
+    let name = world.inject("partition = [\"kv-1\", \"kv-2\"]").unwrap();
+    world.obey();
+    let mut tell = |verdict| {
+        let report = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
+        let why = (verdict == CanaryVerdict::Contradicts).then(|| "kv-2 answered".to_owned());
+        let canary = CanaryReport { verdict, why, ..CanaryReport::default() };
+        report.canary.insert("kv-1>kv-2".parse().unwrap(), canary);
+        fault(&world.status(), name.as_str()).evidence.clone()
+    };
+    assert_eq!(tell(CanaryVerdict::Unproven).verdict, Verdict::Quiet);
+    assert_eq!(tell(CanaryVerdict::Agrees).verdict, Verdict::Confirmed);
+    let bad = tell(CanaryVerdict::Contradicts);
+    assert_eq!(bad.verdict, Verdict::Mismatch);
+    assert_eq!(bad.why.unwrap(), "canary kv-1>kv-2: kv-2 answered");
+}
+
+#[test]
+fn a_bypass_is_remembered_after_the_heal() {
+    let mut world = ready();
+    let name = world.inject("partition = [\"kv-1\", \"kv-2\"]").unwrap();
+    world.obey();
+    let address = "127.130.128.2:2380".parse().unwrap();
+    let bypass = Bypass { from: "kv-1".to_owned(), to: node("kv-2"), address };
+    let report = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
+    (report.active, report.bypasses) = (false, vec![bypass]);
+    let reports = world.reports.clone();
+    world.edit(faultbed_common::edit::Edit::Heal { faults: vec![] }).unwrap();
+    world.reports = reports;
+    assert_eq!(fault(&world.status(), name.as_str()).evidence.verdict, Verdict::Mismatch);
 }
 
 #[test]
@@ -216,8 +267,10 @@ fn a_heal_is_observed_not_assumed() {
     let status = world.status();
     assert_eq!(fault(&status, name.as_str()).state, FaultState::Healed);
     assert!(status.pending.contains(&format!("fault {name} is still in force on h1")));
+    assert_eq!(fault(&status, name.as_str()).lingers_on, [key("h1"), key("h2"), key("h3")]);
     world.obey();
     assert!(world.status().converged);
+    assert!(world.status().faults[0].lingers_on.is_empty());
 }
 
 #[test]

@@ -52,7 +52,7 @@ async fn a_killed_store_reopens_with_every_acknowledged_commit() {
             acknowledged = numbers.next().expect("it goes on until it is killed");
         }
         if kill == 1 {
-            refuses_a_second_opener(dir.path(), &mut numbers).await;
+            acknowledged = refuses_a_second_opener(dir.path(), &mut numbers).await;
         }
         spin(Duration::from_micros(rng.random_range(0..4_000)));
         child.kill().unwrap();
@@ -85,11 +85,13 @@ async fn a_store_that_was_killed_while_it_was_made_opens() {
     }
 }
 
-/// Another process has the file open, which is another case than this process having it.
-async fn refuses_a_second_opener(dir: &Path, numbers: &mut impl Iterator<Item = u64>) {
-    numbers.next().expect("it is open");
+/// Another process has the file open, which is another case than this process having it. Says which
+/// commit showed that.
+async fn refuses_a_second_opener(dir: &Path, numbers: &mut impl Iterator<Item = u64>) -> u64 {
+    let acknowledged = numbers.next().expect("it is open");
     let refused = Embedded::open(&dir.join("store.redb")).await.unwrap_err().to_string();
     assert!(refused.contains("another process has it open"), "{refused}");
+    acknowledged
 }
 
 fn spin(time: Duration) {

@@ -62,6 +62,7 @@ pub(crate) fn run() -> anyhow::Result<Table> {
     let apart = flips.iter().zip(&startups).map(|(f, s)| f - s).collect();
     Ok(Table {
         bench: "flip",
+        notes: Vec::new(),
         rows: vec![
             Row::new("last byte after the start", "faultbed partition", "ms", flips),
             Row::new("CLI start-up", "faultbed version", "ms", startups),

@@ -29,6 +29,7 @@ pub(crate) fn run() -> anyhow::Result<Table> {
     };
     Ok(Table {
         bench: "idle",
+        notes: Vec::new(),
         rows: vec![
             Row::new("proportional memory", "agent", "MB", memory(&agents, "Pss:")?),
             Row::new("of a core", "agent", "%", cpu),

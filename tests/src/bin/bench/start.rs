@@ -38,6 +38,7 @@ pub(crate) fn run() -> anyhow::Result<Table> {
     let difference = ours.iter().zip(&bare).map(|(a, b)| a - b).collect();
     Ok(Table {
         bench: "start",
+        notes: Vec::new(),
         rows: vec![
             Row::new("three etcd ready", "faultbed apply", "ms", ours.clone())
                 .ratio("bare", &ours, &bare),

@@ -1,0 +1,125 @@
+//! What faults did, over all hosts, and whether that is what they say.
+
+use std::collections::BTreeMap;
+
+use faultbed_common::{
+    lab::Fault,
+    link::{Link, Party},
+    proxy_spec::LinkEffect,
+    report::{Bypass, CanaryReport, CanaryVerdict, FaultReport, LinkEvidence},
+    shape,
+    status::{Evidence, Verdict},
+};
+
+use super::{HostSeen, View};
+
+/// What the hosts that must have a fault counted, and the verdict.
+pub(super) fn evidence(
+    view: &View<'_>,
+    fault: &Fault,
+    seen: &[(&HostSeen, &FaultReport)],
+) -> Evidence {
+    let mut evidence = Evidence::default();
+    for (host, report) in seen {
+        for (link, counted) in &report.links {
+            let counted = on_our_clock(view, host, counted);
+            evidence.links.entry(link.clone()).or_default().add(&counted);
+            evidence.total.add(&counted);
+        }
+        // A link is asked over by the host of its receiver alone, so nothing is overwritten.
+        evidence.canary.extend(report.canary.clone());
+        evidence.canary_skipped += report.canary_skipped;
+    }
+    evidence.why = contradiction(view, fault, seen, &evidence);
+    evidence.verdict = match &evidence.why {
+        Some(_) => Verdict::Mismatch,
+        None if acted(fault, seen, &evidence) => Verdict::Confirmed,
+        None => Verdict::Quiet,
+    };
+    evidence
+}
+
+/// Points of several hosts' clocks cannot be compared: they become points of the coordinator's, in
+/// milliseconds since the epoch.
+fn on_our_clock(view: &View<'_>, host: &HostSeen, counted: &LinkEvidence) -> LinkEvidence {
+    let point = |at_ms: Option<u64>| {
+        let age = host.report.now_ms.saturating_sub(at_ms?).saturating_add(host.age_ms);
+        Some(view.now_unix_ms.saturating_sub(age))
+    };
+    LinkEvidence {
+        first_hit_ms: point(counted.first_hit_ms),
+        last_hit_ms: point(counted.last_hit_ms),
+        ..counted.clone()
+    }
+}
+
+/// Whether there is a sign that the fault acted.
+fn acted(fault: &Fault, seen: &[(&HostSeen, &FaultReport)], evidence: &Evidence) -> bool {
+    if fault.spec.on.is_some() {
+        // Effects on nodes are not counted: a host that had it in force did what it says.
+        let had_it = |report: &FaultReport| {
+            report.why.is_none() && (report.active || report.expired || fault.is_ended())
+        };
+        return !seen.is_empty() && seen.iter().all(|(_, report)| had_it(report));
+    }
+    let counted = evidence
+        .links
+        .iter()
+        .any(|(link, counted)| effect(fault, link).is_some_and(|effect| counted.shows(&effect)));
+    counted || evidence.canary.values().any(|canary| canary.verdict == CanaryVerdict::Agrees)
+}
+
+fn effect(fault: &Fault, link: &Link) -> Option<LinkEffect> {
+    shape::link_effect(&fault.spec, &fault.resolved, link)
+}
+
+/// What was seen that cannot be, if the fault does what it says: in words for people.
+fn contradiction(
+    view: &View<'_>,
+    fault: &Fault,
+    seen: &[(&HostSeen, &FaultReport)],
+    evidence: &Evidence,
+) -> Option<String> {
+    leak(evidence)
+        .or_else(|| canary(&evidence.canary))
+        .or_else(|| bypass(view, fault, seen).map(around))
+}
+
+fn leak(evidence: &Evidence) -> Option<String> {
+    let mut leaks = evidence.links.iter().filter(|(_, counted)| counted.leaked_bytes > 0);
+    let (link, counted) = leaks.next()?;
+    Some(format!("{} bytes crossed {link} while it was cut", counted.leaked_bytes))
+}
+
+fn canary(canaries: &BTreeMap<Link, CanaryReport>) -> Option<String> {
+    let mut bad = canaries.iter().filter(|(_, one)| one.verdict == CanaryVerdict::Contradicts);
+    let (link, one) = bad.next()?;
+    Some(format!("canary {link}: {}", one.why.as_deref().unwrap_or("it contradicts the fault")))
+}
+
+fn around(bypass: &Bypass) -> String {
+    format!("{} reached {} at {} around its proxy", bypass.from, bypass.to, bypass.address)
+}
+
+/// A connection around the proxies that joins two parties of a link of the fault: one that is there
+/// now, or one that a host remembers.
+fn bypass<'a>(
+    view: &View<'a>,
+    fault: &Fault,
+    seen: &[(&HostSeen, &'a FaultReport)],
+) -> Option<&'a Bypass> {
+    if fault.spec.on.is_some() {
+        return None;
+    }
+    let up = view.hosts.values().filter(|host| host.connected && fault.is_active());
+    let now = up.flat_map(|host| &host.report.bypasses).filter(|bypass| joins(fault, bypass));
+    let then = seen.iter().flat_map(|(_, report)| &report.bypasses);
+    now.chain(then).next()
+}
+
+fn joins(fault: &Fault, bypass: &Bypass) -> bool {
+    // A holder that is no node's name is a program outside the lab.
+    let from = bypass.from.parse().unwrap_or(Party::Clients);
+    let link = Link { from, to: Party::Node(bypass.to.clone()) };
+    effect(fault, &link).is_some() || effect(fault, &link.reversed()).is_some()
+}

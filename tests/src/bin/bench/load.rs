@@ -1,0 +1,47 @@
+//! The load generator: one client and one server for every target, in threads of the benchmark.
+//!
+//! It must not be the bottleneck: what it sends is one buffer again and again, and what it receives
+//! in bulk is dropped by the kernel (MSG_TRUNC), so that nobody pays for a copy nobody reads.
+
+pub(crate) mod client;
+pub(crate) mod server;
+pub(crate) mod socket;
+
+/// The first byte of a connection to the stream port says what the server does with the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Counts what comes.
+    Sink,
+    /// Sends back what comes.
+    Echo,
+    /// Notes when how much came.
+    Record,
+    /// Reads messages of 8 bytes, the moment they were sent, and notes how long they took.
+    Stamps,
+}
+
+impl Mode {
+    pub(crate) fn byte(self) -> u8 {
+        match self {
+            Self::Sink => b'S',
+            Self::Echo => b'E',
+            Self::Record => b'R',
+            Self::Stamps => b'T',
+        }
+    }
+
+    pub(crate) fn of_byte(byte: u8) -> Option<Self> {
+        [Self::Sink, Self::Echo, Self::Record, Self::Stamps].into_iter().find(|m| m.byte() == byte)
+    }
+}
+
+/// Bytes written and read at once in bulk.
+pub(crate) const BULK_BYTES: usize = 256 * 1024;
+/// Bytes of a request and of its response.
+pub(crate) const REQUEST_BYTES: usize = 64;
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
