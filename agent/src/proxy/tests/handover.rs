@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
@@ -43,9 +43,9 @@ fn talk(mut stream: &TcpStream, seed: u64, stop: &AtomicBool) -> usize {
         let length = 64 + (round * 7919 + usize::try_from(seed).unwrap() * 131) % 20_000;
         let start = (round * 4099) % (bytes.len() - length);
         let part = &bytes[start..start + length];
-        stream.write_all(part).unwrap();
         let mut back = vec![0; length];
-        stream.read_exact(&mut back).unwrap();
+        let came = stream.write_all(part).and_then(|()| stream.read_exact(&mut back));
+        came.unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error}"));
         assert!(back == part, "seed {seed}, round {round}: other bytes came back");
         total += length;
     }
@@ -70,6 +70,16 @@ struct Stop<'a>(&'a AtomicBool);
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Lets the one go that accepts.
+struct Done<'a>(&'a AtomicBool, SocketAddr);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.1));
     }
 }
 
@@ -101,7 +111,7 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
     let listen = lab.listen("y");
     let server = lab.server("y").try_clone().unwrap();
     let upstream = server.local_addr().unwrap();
-    let dialler = echoes[1].local_addr().unwrap().ip();
+    let dialler = echoes[2].local_addr().unwrap().ip();
     let started = std::time::Instant::now();
     thread::scope(|scope| {
         let load = &load;
@@ -126,17 +136,14 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
             }
         });
         scope.spawn(move || {
+            let _whatever_happens = Done(&load.done, upstream);
             while !load.stop.load(Ordering::Relaxed) {
-                let stream =
-                    begin(Some(dialler), listen).and_then(|stream| finish(stream, PATIENCE));
+                let stream = begin(Some(dialler), listen).and_then(|s| finish(s, PATIENCE));
                 let mut stream = stream.expect("nothing is refused");
                 stream.write_all(b"new").unwrap();
                 stream.read_exact(&mut [0; 3]).expect("new connections are carried");
                 load.dialled.fetch_add(1, Ordering::Relaxed);
             }
-            // Lets the one go that accepts.
-            load.done.store(true, Ordering::Relaxed);
-            drop(TcpStream::connect(upstream));
         });
         let _whatever_happens = Stop(&load.stop);
         for round in 0..6 {
@@ -154,6 +161,7 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
                 lab.write()
             }
             lab.hand_over();
+            println!("hand-over {round} after {:?}", started.elapsed());
         }
         load.stop.store(true, Ordering::Relaxed);
         for (seed, (_, far)) in bulks.iter().enumerate() {
