@@ -55,6 +55,7 @@ mod slab;
 mod slicer;
 mod splice;
 mod steer;
+mod storm;
 mod sys;
 mod table;
 mod timers;
@@ -167,9 +168,6 @@ impl Proxy {
         let Fetched { base, doors, pairs, line } = fetch(socket)?;
         let Base { lock, control, inheritance } = base;
         let count = workers.len();
-        for worker in &mut workers {
-            worker.count_from(inheritance.adopted());
-        }
         for (at, pair) in pairs.into_iter().enumerate() {
             workers[at % count].inherit(pair)?;
         }

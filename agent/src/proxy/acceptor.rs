@@ -24,6 +24,7 @@ use rustix::{
     net::{SocketFlags, acceptfrom_with, sockopt},
 };
 
+use crate::clock;
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::{
@@ -42,6 +43,36 @@ const WAKE: u64 = 0;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Door {
     pub(crate) listener: Listener,
+    /// Connections accepted.
+    accepted: AtomicU64,
+}
+
+impl Door {
+    pub(crate) fn new(listener: Listener) -> Self {
+        Self { listener, accepted: AtomicU64::new(0) }
+    }
+
+    /// The number of the connection that is accepted now, for its dice: with the same order of
+    /// accepts at a node's port, the same numbers.
+    pub(crate) fn next_number(&self) -> u64 {
+        let count = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let name = [self.listener.node.as_str(), "/", self.listener.port.as_str()];
+        // FNV-1a (Fowler, Noll, Vo): connections of different ports do not share their luck.
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let port = name.iter().flat_map(|part| part.bytes()).fold(0xcbf2_9ce4_8422_2325, mix);
+        port.wrapping_add(count)
+    }
+}
+
+/// A connection that has been accepted.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) fd: OwnedFd,
+    pub(crate) peer: SocketAddr,
+    /// For its dice.
+    pub(crate) number: u64,
+    /// When, in nanoseconds of CLOCK_BOOTTIME.
+    pub(crate) at_ns: u64,
 }
 
 /// A door and its listening socket.
@@ -159,7 +190,9 @@ impl Acceptor {
                     let Ok(peer) = SocketAddr::try_from(peer) else { continue };
                     let idlest = workers.iter().min_by_key(|worker| worker.load());
                     if let Some(worker) = idlest {
-                        worker.post(Message::Adopt { door: Arc::clone(door), fd, peer });
+                        let (number, at_ns) = (door.next_number(), clock::boottime_ns());
+                        let arrival = Arrival { fd, peer, number, at_ns };
+                        worker.post(Message::Adopt { door: Arc::clone(door), arrival });
                     }
                 }
                 Err(Errno::MFILE | Errno::NFILE) => {

@@ -102,6 +102,28 @@ pub(crate) mod shared_descriptor {
     }
 }
 
+/// A map of descriptors that several hold.
+pub(crate) mod shared_descriptors {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct One(#[serde(with = "shared_descriptor")] Arc<OwnedFd>);
+
+    pub(crate) fn serialize<S: Serializer, K: Serialize>(
+        map: &BTreeMap<K, Arc<OwnedFd>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map.iter().map(|(key, fd)| (key, One(Arc::clone(fd)))))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, K: Deserialize<'de> + Ord>(
+        deserializer: D,
+    ) -> Result<BTreeMap<K, Arc<OwnedFd>>, D::Error> {
+        let list = Vec::<(K, One)>::deserialize(deserializer)?;
+        Ok(list.into_iter().map(|(key, One(fd))| (key, fd)).collect())
+    }
+}
+
 /// Bytes of a stream, of which there may be many.
 pub(crate) mod bytes {
     use super::*;
@@ -201,36 +223,6 @@ pub(crate) mod maybe_shared {
         T: DeserializeOwned + Any + Send + Sync,
     {
         Ok(Option::<One<T>>::deserialize(deserializer)?.map(|One(thing)| thing))
-    }
-}
-
-/// A map whose values are shared.
-pub(crate) mod shared_values {
-    use super::*;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(bound(
-        serialize = "T: Serialize",
-        deserialize = "T: DeserializeOwned + Any + Send + Sync"
-    ))]
-    struct One<T>(#[serde(with = "shared")] Arc<T>);
-
-    pub(crate) fn serialize<S: Serializer, K: Serialize, T: Serialize>(
-        map: &BTreeMap<K, Arc<T>>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map.iter().map(|(key, value)| (key, One(Arc::clone(value)))))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>, K, T>(
-        deserializer: D,
-    ) -> Result<BTreeMap<K, Arc<T>>, D::Error>
-    where
-        K: DeserializeOwned + Ord,
-        T: DeserializeOwned + Any + Send + Sync,
-    {
-        let list = Vec::<(K, One<T>)>::deserialize(deserializer)?;
-        Ok(list.into_iter().map(|(key, One(value))| (key, value)).collect())
     }
 }
 

@@ -1,6 +1,9 @@
 //! Counts what each fault did to each link: on the connection first, then in the worker's ledger.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use faultbed_common::{link::Link, proxy_spec::LinkEffect, report::LinkEvidence};
 
@@ -87,9 +90,9 @@ impl Ledger {
         }
     }
 
-    /// Forgets the lives before `oldest`.
-    pub(crate) fn forget_before(&mut self, oldest: Life) {
-        self.entries.retain(|(life, _), _| *life >= oldest);
+    /// Forgets all lives but these.
+    pub(crate) fn keep(&mut self, lives: &BTreeSet<Life>) {
+        self.entries.retain(|(life, _), _| lives.contains(life));
     }
 
     /// What one life of a fault did, by link.
@@ -120,7 +123,7 @@ mod tests {
         other.add(Life(2), &link, &hit(None, None, 1));
         one.absorb(&other);
         assert_eq!(one.links(Life(1))[&*link], hit(Some(10), Some(30), 12));
-        one.forget_before(Life(2));
+        one.keep(&BTreeSet::from([Life(2)]));
         assert!(one.links(Life(1)).is_empty());
         assert_eq!(one.links(Life(2))[&*link].held_bytes, 1);
     }

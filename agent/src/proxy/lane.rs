@@ -74,6 +74,11 @@ impl Lane {
         self.link = Some(Arc::new(link));
     }
 
+    /// The faults that act on this connection.
+    pub(crate) fn acting(&self) -> &[Arc<Acting>] {
+        &self.acting
+    }
+
     /// What stops this direction.
     pub(crate) fn cut(&self) -> Option<Cut> {
         self.cut

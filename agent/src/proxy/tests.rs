@@ -1,9 +1,12 @@
 //! The data plane as its users see it: real sockets on loopback, the engine's threads in this process.
 
+mod connections;
 mod control;
 mod cuts;
 mod delays;
 mod forward;
 mod handover;
 mod harness;
+mod loss;
+mod rounds;
 mod streams;

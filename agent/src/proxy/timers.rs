@@ -25,6 +25,14 @@ pub(crate) enum Alarm {
     Allowance,
     /// Some time has passed since a heal.
     Settle,
+    /// A fault ends the connection.
+    End,
+    /// It has been asked to end in order for long enough.
+    Closing,
+    /// An accepted connection has stood still for long enough.
+    Accept,
+    /// A burst of loss begins or ends.
+    Burst,
 }
 
 /// The alarms of one worker, in nanoseconds of CLOCK_MONOTONIC.

@@ -28,7 +28,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::{
-    acceptor::Door,
+    acceptor::{Arrival, Door},
     evidence::Ledger,
     handover::Freeze,
     identify::{Lookup, Question},
@@ -76,8 +76,7 @@ impl Tools {
 pub(crate) enum Message {
     Adopt {
         door: Arc<Door>,
-        fd: OwnedFd,
-        peer: SocketAddr,
+        arrival: Arrival,
     },
     Identified {
         key: Key,
@@ -94,18 +93,15 @@ pub(crate) struct Sample {
     pub(crate) ledger: Ledger,
     pub(crate) connections: u64,
     pub(crate) unknown_reset: u64,
-    /// Connections it has had.
-    pub(crate) adopted: u64,
 }
 
 impl Sample {
     /// Adds what another worker, or process, has counted.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        let Self { ledger, connections, unknown_reset, adopted } = other;
+        let Self { ledger, connections, unknown_reset } = other;
         self.ledger.absorb(ledger);
         self.connections += connections;
         self.unknown_reset += unknown_reset;
-        self.adopted = self.adopted.max(*adopted);
     }
 }
 
@@ -156,7 +152,8 @@ pub(crate) struct Worker {
     ready: VecDeque<Key>,
     waiting: BTreeMap<Arc<Link>, VecDeque<Key>>,
     waiting_max: usize,
-    adopted: u64,
+    /// It has connections of another process, which have not met any rules here.
+    is_heir: bool,
 }
 
 /// How much of what the process may have is one worker's.
@@ -197,7 +194,7 @@ impl Worker {
             ready: VecDeque::new(),
             waiting: BTreeMap::new(),
             waiting_max: share.waiting,
-            adopted: 0,
+            is_heir: false,
         })
     }
 
@@ -230,19 +227,32 @@ impl Worker {
         }
     }
 
-    /// Puts newer rules in force: on every connection before a byte of any moves.
+    /// Puts newer rules in force: on every connection that they concern, before a byte of any moves.
     fn obey_newest(&mut self) {
         if self.board.epoch() == self.rules.epoch {
             return;
         }
         let rules = self.board.newest();
+        let is_heir = std::mem::take(&mut self.is_heir);
+        let is_next = rules.epoch == self.rules.epoch + 1 && !is_heir;
         self.rules = Arc::clone(&rules);
-        self.waiting.clear();
-        for key in self.pairs.keys() {
+        let mut keys = self.pairs.keys();
+        if is_next {
+            keys.retain(|key| {
+                self.pairs.find(*key).is_some_and(|pair| pair.is_concerned(&rules.changed))
+            });
+            // All that wait for a link are concerned, or none.
+            self.waiting.retain(|link, _| {
+                !rules.changed.contains(&**link) && !rules.changed.contains(&link.reversed())
+            });
+        } else {
+            self.waiting.clear();
+        }
+        for key in keys {
             self.look_at(key, |pair, tools| pair.apply(&rules, tools));
             self.after_rules(key);
         }
-        self.tools.ledger.forget_before(rules.oldest);
+        self.tools.ledger.keep(&rules.told);
         self.board.acknowledge(self.index, rules.epoch);
     }
 
@@ -278,7 +288,7 @@ impl Worker {
         let messages = std::mem::take(&mut *lock(&self.mailbox.messages));
         for message in messages {
             match message {
-                Message::Adopt { door, fd, peer } => self.adopt(door, fd, peer),
+                Message::Adopt { door, arrival } => self.adopt(door, arrival),
                 Message::Identified { key, party: Some(party) } => self.identified(key, party),
                 // It is asked again when rules change; until then the connection's own alarm holds.
                 Message::Identified { key: _, party: None } => {}
@@ -288,10 +298,10 @@ impl Worker {
         }
     }
 
-    fn adopt(&mut self, door: Arc<Door>, fd: OwnedFd, peer: SocketAddr) {
-        self.adopted += 1;
-        let mut pair = Pair::new(door, fd, peer, self.adopted);
-        if let Some(party) = self.rules.dialler(peer.ip()) {
+    fn adopt(&mut self, door: Arc<Door>, arrival: Arrival) {
+        let dialler = self.rules.dialler(arrival.peer.ip());
+        let mut pair = Pair::new(door, arrival);
+        if let Some(party) = dialler {
             pair.identify(party);
         }
         let key = self.pairs.insert(pair);
@@ -336,7 +346,6 @@ impl Worker {
             ledger: self.tools.ledger.clone(),
             connections: self.pairs.len() as u64,
             unknown_reset: self.tools.unknown_reset,
-            adopted: self.adopted,
         });
     }
 

@@ -27,13 +27,6 @@ pub(crate) struct Inheritance {
     unnamed_nodes: bool,
 }
 
-impl Inheritance {
-    /// The number of the newest connection.
-    pub(crate) fn adopted(&self) -> u64 {
-        self.before.adopted
-    }
-}
-
 impl Engine {
     pub(crate) fn crew(&self) -> &Crew {
         &self.crew
@@ -52,7 +45,7 @@ impl Engine {
         let Self {
             path: _,
             boot_id: _,
-            best: _,
+            can: _,
             crew,
             file: _,
             memory,

@@ -217,6 +217,12 @@ impl Lab {
         drop(self.nodes[to].server.accept().expect("accept the other"));
         matches!(finish(dial, Duration::from_millis(300)), Err(error) if error.kind() == io::ErrorKind::TimedOut)
     }
+
+    /// Whether a dial from a node gets no answer for a while.
+    pub(super) fn is_unanswered_by(&self, from: &str, to: &str) -> bool {
+        let dial = self.begin_dial(from, to).expect("begin to dial");
+        matches!(finish(dial, Duration::from_millis(300)), Err(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
 }
 
 pub(super) fn node(name: &str) -> NodeName {
@@ -301,10 +307,34 @@ fn ioctl(stream: &TcpStream, request: libc::c_ulong) -> i32 {
     answer
 }
 
+/// Whether the kernel runs filters on TCP sockets of this process.
+pub(super) fn may_filter() -> bool {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("listen");
+    crate::proxy::sys::attach_filter(&socket, &crate::proxy::pair::losing(0)).is_ok()
+}
+
+/// Whether the kernel takes programs with memory from this process.
+pub(super) fn may_load_programs() -> bool {
+    may_filter() && crate::proxy::sys::bpf::is_allowed()
+}
+
+/// Segments a socket has sent.
+pub(super) fn segments_sent(stream: &TcpStream) -> u32 {
+    let info = tcp_info(stream);
+    u32::from_ne_bytes(info[136..140].try_into().expect("four bytes"))
+}
+
 /// Segments a socket has sent again.
-#[allow(unsafe_code, reason = "asks the kernel about a socket of the test")]
 pub(super) fn retransmissions(stream: &TcpStream) -> u32 {
-    let mut info = [0_u8; 104];
+    let info = tcp_info(stream);
+    // Where the peer's window was full, the kernel sends probes of it instead of data again.
+    let probes = u32::from(info[3]);
+    probes + u32::from_ne_bytes(info[100..104].try_into().expect("four bytes"))
+}
+
+#[allow(unsafe_code, reason = "asks the kernel about a socket of the test")]
+fn tcp_info(stream: &TcpStream) -> [u8; 140] {
+    let mut info = [0_u8; 140];
     let mut length = libc::socklen_t::try_from(info.len()).expect("short");
     // SAFETY: `info` is valid for writes of `length` bytes.
     let answer = unsafe {
@@ -317,9 +347,7 @@ pub(super) fn retransmissions(stream: &TcpStream) -> u32 {
         )
     };
     assert_eq!(answer, 0);
-    // Where the peer's window was full, the kernel sends probes of it instead of data again.
-    let probes = u32::from(info[3]);
-    probes + u32::from_ne_bytes(info[100..104].try_into().expect("four bytes"))
+    info
 }
 
 /// Bytes that look random and depend on a seed.

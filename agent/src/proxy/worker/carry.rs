@@ -53,7 +53,7 @@ impl Worker {
             ready: _,
             waiting: _,
             waiting_max: _,
-            adopted,
+            is_heir: _,
         } = self;
         let Tools { scratch: _, pipes: _, ledger, unknown_reset, timers, current: _ } = tools;
         let mut alarms: BTreeMap<Key, Vec<(u64, Alarm)>> = BTreeMap::new();
@@ -69,7 +69,6 @@ impl Worker {
             ledger: ledger.clone(),
             connections: keys.len() as u64,
             unknown_reset: *unknown_reset,
-            adopted: *adopted,
         })
     }
 
@@ -80,6 +79,7 @@ impl Worker {
     /// As the system says.
     pub(crate) fn inherit(&mut self, carried: Carried) -> io::Result<()> {
         let Carried { pair, alarms } = carried;
+        self.is_heir = true;
         let pipes = pair.pipes();
         let key = self.pairs.insert(*pair);
         let Some(pair) = self.pairs.find(key) else { return Ok(()) };
@@ -93,10 +93,5 @@ impl Worker {
         }
         self.mailbox.load.fetch_add(1, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Connections accepted by another process have numbers up to this one.
-    pub(crate) fn count_from(&mut self, adopted: u64) {
-        self.adopted = adopted;
     }
 }
