@@ -226,7 +226,7 @@ pub fn identify(
     Ok(Binary { sha256: Some(sha256), pinned, version, ..binary.clone() })
 }
 
-fn hash(file: &mut File) -> io::Result<String> {
+pub(crate) fn hash(file: &mut File) -> io::Result<String> {
     let mut sha = Sha256::new();
     let mut buffer = vec![0; HASH_BYTES];
     loop {

@@ -395,6 +395,7 @@ impl Engine {
                 listeners: u32::try_from(self.doors.len()).unwrap_or(u32::MAX),
                 connections: total.connections,
                 best_grade: Some(self.can.best()),
+                outdated: None,
             },
             faults,
             failed: self.failed_listeners(),

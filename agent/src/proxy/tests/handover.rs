@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use faultbed_common::{duration::Span, fault::HealPolicy, proxy_spec::Cut};
@@ -112,7 +112,7 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
     let server = lab.server("y").try_clone().unwrap();
     let upstream = server.local_addr().unwrap();
     let dialler = echoes[2].local_addr().unwrap().ip();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     thread::scope(|scope| {
         let load = &load;
         for (seed, stream) in echoes.iter().enumerate() {
@@ -160,8 +160,9 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
             } else {
                 lab.write()
             }
+            let began = Instant::now();
             lab.hand_over();
-            println!("hand-over {round} after {:?}", started.elapsed());
+            println!("hand-over {round} took {:?}", began.elapsed());
         }
         load.stop.store(true, Ordering::Relaxed);
         for (seed, (_, far)) in bulks.iter().enumerate() {
@@ -245,7 +246,7 @@ fn delayed_bytes_arrive_in_order_and_at_their_time() {
     let (near, far) = lab.join("x", "y");
     lab.inject("slow", late(Duration::from_millis(700), Duration::ZERO), &["x>y"]);
     lab.apply();
-    let sent = std::time::Instant::now();
+    let sent = Instant::now();
     (&mut &near).write_all(b"late").unwrap();
     eventually("they are taken in", || lab.evidence("slow", "x>y").delayed_chunks == 1);
     lab.hand_over();
