@@ -64,7 +64,7 @@ pub(crate) fn unpack<T: DeserializeOwned>(arrived: &mut Arrived, document: &[u8]
 
 /// An open descriptor.
 pub(crate) mod descriptor {
-    use super::*;
+    use super::{ARRIVED, Deserialize, Deserializer, LEAVING, OwnedFd, Serialize, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(fd: &OwnedFd, serializer: S) -> Result<S::Ok, S::Error> {
         let copy = fd.try_clone().map_err(serde::ser::Error::custom)?;
@@ -86,7 +86,7 @@ pub(crate) mod descriptor {
 
 /// An open descriptor that several hold.
 pub(crate) mod shared_descriptor {
-    use super::*;
+    use super::{Arc, Deserializer, OwnedFd, Serializer, descriptor};
 
     pub(crate) fn serialize<S: Serializer>(
         fd: &Arc<OwnedFd>,
@@ -104,7 +104,9 @@ pub(crate) mod shared_descriptor {
 
 /// A map of descriptors that several hold.
 pub(crate) mod shared_descriptors {
-    use super::*;
+    use super::{
+        Arc, BTreeMap, Deserialize, Deserializer, OwnedFd, Serialize, Serializer, shared_descriptor,
+    };
 
     #[derive(Serialize, Deserialize)]
     struct One(#[serde(with = "shared_descriptor")] Arc<OwnedFd>);
@@ -126,7 +128,7 @@ pub(crate) mod shared_descriptors {
 
 /// Bytes of a stream, of which there may be many.
 pub(crate) mod bytes {
-    use super::*;
+    use super::{ARRIVED, Deserialize, Deserializer, LEAVING, Serialize, Serializer};
 
     pub(crate) fn serialize<'a, S: Serializer, T>(
         part: &'a T,
@@ -156,7 +158,10 @@ pub(crate) mod bytes {
 
 /// A thing that several places share; there they share it again.
 pub(crate) mod shared {
-    use super::*;
+    use super::{
+        ARRIVED, Any, Arc, Deserialize, DeserializeOwned, Deserializer, LEAVING, Serialize,
+        Serializer, TypeId,
+    };
 
     #[derive(Serialize, Deserialize)]
     struct Written<T> {
@@ -200,7 +205,9 @@ pub(crate) mod shared {
 
 /// As [`shared`], where there may be none.
 pub(crate) mod maybe_shared {
-    use super::*;
+    use super::{
+        Any, Arc, Deserialize, DeserializeOwned, Deserializer, Serialize, Serializer, shared,
+    };
 
     #[derive(Serialize, Deserialize)]
     #[serde(bound(
@@ -228,7 +235,7 @@ pub(crate) mod maybe_shared {
 
 /// A map whose keys are no text.
 pub(crate) mod entries {
-    use super::*;
+    use super::{BTreeMap, Deserialize, Deserializer, Serialize, Serializer};
 
     pub(crate) fn serialize<S: Serializer, K: Serialize, V: Serialize>(
         map: &BTreeMap<K, V>,
@@ -247,3 +254,6 @@ pub(crate) mod entries {
         Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
@@ -62,6 +62,30 @@ struct Load {
     dialled: AtomicUsize,
     /// Nobody dials any more.
     done: AtomicBool,
+}
+
+impl Load {
+    /// Echoes what new connections send.
+    fn accept(&self, server: &TcpListener) {
+        while let Ok((stream, _)) = server.accept() {
+            if self.done.load(Ordering::Relaxed) {
+                return;
+            }
+            thread::spawn(move || echo(stream));
+        }
+    }
+
+    /// Opens one connection after the other.
+    fn dial(&self, from: IpAddr, listen: SocketAddr, upstream: SocketAddr) {
+        let _whatever_happens = Done(&self.done, upstream);
+        while !self.stop.load(Ordering::Relaxed) {
+            let stream = begin(Some(from), listen).and_then(|stream| finish(stream, PATIENCE));
+            let mut stream = stream.expect("nothing is refused");
+            stream.write_all(b"new").unwrap();
+            stream.read_exact(&mut [0; 3]).expect("new connections are carried");
+            self.dialled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Ends the load when the test fails too.
@@ -127,24 +151,8 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
                 near.shutdown(Shutdown::Write).unwrap();
             });
         }
-        scope.spawn(move || {
-            while let Ok((stream, _)) = server.accept() {
-                if load.done.load(Ordering::Relaxed) {
-                    return;
-                }
-                thread::spawn(move || echo(stream));
-            }
-        });
-        scope.spawn(move || {
-            let _whatever_happens = Done(&load.done, upstream);
-            while !load.stop.load(Ordering::Relaxed) {
-                let stream = begin(Some(dialler), listen).and_then(|s| finish(s, PATIENCE));
-                let mut stream = stream.expect("nothing is refused");
-                stream.write_all(b"new").unwrap();
-                stream.read_exact(&mut [0; 3]).expect("new connections are carried");
-                load.dialled.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        scope.spawn(move || load.accept(&server));
+        scope.spawn(move || load.dial(dialler, listen, upstream));
         let _whatever_happens = Stop(&load.stop);
         for round in 0..6 {
             let before = load.dialled.load(Ordering::Relaxed);
