@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +22,7 @@ use rustix::{
     },
     io::Errno,
     net::{SocketFlags, acceptfrom_with, sockopt},
+    process::{Resource, getrlimit},
 };
 
 use crate::clock;
@@ -36,6 +37,11 @@ use crate::proxy::{
 const ACCEPTS_MAX: u32 = 64;
 /// How long the thread rests where it can neither accept nor refuse.
 const REST: Duration = Duration::from_millis(10);
+/// Descriptors that no connection gets, so that the agent is heard, files are read and pipes are there
+/// also when there are more connections than the process may have.
+const RESERVED: u64 = 192;
+/// Between two lines of the log about a want of descriptors.
+const SAY_AGAIN_NS: u64 = 10_000_000_000;
 const EVENTS_MAX: usize = 64;
 const WAKE: u64 = 0;
 
@@ -89,6 +95,8 @@ pub(crate) struct Acceptor {
     paused: Mutex<bool>,
     /// Connections refused because there was no descriptor left.
     refused: AtomicU64,
+    /// When that was last said.
+    said_ns: AtomicU64,
     /// Given up for a moment when there is none left, so that a waiting connection can be refused.
     spare: Mutex<Option<OwnedFd>>,
 }
@@ -105,6 +113,7 @@ impl Acceptor {
             last: AtomicU64::new(WAKE),
             paused: Mutex::new(false),
             refused: AtomicU64::new(0),
+            said_ns: AtomicU64::new(0),
             spare: Mutex::new(Some(spare()?)),
         })
     }
@@ -186,6 +195,7 @@ impl Acceptor {
         for _ in 0..ACCEPTS_MAX {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(listening, flags) {
+                Ok((fd, Some(_))) if !leaves_reserve(&fd) => self.turn_away(fd),
                 Ok((fd, Some(peer))) => {
                     let Ok(peer) = SocketAddr::try_from(peer) else { continue };
                     let idlest = workers.iter().min_by_key(|worker| worker.load());
@@ -213,21 +223,42 @@ impl Acceptor {
         }
     }
 
+    /// Ends a connection that there is no descriptor for with a reset, counts it, and says so.
+    fn turn_away(&self, fd: OwnedFd) {
+        let _gone = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
+        drop(fd);
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        let now_ns = clock::boottime_ns();
+        let said_ns = self.said_ns.load(Ordering::Relaxed);
+        if said_ns == 0 || now_ns.saturating_sub(said_ns) > SAY_AGAIN_NS {
+            self.said_ns.store(now_ns, Ordering::Relaxed);
+            let limit = getrlimit(Resource::Nofile).current;
+            tracing::warn!(refused, limit, "reset new connections: no descriptor is left for them");
+        }
+    }
+
     /// Refuses one connection with a reset: without a descriptor it would wait for ever, and its
     /// listener would never fall silent. Says whether there was one.
     fn refuse(&self, listening: &OwnedFd) -> bool {
         let mut place = lock(&self.spare);
         drop(place.take());
         let accepted = acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
-        if let Ok((fd, _)) = &accepted {
-            let _gone = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
-            self.refused.fetch_add(1, Ordering::Relaxed);
-        }
         let refused = accepted.is_ok();
-        drop(accepted);
+        if let Ok((fd, _)) = accepted {
+            self.turn_away(fd);
+        }
         *place = spare().ok();
         refused
     }
+}
+
+/// Whether a connection may have a new descriptor. Its number is the least that is free, so that all
+/// below it are taken.
+pub(crate) fn leaves_reserve(fd: &OwnedFd) -> bool {
+    // Asked each time, which is cheap: the limit of a process can be changed from outside.
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return true };
+    let reserved = RESERVED.min(limit / 4);
+    u64::try_from(fd.as_raw_fd()).is_ok_and(|number| number + reserved < limit)
 }
 
 /// A descriptor that is worth nothing but its number.

@@ -20,7 +20,7 @@
 use faultbed_common::proxy_spec::Cut;
 use serde::{Deserialize, Serialize};
 
-/// Chunks that pass against a one-way cut of packets before their sender's window is used up.
+/// Chunks, of at most a segment each, that pass against a one-way cut of packets before their sender's window is used up.
 pub(crate) const ALLOWANCE_CHUNKS: u32 = 10;
 /// From the first such chunk to the sender's first retransmission time-out.
 pub(crate) const ALLOWANCE_NS: u64 = 200_000_000;

@@ -400,7 +400,7 @@ impl Engine {
             faults,
             failed: self.failed_listeners(),
             unknown_reset: total.unknown_reset,
-            refused: self.crew.acceptor.refused(),
+            refused: self.crew.acceptor.refused() + total.refused,
             unnamed_nodes: self.crew.lookup.has_unnamed_nodes(),
         }
     }

@@ -41,8 +41,9 @@ use crate::proxy::{
     timers::Alarm,
 };
 
-/// Descriptors after which a parcel is sent; a connection has six at most.
-const PARCEL_DESCRIPTORS: usize = 230;
+/// Descriptors after which a parcel is sent; a connection has six at most. Each is duplicated for
+/// that time, which must be possible where connections have all but the reserve.
+const PARCEL_DESCRIPTORS: usize = 100;
 /// Bytes after which a parcel is sent.
 const PARCEL_BYTES: usize = 4 * 1024 * 1024;
 

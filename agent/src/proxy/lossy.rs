@@ -91,7 +91,7 @@ impl Losses {
         let (mut attempts, mut late_ns) = (0, 0_u64);
         let mut pause_ns = RESEND_NS_MIN.saturating_add(round_trip_ns);
         while attempts < ATTEMPTS_MAX {
-            let fate = self.throw(at_ns.saturating_add(late_ns), dice);
+            let fate = self.throw(at_ns.saturating_add(late_ns), attempts > 0, dice);
             if fate == Fate::Arrives {
                 break;
             }
@@ -107,10 +107,10 @@ impl Losses {
     }
 
     /// Every model is asked, so that each has its own course.
-    fn throw(&mut self, at_ns: u64, dice: &mut Dice) -> Fate {
+    fn throw(&mut self, at_ns: u64, again: bool, dice: &mut Dice) -> Fate {
         let mut fate = Fate::Arrives;
         for model in &mut self.models {
-            match (model.throw(at_ns, dice), fate) {
+            match (model.throw(at_ns, again, dice), fate) {
                 (Fate::Arrives, _) | (Fate::Lost, Fate::LostInBurst) => {}
                 (worse, _) => fate = worse,
             }
@@ -134,10 +134,21 @@ impl Model {
         }
     }
 
-    fn throw(&mut self, at_ns: u64, dice: &mut Dice) -> Fate {
+    fn throw(&mut self, at_ns: u64, again: bool, dice: &mut Dice) -> Fate {
         match self {
             Self::Single(ratio) if dice.meets(*ratio) => Fate::Lost,
             Self::Single(_) => Fate::Arrives,
+            // When it is sent again, others have passed meanwhile: the state is any, as often as it
+            // is on the whole, and what comes next finds it as the first attempt had left it.
+            Self::Gilbert { enter, leave, good, bad, .. } if again => {
+                let width = u64::from(enter.ppm()) + u64::from(leave.ppm());
+                let is_bad = dice.below(width) < u64::from(enter.ppm());
+                if dice.meets(if is_bad { *bad } else { *good }) {
+                    Fate::Lost
+                } else {
+                    Fate::Arrives
+                }
+            }
             Self::Gilbert { enter, leave, good, bad, is_bad } => {
                 // As netem does, the state that a segment finds decides about it.
                 let (lost, turns) = if *is_bad { (*bad, *leave) } else { (*good, *enter) };
@@ -191,7 +202,7 @@ mod tests {
     }
 
     fn lost(losses: &mut Losses, dice: &mut Dice, at_ns: u64) -> bool {
-        losses.throw(at_ns, dice) != Fate::Arrives
+        losses.throw(at_ns, false, dice) != Fate::Arrives
     }
 
     #[test]

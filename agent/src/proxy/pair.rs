@@ -395,10 +395,13 @@ impl Pair {
             return self.reset();
         }
         // That the destination is gone is news from it: it crosses the other direction's link.
-        let near_lost = backward == Progress::DestinationLost || self.is_lost(Which::Near);
-        let far_lost = forward == Progress::DestinationLost || self.is_lost(Which::Far);
+        // A flow that keeps it back will find out by itself, in its time.
+        let near_lost = (backward == Progress::DestinationLost || self.is_lost(Which::Near))
+            && !self.forward.flow.keeps_end();
+        let far_lost = (forward == Progress::DestinationLost || self.is_lost(Which::Far))
+            && !self.backward.flow.keeps_end();
         if near_lost || far_lost {
-            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut || lane.flow.keeps_end();
+            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut;
             let held = (near_lost && shut(&self.forward)) || (far_lost && shut(&self.backward));
             if !held {
                 return self.reset();
@@ -406,7 +409,11 @@ impl Pair {
             self.broken = true;
         }
         if self.forward.flow.is_done() && self.backward.flow.is_done() {
-            return Fate::Over;
+            // A socket that is closed while it is deaf or mute stays so for ever: its peer would never
+            // get what it was written before the cut. After the heal there is another turn.
+            let stopped = |side: &Side| side.is_deaf() || side.is_mute();
+            let is_stopped = stopped(&self.near) || self.far.as_ref().is_some_and(stopped);
+            return if is_stopped { Fate::Live } else { Fate::Over };
         }
         if [forward, backward].contains(&Progress::Spent) {
             self.spend(tools);

@@ -187,7 +187,14 @@ impl Shaper {
                 *line_ns = times.line_ns;
             }
         });
-        self.end_ns = if self.rule.delay.is_none() { 0 } else { self.end_ns };
+        self.end_ns = match self.rule.delay {
+            None => 0,
+            Some(delay) if self.rule.delay != old.delay => {
+                let late_ns = nanoseconds(self.dice.late_us(delay));
+                self.end_ns.min(now_ns.saturating_add(late_ns))
+            }
+            Some(_) => self.end_ns,
+        };
     }
 
     /// Whether bytes wait for the end of a fault.
@@ -254,9 +261,11 @@ impl Shaper {
     /// Lets at most `most` bytes out of the jam, by way of `scratch`. Says whether there were any.
     pub(crate) fn unjam(&mut self, most: usize, scratch: &mut [u8], now_ns: u64) -> bool {
         let count = self.jam.len().min(most).min(scratch.len());
-        for (place, byte) in scratch.iter_mut().zip(self.jam.drain(..count)) {
-            *place = byte;
-        }
+        let (front, back) = self.jam.as_slices();
+        let first = front.len().min(count);
+        scratch[..first].copy_from_slice(&front[..first]);
+        scratch[first..count].copy_from_slice(&back[..count - first]);
+        self.jam.drain(..count);
         if self.jam.is_empty() {
             self.jam = VecDeque::new();
         }

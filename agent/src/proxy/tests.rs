@@ -1,5 +1,6 @@
 //! The data plane as its users see it: real sockets on loopback, the engine's threads in this process.
 
+mod bytes;
 mod connections;
 mod control;
 mod cuts;
@@ -8,5 +9,7 @@ mod forward;
 mod handover;
 mod harness;
 mod loss;
+mod rates;
 mod rounds;
+mod stream_property;
 mod streams;

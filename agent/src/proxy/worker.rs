@@ -28,7 +28,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::{
-    acceptor::{Arrival, Door},
+    acceptor::{Arrival, Door, leaves_reserve},
     evidence::Ledger,
     handover::Freeze,
     identify::{Lookup, Question},
@@ -60,6 +60,8 @@ pub(crate) struct Tools {
     pub(crate) ledger: Ledger,
     /// Connections reset because nobody could say who had dialled.
     pub(crate) unknown_reset: u64,
+    /// Connections reset because there was no descriptor left for their way to the node.
+    pub(crate) refused: u64,
     timers: Timers,
     current: Key,
 }
@@ -93,15 +95,18 @@ pub(crate) struct Sample {
     pub(crate) ledger: Ledger,
     pub(crate) connections: u64,
     pub(crate) unknown_reset: u64,
+    /// Connections reset because there was no descriptor left for their way to the node.
+    pub(crate) refused: u64,
 }
 
 impl Sample {
     /// Adds what another worker, or process, has counted.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        let Self { ledger, connections, unknown_reset } = other;
+        let Self { ledger, connections, unknown_reset, refused } = other;
         self.ledger.absorb(ledger);
         self.connections += connections;
         self.unknown_reset += unknown_reset;
+        self.refused += refused;
     }
 }
 
@@ -188,6 +193,7 @@ impl Worker {
                 pipes: PipePool::new(share.pipes),
                 ledger: Ledger::default(),
                 unknown_reset: 0,
+                refused: 0,
                 timers,
                 current: Key::default(),
             },
@@ -346,6 +352,7 @@ impl Worker {
             ledger: self.tools.ledger.clone(),
             connections: self.pairs.len() as u64,
             unknown_reset: self.tools.unknown_reset,
+            refused: self.tools.refused,
         });
     }
 
@@ -397,6 +404,9 @@ impl Worker {
             }
             Err(error) => {
                 tracing::debug!(%error, %upstream, "dial node");
+                let is_short = |code| [Errno::MFILE, Errno::NFILE].contains(&code);
+                let code = error.raw_os_error().map(Errno::from_raw_os_error);
+                self.tools.refused += u64::from(code.is_some_and(is_short));
                 self.look_at(key, |pair, _| pair.reset());
             }
         }
@@ -404,6 +414,9 @@ impl Worker {
 
     fn open_far(&self, key: Key, upstream: SocketAddr) -> io::Result<(OwnedFd, bool)> {
         let fd = new_socket(upstream)?;
+        if !leaves_reserve(&fd) {
+            return Err(Errno::MFILE.into());
+        }
         let connected = match rustix::net::connect(&fd, &upstream) {
             Ok(()) => true,
             Err(Errno::INPROGRESS) => false,

@@ -14,7 +14,11 @@ use faultbed_common::{
 };
 
 use super::{Asked, NodeOrders, NodeRecord, Run, Running, step::Cause};
-use crate::{binaries::Binary, clock::BootTime};
+use crate::{
+    binaries::Binary,
+    canary::{Answer, Question},
+    clock::BootTime,
+};
 
 /// Everything needed to start a node.
 #[derive(Debug, Clone)]
@@ -190,6 +194,13 @@ pub trait Hands: Send + Sync + 'static {
         node: &NodeName,
         probe: &Probe,
     ) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Asks a node as its peer would, through its proxy, and waits no longer than `patience`.
+    fn ask_as_peer(
+        &self,
+        question: Question,
+        patience: Duration,
+    ) -> impl Future<Output = Answer> + Send;
 
     /// The last lines of a node's output.
     fn last_lines(&self, node: &NodeName, incarnation: Incarnation, count: usize) -> Vec<String>;

@@ -36,6 +36,7 @@ use crate::{
     args::AgentArgs,
     binaries::{self, Binary, Hashes},
     bypass,
+    canary::{self, Answer, Question},
     clock::{self, BootTime},
     ledger::Accepted,
     listeners,
@@ -440,6 +441,10 @@ impl Hands for RealHands {
     async fn call(&self, node: &NodeName, probe: &Probe) -> Result<(), String> {
         let mut asker = Asker::at(self.node_dir(node), BTreeMap::new(), Incarnation::default());
         asker.check(probe).await
+    }
+
+    async fn ask_as_peer(&self, question: Question, patience: Duration) -> Answer {
+        canary::ask::ask(&question, patience).await
     }
 
     fn last_lines(&self, node: &NodeName, incarnation: Incarnation, count: usize) -> Vec<String> {

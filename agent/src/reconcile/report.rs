@@ -17,7 +17,7 @@ use super::{
     hands::{ProxySeen, Survey},
     plan::Plan,
 };
-use crate::{clock::BootTime, ledger::Accepted};
+use crate::{canary::Canaries, clock::BootTime, ledger::Accepted};
 
 /// Ended faults on nodes that stay in the report.
 pub const ENDED_FAULTS_MAX: usize = 100;
@@ -69,6 +69,8 @@ pub struct Findings<'a> {
     pub facts: &'a BTreeMap<NodeName, NodeFacts>,
     /// What the proxy said last.
     pub proxy: Option<&'a ProxySeen>,
+    /// What came of asking nodes as their peers would.
+    pub canaries: &'a Canaries,
     /// What the last survey found.
     pub survey: &'a Survey,
     /// Faults on nodes that ended here.
@@ -112,6 +114,7 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     let mut faults = proxy.map(|seen| seen.faults.clone()).unwrap_or_default();
     faults.extend(findings.ended.clone());
     faults.extend(node_faults(findings));
+    findings.canaries.fill(&mut faults);
     HostReport {
         host: Some(findings.host.clone()),
         version: version.to_owned(),
@@ -299,7 +302,13 @@ fn without_ages(report: &HostReport) -> HostReport {
 /// A report without what only counts.
 fn transitions(mut report: HostReport) -> HostReport {
     for fault in report.faults.values_mut() {
-        fault.links.clear();
+        // The last counts of a fault that is over are waited for: by them it is judged.
+        if fault.active {
+            fault.links.clear();
+        }
+        for canary in fault.canary.values_mut() {
+            (canary.tries, canary.answers, canary.fastest_us) = (0, 0, None);
+        }
     }
     if let Some(proxy) = &mut report.proxy {
         proxy.connections = 0;

@@ -5,6 +5,7 @@
 
 mod absorb;
 mod begin;
+mod canaries;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,6 +35,7 @@ use super::{
 };
 use crate::{
     binaries::Binary,
+    canary::{Answer, Asking, Canaries, Key, Try},
     clock::BootTime,
     ledger::Ledger,
     probe::{Fact, Prober},
@@ -70,6 +72,10 @@ enum Wake {
     ProxySeen(u64, Box<Result<ProxySeen, String>>),
     /// A probe found something new.
     Fact(Fact),
+    /// Links were asked over before a fault on them began.
+    AskedBefore(Vec<(Key, Answer)>),
+    /// A link was asked over.
+    Asked(Key, Try),
     /// A program was hashed.
     Identified(NodeName, Box<Result<Binary, String>>),
     /// Sockets were looked at.
@@ -106,6 +112,16 @@ impl Drop for Attached {
     }
 }
 
+/// A task that asks over one link.
+#[derive(Debug)]
+struct AskerTask(AbortHandle);
+
+impl Drop for AskerTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The loop and all that it remembers.
 #[derive(Debug)]
 pub struct Reconciler<H> {
@@ -117,6 +133,8 @@ pub struct Reconciler<H> {
     ended_faults: BTreeMap<FaultName, FaultReport>,
     proxy_seen: Option<ProxySeen>,
     proxy_told_times: u64,
+    canaries: Canaries,
+    askers: BTreeMap<Key, (Asking, AskerTask)>,
     survey: Survey,
     refused: Option<String>,
     steps: JoinSet<Done>,
@@ -156,6 +174,8 @@ impl<H: Hands> Reconciler<H> {
             ended_faults: BTreeMap::new(),
             proxy_seen: None,
             proxy_told_times: 0,
+            canaries: Canaries::default(),
+            askers: BTreeMap::new(),
             survey: Survey::default(),
             refused: None,
             steps: JoinSet::new(),
@@ -220,6 +240,7 @@ impl<H: Hands> Reconciler<H> {
             self.begin(step);
         }
         self.attach(now);
+        self.attach_askers();
         self.tell(&plan, now);
         plan.wake_after.map(|after| Instant::now() + after)
     }
@@ -238,6 +259,7 @@ impl<H: Hands> Reconciler<H> {
             disk: self.ledger.trouble().or(self.unsettled.as_deref()),
             facts: &self.facts,
             proxy: self.proxy_seen.as_ref(),
+            canaries: &self.canaries,
             survey: &self.survey,
             ended: &self.ended_faults,
             now,

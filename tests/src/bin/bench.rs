@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 mod bench {
     pub(crate) mod cost;
+    pub(crate) mod effects;
     pub(crate) mod flip;
     pub(crate) mod idle;
     pub(crate) mod link;
@@ -31,6 +32,7 @@ fn main() -> anyhow::Result<()> {
         "flip" => bench::flip::run()?,
         "idle" => bench::idle::run()?,
         "link" => bench::link::run(&options)?,
+        "effects" => bench::effects::run(&options)?,
         _ => anyhow::bail!("usage: bench start|flip|idle|link|effects [--json]"),
     };
     let text = if options.json { table.json() } else { table.text() };

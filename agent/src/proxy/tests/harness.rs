@@ -30,6 +30,9 @@ use crate::proxy::{Applied, Proxy, ProxyClient, ProxyState};
 /// Nothing in these tests takes longer, on a machine that is busy.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A read that takes as long will never end: so the test fails instead of hanging.
+const HANG: Duration = Duration::from_secs(60);
+
 /// Waits until something is so.
 #[track_caller]
 pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -72,9 +75,10 @@ impl Lab {
         let file = ProxyFile { version: 1, boot_id, ..ProxyFile::default() };
         let mut lab = Self { dir, file, proxy: None, nodes: BTreeMap::new() };
         for name in nodes {
-            let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+            // Long tests start thousands of labs, one after the other: numbers come round again.
+            let number = LAST.fetch_add(1, Ordering::Relaxed) % 254 + 1;
             let process = u8::try_from(std::process::id() % 251).expect("a byte");
-            let number = u8::try_from(number).expect("tests have few nodes");
+            let number = u8::try_from(number).expect("at most 254");
             let private = IpAddr::V4(Ipv4Addr::new(127, 140, process, number));
             let server = TcpListener::bind((private, 0)).expect("listen as a node");
             let upstream = server.local_addr().expect("have an address");
@@ -188,6 +192,11 @@ impl Lab {
         self.nodes[name].listen
     }
 
+    /// The private address of a node, from which it dials.
+    pub(super) fn address(&self, name: &str) -> IpAddr {
+        self.nodes[name].private
+    }
+
     pub(super) fn server(&self, name: &str) -> &TcpListener {
         &self.nodes[name].server
     }
@@ -196,6 +205,7 @@ impl Lab {
     pub(super) fn join(&self, from: &str, to: &str) -> (TcpStream, TcpStream) {
         let near = self.dial(from, to).expect("dial");
         let (far, _) = self.nodes[to].server.accept().expect("accept");
+        far.set_read_timeout(Some(HANG)).expect("bound reads");
         (near, far)
     }
 

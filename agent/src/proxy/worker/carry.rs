@@ -55,7 +55,8 @@ impl Worker {
             waiting_max: _,
             is_heir: _,
         } = self;
-        let Tools { scratch: _, pipes: _, ledger, unknown_reset, timers, current: _ } = tools;
+        let Tools { scratch: _, pipes: _, ledger, unknown_reset, refused, timers, current: _ } =
+            tools;
         let mut alarms: BTreeMap<Key, Vec<(u64, Alarm)>> = BTreeMap::new();
         for (at_ns, key, alarm) in timers.all() {
             alarms.entry(key).or_default().push((at_ns, alarm));
@@ -69,6 +70,7 @@ impl Worker {
             ledger: ledger.clone(),
             connections: keys.len() as u64,
             unknown_reset: *unknown_reset,
+            refused: *refused,
         })
     }
 

@@ -35,6 +35,8 @@ impl<H: Hands> Reconciler<H> {
             Wake::ProxyEnded => self.proxy_ended(),
             Wake::ProxySeen(told_times, seen) => self.proxy_answered(told_times, *seen),
             Wake::Fact(fact) => self.take_fact(fact),
+            Wake::AskedBefore(answers) => self.asked_before(&answers),
+            Wake::Asked(key, found) => self.asked(&key, &found),
             Wake::Identified(node, result) => self.identified(&node, *result),
             Wake::Surveyed(survey) => {
                 (self.is_surveying, self.has_surveyed) = (false, true);
@@ -69,6 +71,8 @@ impl<H: Hands> Reconciler<H> {
             Err(error) => tracing::error!(%error, "list nodes"),
         }
         self.observed.proxy.running = self.hands.find_proxy().is_some();
+        self.take_canaries();
+        self.canaries.skip_before();
         self.survey();
         self.ask_proxy();
     }
@@ -121,6 +125,7 @@ impl<H: Hands> Reconciler<H> {
         if let Some(before) = &before {
             self.note_ended_faults(before);
         }
+        self.take_canaries();
         new.iter().for_each(|node| self.meet(node));
         self.settle();
     }
@@ -359,6 +364,8 @@ impl<H: Hands> Reconciler<H> {
                     };
                     seen.faults.insert(name, fault);
                 }
+                let now = self.hands.now();
+                self.canaries.proxy_says(&seen.faults, now);
                 if self.proxy_watch.is_none() {
                     self.watch_proxy();
                 }
@@ -404,7 +411,10 @@ impl<H: Hands> Reconciler<H> {
         }
         match seen {
             Ok(_) if !self.observed.proxy.running => {}
-            Ok(seen) => self.proxy_seen = Some(seen),
+            Ok(seen) => {
+                self.canaries.proxy_says(&seen.faults, self.hands.now());
+                self.proxy_seen = Some(seen);
+            }
             Err(why) => tracing::debug!(%why, "ask the proxy"),
         }
     }

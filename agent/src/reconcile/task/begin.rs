@@ -30,11 +30,16 @@ impl<H: Hands> Reconciler<H> {
         self.observed.proxy.busy = true;
         self.observed.proxy.telling = Some(Box::new(file.clone()));
         let file = file.clone();
-        self.block(move |hands| Wake::ProxyTold(Box::new(hands.apply_proxy(&file))));
+        let first = self.canaries.to_ask_before();
+        if first.is_empty() {
+            self.block(move |hands| Wake::ProxyTold(Box::new(hands.apply_proxy(&file))));
+        } else {
+            self.begin_proxy_after(first, file);
+        }
     }
 
     /// Runs something that may block for a moment, beside the loop.
-    fn block(&self, work: impl FnOnce(&H) -> Wake + Send + 'static) {
+    pub(super) fn block(&self, work: impl FnOnce(&H) -> Wake + Send + 'static) {
         let (hands, notes) = (Arc::clone(&self.hands), self.notes.clone());
         tokio::task::spawn_blocking(move || {
             // The loop is gone only when the agent stops.

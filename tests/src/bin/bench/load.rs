@@ -1,7 +1,8 @@
 //! The load generator: one client and one server for every target, in threads of the benchmark.
 //!
 //! It must not be the bottleneck: what it sends is one buffer again and again, and what it receives
-//! in bulk is dropped by the kernel (MSG_TRUNC), so that nobody pays for a copy nobody reads.
+//! it does not look at. But it does receive it: a server that has the kernel drop what arrived
+//! (MSG_TRUNC) is faster than any there is, and hides what congestion control costs.
 
 pub(crate) mod client;
 pub(crate) mod server;

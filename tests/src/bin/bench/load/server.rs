@@ -14,7 +14,6 @@ use std::{
 use rustix::{
     buffer::spare_capacity,
     event::epoll::{self, EventData, EventFlags},
-    net::{RecvFlags, recv},
 };
 
 use super::{BULK_BYTES, Mode, REQUEST_BYTES, monotonic_ns};
@@ -100,27 +99,21 @@ fn serve(mut stream: TcpStream, seen: &Seen) {
     let _ended = match Mode::of_byte(mode[0]) {
         Some(Mode::Sink) => {
             seen.sinks.fetch_add(1, Ordering::SeqCst);
-            let ended = sink(&stream, seen);
+            let ended = sink(stream, seen);
             seen.sinks.fetch_sub(1, Ordering::SeqCst);
             ended
         }
         Some(Mode::Echo) => echo(&mut stream),
-        Some(Mode::Record) => record(&stream, seen),
+        Some(Mode::Record) => record(stream, seen),
         Some(Mode::Stamps) => read_stamps(&mut stream, seen),
         None => Ok(()),
     };
 }
 
-/// Takes what has arrived without looking at it; 0 is the end.
-fn drop_bytes(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let (_, count) = recv(stream, buffer, RecvFlags::TRUNC)?;
-    Ok(count)
-}
-
-fn sink(stream: &TcpStream, seen: &Seen) -> io::Result<()> {
+fn sink(mut stream: TcpStream, seen: &Seen) -> io::Result<()> {
     let mut buffer = vec![0; BULK_BYTES];
     loop {
-        match drop_bytes(stream, &mut buffer)? {
+        match stream.read(&mut buffer)? {
             0 => return Ok(()),
             count => seen.sunk.fetch_add(count as u64, Ordering::Relaxed),
         };
@@ -137,11 +130,11 @@ fn echo(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-fn record(stream: &TcpStream, seen: &Seen) -> io::Result<()> {
+fn record(mut stream: TcpStream, seen: &Seen) -> io::Result<()> {
     let mut buffer = vec![0; BULK_BYTES];
     let mut own = Vec::new();
     loop {
-        let count = drop_bytes(stream, &mut buffer);
+        let count = stream.read(&mut buffer);
         let now_ns = monotonic_ns();
         if let Ok(1..) = count {
             seen.last_ns.fetch_max(now_ns, Ordering::SeqCst);

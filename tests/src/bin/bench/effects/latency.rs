@@ -1,0 +1,167 @@
+//! How exactly bytes are late, next to a bare timer, and what still flows meanwhile.
+
+use std::{fs, io::Write as _, thread, time::Duration};
+
+use faultbed_common::proxy_spec::{Delay, LinkEffect};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+
+use super::{Rig, rig::link};
+use crate::bench::{
+    load::{
+        Mode,
+        client::{Flood, Route},
+        monotonic_ns,
+        socket::Congestion,
+    },
+    table::{Bound, Row, at},
+};
+
+/// Injected delays, in microseconds.
+const DELAYS_US: [u64; 6] = [500, 1_000, 5_000, 20_000, 100_000, 200_000];
+/// Messages and timers under way at the same time.
+const SLEEPERS: u64 = 4;
+/// How long each of the two is sampled for one delay, twice.
+const SAMPLED: Duration = Duration::from_millis(2_500);
+/// At most so many samples of one sleeper in that time.
+const SAMPLES_MAX: u64 = 400;
+/// The required lateness: the median in microseconds, and the 99th percentile above a bare timer's.
+const P50_US: f64 = 150.0;
+const P99_US: f64 = 100.0;
+/// The delay under which bulk is measured, and for how long.
+const BULK_DELAY: Duration = Duration::from_millis(100);
+const BULK_FIRST: Duration = Duration::from_secs(1);
+const BULK_WINDOW: Duration = Duration::from_secs(2);
+
+/// The lateness of messages, and of timers for the same time.
+pub(crate) fn exactness() -> anyhow::Result<Vec<Row>> {
+    let mut rig = Rig::start(1, 1, 1)?;
+    let route = rig.route(1, 1);
+    let mut rows = Vec::new();
+    for delay_us in DELAYS_US {
+        let effect = LinkEffect {
+            delay: Some(Delay { base_us: delay_us, ..Delay::default() }),
+            ..LinkEffect::default()
+        };
+        rig.set(Some(&effect), &[link(1, 1)?])?;
+        let (mut ours, mut timers) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            ours.extend(messages(&rig, &route, delay_us)?);
+            timers.extend(bare_timers(delay_us)?);
+        }
+        anyhow::ensure!(!ours.is_empty() && !timers.is_empty(), "nothing came");
+        timers.sort_by(f64::total_cmp);
+        ours.sort_by(f64::total_cmp);
+        let name =
+            format!("lateness at {} ms", Duration::from_micros(delay_us).as_secs_f64() * 1e3);
+        let p99 = Bound::AtMost(at(&timers, 0.99) + P99_US);
+        rows.push(
+            Row::new(format!("{name}, p50"), "faultbed", "us", vec![at(&ours, 0.5)])
+                .bound(Bound::AtMost(P50_US)),
+        );
+        rows.push(
+            Row::new(format!("{name}, p99"), "faultbed", "us", vec![at(&ours, 0.99)]).bound(p99),
+        );
+        rows.push(Row::new(format!("{name}, p50"), "timerfd", "us", vec![at(&timers, 0.5)]));
+        rows.push(Row::new(format!("{name}, p99"), "timerfd", "us", vec![at(&timers, 0.99)]));
+    }
+    Ok(rows)
+}
+
+fn samples(delay_us: u64) -> u64 {
+    (u64::try_from(SAMPLED.as_micros()).unwrap_or(0) / delay_us).clamp(1, SAMPLES_MAX)
+}
+
+/// Microseconds that come on top of a delay, a little different each time, so that sleepers do not
+/// fall into step.
+fn unrest_us(sleeper: u64, turn: u64) -> u64 {
+    (sleeper * 131 + turn * 197) % 499
+}
+
+/// How much later than the delay messages came, in microseconds.
+fn messages(rig: &Rig, route: &Route, delay_us: u64) -> anyhow::Result<Vec<f64>> {
+    drop(rig.seen.take_took());
+    let send = |sleeper: u64| -> anyhow::Result<()> {
+        let mut stream = route.stream(Mode::Stamps, Congestion::Plain)?;
+        thread::sleep(Duration::from_micros(delay_us * 2));
+        for turn in 0..samples(delay_us) {
+            stream.write_all(&monotonic_ns().to_ne_bytes())?;
+            thread::sleep(Duration::from_micros(delay_us + 300 + unrest_us(sleeper, turn)));
+        }
+        // The last one is on its way.
+        thread::sleep(Duration::from_micros(delay_us + 50_000));
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let senders: Vec<_> = (0..SLEEPERS).map(|at| scope.spawn(move || send(at))).collect();
+        for sender in senders {
+            sender.join().map_err(|_| anyhow::anyhow!("a sender panicked"))??;
+        }
+        anyhow::Ok(())
+    })?;
+    let took = rig.seen.take_took();
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+    let late = |took_ns: u64| (took_ns as f64 - (delay_us * 1_000) as f64) / 1e3;
+    Ok(took.into_iter().map(late).collect())
+}
+
+/// How late timers of the kernel are, in microseconds.
+fn bare_timers(delay_us: u64) -> anyhow::Result<Vec<f64>> {
+    let sleep = |sleeper: u64| -> anyhow::Result<Vec<f64>> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let mut late = Vec::new();
+        for turn in 0..samples(delay_us) {
+            let due_ns = monotonic_ns() + delay_us * 1_000;
+            timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &once(due_ns))?;
+            rustix::io::read(&timer, &mut [0_u8; 8][..])?;
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+            late.push(monotonic_ns().saturating_sub(due_ns) as f64 / 1e3);
+            thread::sleep(Duration::from_micros(300 + unrest_us(sleeper, turn)));
+        }
+        Ok(late)
+    };
+    thread::scope(|scope| {
+        let sleepers: Vec<_> = (0..SLEEPERS).map(|at| scope.spawn(move || sleep(at))).collect();
+        let mut late = Vec::new();
+        for sleeper in sleepers {
+            late.extend(sleeper.join().map_err(|_| anyhow::anyhow!("a sleeper panicked"))??);
+        }
+        Ok(late)
+    })
+}
+
+fn once(at_ns: u64) -> Itimerspec {
+    let part = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    Itimerspec {
+        it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+        it_value: Timespec {
+            tv_sec: part(at_ns / 1_000_000_000),
+            tv_nsec: part(at_ns % 1_000_000_000),
+        },
+    }
+}
+
+/// Bulk under a delay: the peers' windows bound it, nothing else.
+pub(crate) fn delayed_bulk() -> anyhow::Result<Vec<Row>> {
+    let mut rig = Rig::start(1, 1, 1)?;
+    let base_us = u64::try_from(BULK_DELAY.as_micros())?;
+    let effect =
+        LinkEffect { delay: Some(Delay { base_us, ..Delay::default() }), ..LinkEffect::default() };
+    rig.set(Some(&effect), &[link(1, 1)?])?;
+    let sunk = || rig.seen.sunk.load(std::sync::atomic::Ordering::Relaxed);
+    let flood = Flood::start(&rig.route(1, 1), Mode::Sink, 1, Congestion::Plain)?;
+    thread::sleep(BULK_FIRST);
+    let before = sunk();
+    thread::sleep(BULK_WINDOW);
+    #[expect(clippy::cast_precision_loss, reason = "megabytes")]
+    let per_s = (sunk() - before) as f64 / 1e6 / BULK_WINDOW.as_secs_f64();
+    drop(flood);
+    // A real link of this delay carries at most the sender's buffer for each round trip.
+    let buffers = fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").unwrap_or_default();
+    let most: f64 = buffers.split_whitespace().nth(2).and_then(|n| n.parse().ok()).unwrap_or(0.0);
+    let window = Bound::AtLeast(most / 1e6 / BULK_DELAY.as_secs_f64());
+    let name = format!("bulk under {} ms", BULK_DELAY.as_millis());
+    Ok(vec![Row::new(name, "faultbed", "MB/s", vec![per_s]).bound(window)])
+}
