@@ -262,7 +262,7 @@ pub fn prune(bins: &Path, used: &BTreeSet<String>) -> io::Result<Vec<String>> {
     Ok(unused.into_iter().map(|(_, sha256)| sha256).collect())
 }
 
-fn hash(file: &mut File) -> io::Result<String> {
+pub(crate) fn hash(file: &mut File) -> io::Result<String> {
     let mut sha = Sha256::new();
     let mut buffer = vec![0; HASH_BYTES];
     loop {

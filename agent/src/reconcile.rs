@@ -82,6 +82,8 @@ pub struct ObservedProxy {
     pub applied_at: BootTime,
     /// Listeners it could not open, and why.
     pub failed: BTreeMap<SocketAddr, String>,
+    /// Why it still runs another program than this agent.
+    pub outdated: Option<String>,
     /// Why it could not be told, lately.
     pub failure: Option<Failure>,
 }

@@ -60,6 +60,8 @@ pub struct ProxyApplied {
     pub failed: BTreeMap<SocketAddr, String>,
     /// The faults as they are in force now.
     pub faults: BTreeMap<FaultName, FaultReport>,
+    /// Why it still runs another program than this agent.
+    pub outdated: Option<String>,
 }
 
 /// What the proxy process says of itself.
@@ -212,7 +214,8 @@ pub trait Hands: Send + Sync + 'static {
     /// Is over when the proxy process is.
     fn proxy_ended(&self) -> impl Future<Output = ()> + Send + 'static;
 
-    /// Makes the proxy process run and do exactly this.
+    /// Makes the proxy process run and do exactly this, and run the agent's own program: one of
+    /// another release hands over to a new process.
     ///
     /// # Errors
     /// Why it does not, for people.

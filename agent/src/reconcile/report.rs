@@ -6,7 +6,10 @@ use faultbed_common::{
     fault::Grade,
     host_spec::NodeEffect,
     name::{FaultName, HostName, NodeName},
-    report::{BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState},
+    report::{
+        BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState,
+        ProxyReport,
+    },
 };
 
 use super::{
@@ -126,7 +129,10 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
         faults,
         bypasses: survey.bypasses.clone(),
         foreign: survey.foreign.clone(),
-        proxy: proxy.filter(|_| observed.proxy.running).map(|seen| seen.report.clone()),
+        proxy: proxy.filter(|_| observed.proxy.running).map(|seen| ProxyReport {
+            outdated: observed.proxy.outdated.clone(),
+            ..seen.report.clone()
+        }),
     }
 }
 

@@ -14,6 +14,8 @@ use std::{
 use faultbed_common::effect::{Loss, Ratio};
 
 use super::set_option;
+use crate::proxy::carry::descriptor;
+use serde::{Deserialize, Serialize};
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP: libc::c_long = 1;
@@ -214,9 +216,11 @@ fn in_state(
 }
 
 /// The members of a reuseport group by place, and counters of who is refused.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Group {
+    #[serde(with = "descriptor")]
     sockets: OwnedFd,
+    #[serde(with = "descriptor")]
     refused: OwnedFd,
 }
 

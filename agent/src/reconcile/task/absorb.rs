@@ -323,11 +323,12 @@ impl<H: Hands> Reconciler<H> {
         proxy.busy = false;
         let file = proxy.telling.take();
         match told {
-            Ok(ProxyApplied { failed, faults }) => {
+            Ok(ProxyApplied { failed, faults, outdated }) => {
                 proxy.running = true;
                 proxy.applied = file.map(|file| *file);
                 proxy.applied_at = now;
                 proxy.failed = failed;
+                proxy.outdated = outdated;
                 proxy.failure = None;
                 let seen = self.proxy_seen.get_or_insert_default();
                 // It enforces what it named and nothing else.
@@ -363,8 +364,13 @@ impl<H: Hands> Reconciler<H> {
     }
 
     fn proxy_ended(&mut self) {
-        tracing::error!("the proxy process ended");
         self.proxy_watch = None;
+        // Another one has taken over from it, with all that it had.
+        if self.hands.find_proxy().is_some() {
+            self.watch_proxy();
+            return;
+        }
+        tracing::error!("the proxy process ended");
         let proxy = &mut self.observed.proxy;
         proxy.running = false;
         proxy.applied = None;

@@ -377,6 +377,7 @@ impl Hands for FakeHands {
             Ok(ProxyApplied {
                 failed: failed.collect(),
                 faults: faults.map(|(name, f)| (name.clone(), fault(f.revision))).collect(),
+                outdated: None,
             })
         })
     }
