@@ -128,8 +128,8 @@ fn lazy_reader(scene: &mut Scene) -> Reading {
         let reader = scope.spawn(|| drain(&joined.far, RUN));
         (fill(&joined.near, ENDLESS), reader.join().expect("read for a time"))
     });
-    // Once all buffers have grown, ours are two receive buffers where a real link has one.
-    unread(&joined, sent, read, Like::Factor(5.0))
+    // How far a buffer has grown when its reader stops is a matter of the machine.
+    unread(&joined, sent, read, Like::Apart)
 }
 
 /// Where the bytes are that were sent and not read, when the sender is blocked.
@@ -142,7 +142,7 @@ fn unread(joined: &Joined, sent: usize, read: usize, like: Like) -> Reading {
         row("SIOCOUTQ", Value::Bytes(queued), Like::Apart)
             .apart("how much it grew depends on how fast bytes were taken"),
         row("left the client's kernel, and not read", Value::Bytes(beyond), like)
-            .remark("two more sockets and a pipe lie between and take their share"),
+            .remark("two more sockets and a pipe lie between: two buffers grow instead of one"),
         row("all bytes", Value::Word("arrive".to_owned()), Like::Same),
     ]
 }

@@ -20,7 +20,7 @@ use crate::kernel::{
 const CUT: Duration = Duration::from_secs(1);
 /// How long it takes to say that nothing comes.
 const SILENCE: Duration = Duration::from_secs(4);
-const PROMPT: Like = Like::Near { share: 0.1, slack: 300.0 };
+const PROMPT: Like = Like::Near { share: 0.1, slack: 550.0 };
 const AT_ONCE: Like = Like::AtMost(500.0);
 
 pub(super) fn cases() -> Vec<Case> {
