@@ -128,6 +128,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz_tables_of_the_kernel() {
+        faultbed_fuzz::fuzz!(faultbed_fuzz::corpus("proc"), |table: &[u8]| {
+            let _skipped = parse(&String::from_utf8_lossy(table), ESTABLISHED);
+        });
+    }
+
+    #[test]
     fn tables_of_both_families_are_read() {
         let v4 = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   0: 0100007F:0BEB 0200807F:094B 01 00000000:00000000 00:00000000 00000000  1000        0 4242 1\n   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 77 1\n";
         let found = parse(v4, ESTABLISHED);

@@ -148,6 +148,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz_addresses_of_the_kernel() {
+        let texts = ["0100007F:0BEB", "0000000000000000FFFF00000100007F:0BEB"];
+        faultbed_fuzz::fuzz!(texts, |text: &[u8]| {
+            let _refused = parse_address(&String::from_utf8_lossy(text));
+        });
+    }
+
+    #[test]
     fn an_environment_names_a_node_of_this_lab_only() {
         let environment = b"PATH=/bin\0FAULTBED_NODE=demo/kv-1/3\0HOME=/";
         assert_eq!(

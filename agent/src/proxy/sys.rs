@@ -267,14 +267,18 @@ impl SocketTables {
         let mut answer = [0_u8; ANSWER_BYTES_MAX];
         let (length, _) =
             rustix::net::recv(&self.netlink, &mut answer[..], rustix::net::RecvFlags::empty())?;
-        let answer = &answer[..length];
-        let kind = answer.get(4..6).map(|b| u16::from_ne_bytes([b[0], b[1]]));
-        if kind != Some(SOCK_DIAG_BY_FAMILY) {
-            return Ok(None);
-        }
-        let inode = answer.get(INODE_AT..INODE_AT + 4);
-        Ok(inode.map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).filter(|inode| *inode != 0))
+        Ok(inode_of(&answer[..length]))
     }
+}
+
+/// The inode in an answer of the kernel; `None` where it is an error, or nobody owns the socket.
+fn inode_of(answer: &[u8]) -> Option<u32> {
+    let kind = answer.get(4..6).map(|b| u16::from_ne_bytes([b[0], b[1]]));
+    if kind != Some(SOCK_DIAG_BY_FAMILY) {
+        return None;
+    }
+    let inode = answer.get(INODE_AT..INODE_AT + 4)?;
+    Some(u32::from_ne_bytes([inode[0], inode[1], inode[2], inode[3]])).filter(|inode| *inode != 0)
 }
 
 /// `nlmsghdr` and `inet_diag_req_v2` for exactly one TCP socket.
@@ -299,4 +303,20 @@ fn question(sequence: u32, local: SocketAddr, remote: SocketAddr) -> [u8; QUESTI
     // No interface, and a cookie that matches every socket.
     put(64, &[0xff; 8]);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_answers_about_a_socket() {
+        let mut answer = vec![0; INODE_AT + 4];
+        answer[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        answer[INODE_AT..].copy_from_slice(&4242_u32.to_ne_bytes());
+        assert_eq!(inode_of(&answer), Some(4242));
+        faultbed_fuzz::fuzz!([answer], |answer: &[u8]| {
+            let _nobody = inode_of(answer);
+        });
+    }
 }

@@ -69,6 +69,17 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn fuzz_whatever_lies_in_the_memory_of_a_program() {
+        let v6 = SocketAddr::from(([0xfd, 0, 0, 0, 0, 0, 0, 1], 2379));
+        faultbed_fuzz::fuzz!(
+            [v4([127, 77, 1, 1], 2379), vec![10; 28], v6.to_string().into()],
+            |raw: &[u8]| {
+                let _foreign = parse(&raw[..raw.len().min(ADDRESS_BYTES_MAX)]);
+            }
+        );
+    }
+
     fn v4(bytes: [u8; 4], port: u16) -> Vec<u8> {
         let mut raw = FAMILY_INET.to_ne_bytes().to_vec();
         raw.extend(port.to_be_bytes());
