@@ -168,7 +168,7 @@ impl Canaries {
                 phase: if report.is_some() { Phase::Waiting } else { Phase::New },
                 round: 0,
                 excuse: excuse(&accepted.spec, &key),
-                report: report.unwrap_or_default(),
+                report: CanaryReport { is_over: false, ..report.unwrap_or_default() },
             };
             self.all.insert(key, canary);
         }
@@ -279,6 +279,13 @@ impl Canaries {
         let goes_on = matches!(held.phase, Phase::Waiting | Phase::InForce(_));
         let before = held.report.before;
         goes_on.then(|| CanaryReport { before, ..CanaryReport::default() })
+    }
+
+    /// What all canaries say, with the fault and the link of each.
+    pub fn reports(
+        &self,
+    ) -> impl Iterator<Item = (&FaultName, FaultRevision, &Link, &CanaryReport)> {
+        self.all.iter().map(|((name, link), canary)| (name, canary.revision, link, &canary.report))
     }
 
     fn forget(&mut self) {

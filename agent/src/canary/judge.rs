@@ -1,6 +1,7 @@
 //! Judges what a canary saw against what its fault says. Pure.
 
 use faultbed_common::{
+    effect::Ratio,
     link::Link,
     proxy_spec::{Delay, LinkEffect},
     report::{CanaryReport, CanaryVerdict},
@@ -23,7 +24,7 @@ pub(super) enum Expect {
 pub(super) fn expect(canary: &Canary, link: &Link) -> Expect {
     let fault = &canary.fault;
     // By chance the canary's connections may be spared.
-    if fault.probability.is_some() {
+    if fault.probability.is_some_and(|share| share < Ratio::ONE) {
         return Expect::Anything;
     }
     let LinkEffect { cut, hold, delay, dials, accept_delay_us, .. } = &fault.effect;

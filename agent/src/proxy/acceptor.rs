@@ -26,6 +26,8 @@ use rustix::{
 };
 
 use crate::clock;
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
     rule_set::{Board, lock},
     worker::{Mailbox, Message},
@@ -44,7 +46,7 @@ const EVENTS_MAX: usize = 64;
 const WAKE: u64 = 0;
 
 /// What every connection of a listener knows of it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Door {
     pub(crate) listener: Listener,
     /// Connections accepted.
@@ -89,6 +91,8 @@ pub(crate) struct Acceptor {
     wake: OwnedFd,
     doors: Mutex<BTreeMap<u64, Open>>,
     last: AtomicU64,
+    /// Whether nothing is accepted; held by the thread while it accepts.
+    paused: Mutex<bool>,
     /// Connections refused because there was no descriptor left.
     refused: AtomicU64,
     /// When that was last said.
@@ -107,6 +111,7 @@ impl Acceptor {
             wake,
             doors: Mutex::default(),
             last: AtomicU64::new(WAKE),
+            paused: Mutex::new(false),
             refused: AtomicU64::new(0),
             said_ns: AtomicU64::new(0),
             spare: Mutex::new(Some(spare()?)),
@@ -132,6 +137,30 @@ impl Acceptor {
         }
     }
 
+    /// Accepts nothing from now on: not after this has returned. Connections wait in the kernel.
+    pub(crate) fn pause(&self) {
+        *lock(&self.paused) = true;
+        for (_, fd) in lock(&self.doors).values() {
+            let _closed_anyway = epoll::delete(&self.epoll, &**fd);
+        }
+    }
+
+    /// Accepts again.
+    pub(crate) fn resume(&self) {
+        *lock(&self.paused) = false;
+        for (id, (door, fd)) in &*lock(&self.doors) {
+            let watched = epoll::add(&self.epoll, &**fd, EventData::new_u64(*id), EventFlags::IN);
+            if let Err(error) = watched {
+                tracing::error!(%error, listener = %door.listener.listen, "watch a listener");
+            }
+        }
+    }
+
+    /// Counts from what another process had refused.
+    pub(crate) fn count_refused_from(&self, refused: u64) {
+        self.refused.store(refused, Ordering::Relaxed);
+    }
+
     /// Connections refused because there was no descriptor left.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
@@ -152,7 +181,8 @@ impl Acceptor {
                     return;
                 }
             }
-            for event in events.drain(..) {
+            let paused = lock(&self.paused);
+            for event in events.drain(..).filter(|_| !*paused) {
                 let found = lock(&self.doors).get(&event.data.u64()).cloned();
                 if let Some((door, fd)) = found {
                     self.accept_all(&door, &fd, workers);

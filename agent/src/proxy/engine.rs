@@ -1,5 +1,9 @@
 //! Makes a table true: rules on all workers, listeners, steering, in the order that never leaks.
 
+mod carry;
+
+pub(crate) use carry::Inheritance;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -17,9 +21,12 @@ use faultbed_common::{
     report::{FaultReport, LinkEvidence, ProxyReport},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock;
 use crate::proxy::{
     acceptor::{Acceptor, Door},
+    carry::shared,
     evidence::Ledger,
     identify::Lookup,
     pair::losing,
@@ -70,13 +77,19 @@ pub(crate) struct Engine {
     /// Listeners that hold the connections of a cut dialler because they cannot drop its SYNs.
     unsteered: BTreeMap<SocketAddr, String>,
     refused: Ledger,
+    /// What processes before this one have counted.
+    before: Sample,
     past: BTreeMap<Life, (FaultName, FaultReport)>,
 }
 
-#[derive(Debug)]
-struct OpenDoor {
+/// A listener that is open.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OpenDoor {
+    #[serde(with = "shared")]
     door: Arc<Door>,
-    id: u64,
+    /// Its number with the acceptor; `None` while that does not accept for it.
+    #[serde(skip)]
+    id: Option<u64>,
     gate: Gate,
 }
 
@@ -99,6 +112,7 @@ impl Engine {
             retry_ns: 0,
             unsteered: BTreeMap::new(),
             refused: Ledger::default(),
+            before: Sample::default(),
             past: BTreeMap::new(),
         })
     }
@@ -159,6 +173,7 @@ impl Engine {
             told,
         };
         self.refused.keep(&rules.told);
+        self.before.ledger.keep(&rules.told);
         let epoch = self.crew.board.publish(rules);
         self.crew.mailboxes.iter().for_each(|mailbox| mailbox.wake());
         if self.crew.board.wait_in_force(epoch, IN_FORCE_MAX) {
@@ -211,7 +226,9 @@ impl Engine {
         let difference = table::diff(open, &self.table.listeners);
         for address in difference.close {
             if let Some(closed) = self.doors.remove(&address) {
-                self.crew.acceptor.remove(closed.id);
+                if let Some(id) = closed.id {
+                    self.crew.acceptor.remove(id);
+                }
                 self.unsteered.remove(&address);
             }
         }
@@ -243,7 +260,7 @@ impl Engine {
         }
         let door = Arc::new(Door::new(listener));
         let id = self.crew.acceptor.add(Arc::clone(&door), Arc::clone(gate.real()))?;
-        self.doors.insert(address, OpenDoor { door, id, gate });
+        self.doors.insert(address, OpenDoor { door, id: Some(id), gate });
         Ok(())
     }
 
@@ -348,7 +365,8 @@ impl Engine {
     /// What is and was. Waits for each worker, but not for long.
     pub(crate) fn report(&mut self) -> ProxyState {
         self.count_refused();
-        let mut total = Sample { ledger: self.refused.clone(), ..Sample::default() };
+        let mut total = self.before.clone();
+        total.ledger.absorb(&self.refused);
         let (reply, samples) = mpsc::sync_channel(self.crew.mailboxes.len());
         for mailbox in &self.crew.mailboxes {
             mailbox.post(Message::Sample(reply.clone()));
@@ -357,10 +375,7 @@ impl Engine {
         let end = Instant::now() + SAMPLE_MAX;
         let left = || end.saturating_duration_since(Instant::now());
         while let Ok(sample) = samples.recv_timeout(left()) {
-            total.ledger.absorb(&sample.ledger);
-            total.connections += sample.connections;
-            total.unknown_reset += sample.unknown_reset;
-            total.refused += sample.refused;
+            total.absorb(&sample);
         }
         let now_ns = clock::boottime_ns();
         let mut faults = BTreeMap::new();
@@ -380,6 +395,7 @@ impl Engine {
                 listeners: u32::try_from(self.doors.len()).unwrap_or(u32::MAX),
                 connections: total.connections,
                 best_grade: Some(self.can.best()),
+                outdated: None,
             },
             faults,
             failed: self.failed_listeners(),

@@ -7,13 +7,15 @@ use std::{
 
 use faultbed_common::{link::Link, proxy_spec::LinkEffect, report::LinkEvidence};
 
-use crate::proxy::table::Life;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{carry::entries, table::Life};
 
 /// Upper ends of the histogram's buckets of lateness, in microseconds; the last bucket is open.
 const LATENESS_US: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
 /// What was done to the bytes of one direction of one connection and is not in the ledger yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// Delayed chunks, by lateness.
     late: [u64; 5],
@@ -69,8 +71,9 @@ impl Tally {
 }
 
 /// Evidence by fault and link.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Ledger {
+    #[serde(with = "entries")]
     entries: BTreeMap<(Life, Arc<Link>), LinkEvidence>,
 }
 

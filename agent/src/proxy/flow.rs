@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use faultbed_common::{proxy_spec::SEGMENT_BYTES, rules::LinkRule};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::proxy::{
     bucket::Bucket,
+    carry::bytes,
     cut::{ALLOWANCE_CHUNKS, ALLOWANCE_NS, Gate},
     evidence::Tally,
     shaper::{Closing, Shaper, shapes},
@@ -54,7 +56,8 @@ pub(crate) enum Progress {
 }
 
 /// What the source has said about its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Source {
     Live,
     Ended,
@@ -62,9 +65,10 @@ enum Source {
 }
 
 /// One direction.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Flow {
     gate: Gate,
+    #[serde(with = "bytes")]
     tail: Vec<u8>,
     tail_start: usize,
     pipe: Option<Pipe>,
@@ -167,6 +171,10 @@ impl Flow {
         let piped = self.pipe.as_ref().map_or(0, Pipe::bytes);
         let shaped = self.shaper.as_ref().map_or(0, |shaper| shaper.bytes());
         (self.tail.len() - self.tail_start + piped + shaped) as u64
+    }
+
+    pub(crate) fn has_pipe(&self) -> bool {
+        self.pipe.is_some()
     }
 
     /// Gives back what it has borrowed, before it is dropped.

@@ -9,10 +9,12 @@ use faultbed_common::{
     report::LinkEvidence,
 };
 use rustix::event::epoll::EventFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::proxy::{
     acceptor::{Arrival, Door},
+    carry::shared,
     cut::{Gate, Verdict, verdict},
     flow::Progress,
     lane::{Lane, Share, stronger},
@@ -27,6 +29,7 @@ use crate::proxy::{
 use loss::Losses;
 pub(crate) use loss::losing;
 
+mod carry;
 mod ending;
 mod loss;
 
@@ -60,7 +63,8 @@ pub(crate) enum Fate {
 }
 
 /// How far a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Stage {
     /// Accepted; the node is not dialled while a cut or an unknown origin forbids it.
     Waiting,
@@ -71,8 +75,9 @@ enum Stage {
 }
 
 /// One connection.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pair {
+    #[serde(with = "shared")]
     door: Arc<Door>,
     peer: SocketAddr,
     dialler: Option<Party>,

@@ -12,8 +12,11 @@ use faultbed_common::{
     rules::LinkRule,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
     bucket::{self, Bucket},
+    carry::{bytes, maybe_shared},
     delay::{DelayQueue, QUEUE_BYTES_MAX, Times},
     dice::Dice,
     evidence::Tally,
@@ -38,7 +41,7 @@ pub(crate) enum Room {
 }
 
 /// How far the end of a stream that is closed from here has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Closing {
     #[default]
     No,
@@ -49,15 +52,17 @@ pub(crate) enum Closing {
 }
 
 /// The effects on the bytes of one direction, and the bytes that they hold.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Shaper {
     /// Only the parts that are about bytes.
     rule: LinkRule,
+    #[serde(with = "maybe_shared")]
     bucket: Option<Arc<Bucket>>,
     dice: Dice,
     losses: Losses,
     slicer: Slicer,
     /// What was read while it may not go on; no effect has met it.
+    #[serde(with = "bytes")]
     jam: VecDeque<u8>,
     /// What has met the effects.
     pub(crate) queue: DelayQueue,

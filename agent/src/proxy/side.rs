@@ -17,7 +17,9 @@ use rustix::{
     },
 };
 
-use crate::proxy::sys;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{carry::descriptor, sys};
 
 /// An idle connection is asked for a sign of life after this time.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -35,8 +37,9 @@ pub(crate) const INTEREST: EventFlags =
 
 /// A socket and what is known of its readiness. Edge-triggered: a flag falls only when the kernel
 /// says EAGAIN, and rises only with an event.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Side {
+    #[serde(with = "descriptor")]
     pub(crate) fd: OwnedFd,
     local: IpAddr,
     peer: SocketAddr,

@@ -2,6 +2,8 @@
 
 use faultbed_common::effect::Slice;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::dice::Dice;
 
 /// Pieces are cut this long before their turn; the rest is left with the source.
@@ -11,7 +13,7 @@ const AHEAD_NS: u64 = 50_000_000;
 const PIECES_MAX: u64 = 1024;
 
 /// What a direction remembers of its pieces.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Slicer {
     /// The turn of the next piece, in nanoseconds of CLOCK_MONOTONIC.
     turn_ns: u64,

@@ -7,7 +7,9 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice},
 };
 
-use crate::proxy::sys;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{carry::descriptor, sys};
 
 /// The size of a pipe: bigger saves little, smaller costs twice the processor time.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -21,9 +23,11 @@ const IDLE_MAX: usize = 4;
 const RETRY_NS: u64 = 1_000_000_000;
 
 /// A pipe and how many bytes are in it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pipe {
+    #[serde(with = "descriptor")]
     read: OwnedFd,
+    #[serde(with = "descriptor")]
     write: OwnedFd,
     bytes: usize,
 }
@@ -88,6 +92,11 @@ impl PipePool {
         };
         self.open += 1;
         Some(pipe)
+    }
+
+    /// Counts pipes that connections of another process brought with them.
+    pub(crate) fn adopt(&mut self, pipes: usize) {
+        self.open += pipes;
     }
 
     /// Takes a pipe back. One that still holds bytes of a dead connection is closed.

@@ -28,7 +28,10 @@ use rustix::{
     },
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
+    carry::{descriptor, shared_descriptor},
     side::new_socket,
     sys::{
         self, Instruction,
@@ -63,7 +66,7 @@ const REAL: u32 = 1;
 const FIRST_DROP: u32 = 2;
 
 /// Whose SYNs go where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Steering {
     pub(crate) places: BTreeMap<IpAddr, u32>,
     /// For everybody who is not named.
@@ -129,11 +132,13 @@ fn op(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
 }
 
 /// The listening sockets of one advertised address, and who is kept out.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Gate {
     listen: SocketAddr,
+    #[serde(with = "shared_descriptor")]
     real: Arc<OwnedFd>,
     /// It holds place 0.
+    #[serde(with = "descriptor")]
     closed: OwnedFd,
     drops: Vec<DropListener>,
     refusals: Vec<Refusal>,
@@ -146,14 +151,15 @@ pub(crate) struct Gate {
 }
 
 /// A counter of the SYNs that the kernel refused.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Refusal {
     party: Option<Party>,
     counted: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct DropListener {
+    #[serde(with = "descriptor")]
     fd: OwnedFd,
     party: Option<Party>,
     counted: u32,

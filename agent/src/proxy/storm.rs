@@ -9,7 +9,14 @@ use std::{
 
 use faultbed_common::effect::Loss;
 
-use crate::proxy::{dice::Dice, sys::bpf, table::Life};
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{
+    carry::{entries, shared_descriptors},
+    dice::Dice,
+    sys::bpf,
+    table::Life,
+};
 
 /// Pauses after which a burst that nobody looked at is not worth being caught up with: the time to
 /// the next one does not depend on the past.
@@ -19,15 +26,17 @@ const MISSED_MAX: u64 = 1_000;
 pub(crate) type Which = (Life, usize);
 
 /// What the losses of one link remember.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Storms {
+    #[serde(with = "entries")]
     bursts: BTreeMap<Which, Storm>,
     /// Filters with memory, by what they lose; the kernel keeps their state.
+    #[serde(with = "shared_descriptors")]
     filters: BTreeMap<Vec<Loss>, Arc<OwnedFd>>,
 }
 
 /// The bursts of one loss.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Storm {
     dice: Dice,
     /// The present or next burst, in nanoseconds of CLOCK_MONOTONIC.

@@ -14,7 +14,9 @@ use faultbed_common::{
     proxy_spec::{Cut, Dials, LinkFault, Listener, ProxyFile},
 };
 
-use crate::proxy::bucket::Bucket;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{bucket::Bucket, carry::shared};
 
 pub(crate) use grade::Abilities;
 use grade::{Kernel, Making, making};
@@ -24,7 +26,7 @@ mod grade;
 mod order;
 
 /// One stay of a fault in the orders: a fault that ended and was injected again has another life.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Life(pub(crate) u32);
 
 /// Who dials from which address.
@@ -35,11 +37,13 @@ pub(crate) type Orders = BTreeMap<Link, Arc<Order>>;
 pub(crate) type KeptOut = BTreeMap<Party, Dials>;
 
 /// What must be true, from one file at one moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) generation: Generation,
     pub(crate) listeners: BTreeMap<SocketAddr, Listener>,
+    #[serde(with = "shared")]
     pub(crate) diallers: Arc<Diallers>,
+    #[serde(with = "shared")]
     pub(crate) links: Arc<Orders>,
     /// Links whose order is not what it was when the file was last read.
     pub(crate) changed: BTreeSet<Link>,
@@ -51,7 +55,7 @@ pub(crate) struct Table {
 }
 
 /// One fault of the file, judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FaultState {
     pub(crate) life: Life,
     pub(crate) revision: FaultRevision,
@@ -64,7 +68,7 @@ pub(crate) struct FaultState {
 }
 
 /// Whether a fault acts, and why not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Standing {
     Active,
     Expired,
@@ -72,17 +76,19 @@ pub(crate) enum Standing {
 }
 
 /// What outlasts one reading of the file: a deadline, once set, only a newer revision moves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
     known: BTreeMap<FaultName, Known>,
     lives: u32,
     /// Kept as they are as long as they say the same: what has not changed is the same allocation.
     acting: BTreeMap<FaultName, Arc<Acting>>,
+    #[serde(with = "shared")]
     links: Arc<Orders>,
+    #[serde(with = "shared")]
     diallers: Arc<Diallers>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Known {
     life: Life,
     /// When it was first read, in nanoseconds of CLOCK_BOOTTIME.

@@ -6,6 +6,7 @@ mod control;
 mod cuts;
 mod delays;
 mod forward;
+mod handover;
 mod harness;
 mod loss;
 mod rates;

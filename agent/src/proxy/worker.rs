@@ -1,5 +1,7 @@
 //! One thread that carries connections: an event loop of its own, no lock on the way of a byte.
 
+mod carry;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -23,9 +25,12 @@ use rustix::{
     io::Errno,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
     acceptor::{Arrival, Door, leaves_reserve},
     evidence::Ledger,
+    handover::Freeze,
     identify::{Lookup, Question},
     pair::{Fate, Pair, Which},
     rule_set::{Board, RuleSet, lock},
@@ -71,19 +76,38 @@ impl Tools {
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Adopt { door: Arc<Door>, arrival: Arrival },
-    Identified { key: Key, party: Option<Party> },
+    Adopt {
+        door: Arc<Door>,
+        arrival: Arrival,
+    },
+    Identified {
+        key: Key,
+        party: Option<Party>,
+    },
     Sample(SyncSender<Sample>),
+    /// Stand still and send everything to another process.
+    Freeze(Arc<Freeze>),
 }
 
 /// What a worker has counted.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Sample {
     pub(crate) ledger: Ledger,
     pub(crate) connections: u64,
     pub(crate) unknown_reset: u64,
     /// Connections reset because there was no descriptor left for their way to the node.
     pub(crate) refused: u64,
+}
+
+impl Sample {
+    /// Adds what another worker, or process, has counted.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        let Self { ledger, connections, unknown_reset, refused } = other;
+        self.ledger.absorb(ledger);
+        self.connections += connections;
+        self.unknown_reset += unknown_reset;
+        self.refused += refused;
+    }
 }
 
 /// The way to a worker.
@@ -133,6 +157,8 @@ pub(crate) struct Worker {
     ready: VecDeque<Key>,
     waiting: BTreeMap<Arc<Link>, VecDeque<Key>>,
     waiting_max: usize,
+    /// It has connections of another process, which have not met any rules here.
+    is_heir: bool,
 }
 
 /// How much of what the process may have is one worker's.
@@ -174,6 +200,7 @@ impl Worker {
             ready: VecDeque::new(),
             waiting: BTreeMap::new(),
             waiting_max: share.waiting,
+            is_heir: false,
         })
     }
 
@@ -212,7 +239,8 @@ impl Worker {
             return;
         }
         let rules = self.board.newest();
-        let is_next = rules.epoch == self.rules.epoch + 1;
+        let is_heir = std::mem::take(&mut self.is_heir);
+        let is_next = rules.epoch == self.rules.epoch + 1 && !is_heir;
         self.rules = Arc::clone(&rules);
         let mut keys = self.pairs.keys();
         if is_next {
@@ -271,6 +299,7 @@ impl Worker {
                 // It is asked again when rules change; until then the connection's own alarm holds.
                 Message::Identified { key: _, party: None } => {}
                 Message::Sample(reply) => self.sample(&reply),
+                Message::Freeze(freeze) => self.freeze(&freeze),
             }
         }
     }

@@ -6,11 +6,15 @@ use faultbed_common::{
     fault::Grade,
     host_spec::NodeEffect,
     name::{FaultName, HostName, NodeName},
-    report::{BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState},
+    report::{
+        BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState,
+        ProxyReport,
+    },
 };
 
 use super::{
     Observed, ObservedNode, Readiness, Run, StepKind, Why,
+    evidence::Kept,
     hands::{ProxySeen, Survey},
     plan::Plan,
 };
@@ -70,8 +74,8 @@ pub struct Findings<'a> {
     pub canaries: &'a Canaries,
     /// What the last survey found.
     pub survey: &'a Survey,
-    /// Faults on nodes that ended here.
-    pub ended: &'a BTreeMap<FaultName, FaultReport>,
+    /// What faults did, and those on nodes that ended here.
+    pub kept: &'a Kept,
     /// Now.
     pub now: BootTime,
 }
@@ -109,7 +113,8 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     let mut stuck = plan.stuck.clone();
     stuck.extend(findings.refused.iter().chain(&findings.disk).map(|why| (*why).to_owned()));
     let mut faults = proxy.map(|seen| seen.faults.clone()).unwrap_or_default();
-    faults.extend(findings.ended.clone());
+    findings.kept.fill(&mut faults);
+    faults.extend(findings.kept.ended.clone());
     faults.extend(node_faults(findings));
     findings.canaries.fill(&mut faults);
     HostReport {
@@ -124,7 +129,10 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
         faults,
         bypasses: survey.bypasses.clone(),
         foreign: survey.foreign.clone(),
-        proxy: proxy.filter(|_| observed.proxy.running).map(|seen| seen.report.clone()),
+        proxy: proxy.filter(|_| observed.proxy.running).map(|seen| ProxyReport {
+            outdated: observed.proxy.outdated.clone(),
+            ..seen.report.clone()
+        }),
     }
 }
 

@@ -6,6 +6,7 @@
 mod absorb;
 mod begin;
 mod canaries;
+mod evidence;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,8 +16,8 @@ use std::{
 
 use faultbed_common::{
     generation::Incarnation,
-    name::{FaultName, NodeName},
-    report::{FaultReport, HostReport, NodeState},
+    name::NodeName,
+    report::{HostReport, NodeState},
     session::Orders,
 };
 use tokio::{
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Hands, NodeAct, Observed, Run,
+    evidence::Kept,
     execute::Done,
     hands::{ProxyApplied, ProxySeen, Survey},
     plan::{self, Plan},
@@ -130,7 +132,9 @@ pub struct Reconciler<H> {
     ledger: Ledger,
     observed: Observed,
     facts: BTreeMap<NodeName, NodeFacts>,
-    ended_faults: BTreeMap<FaultName, FaultReport>,
+    kept: Kept,
+    /// As it was when it was last put on disk.
+    kept_on_disk: Kept,
     proxy_seen: Option<ProxySeen>,
     proxy_told_times: u64,
     canaries: Canaries,
@@ -171,7 +175,8 @@ impl<H: Hands> Reconciler<H> {
             ledger,
             observed: Observed::default(),
             facts: BTreeMap::new(),
-            ended_faults: BTreeMap::new(),
+            kept: Kept::default(),
+            kept_on_disk: Kept::default(),
             proxy_seen: None,
             proxy_told_times: 0,
             canaries: Canaries::default(),
@@ -261,7 +266,7 @@ impl<H: Hands> Reconciler<H> {
             proxy: self.proxy_seen.as_ref(),
             canaries: &self.canaries,
             survey: &self.survey,
-            ended: &self.ended_faults,
+            kept: &self.kept,
             now,
         };
         let next = report::report(&findings, &self.identity.version, &self.identity.boot_id);

@@ -265,7 +265,7 @@ fn effects_that_do_not_go_together_are_refused_with_what_to_write() {
         ("one_way_packets cut probability", "is of none yet"),
         ("cut fast_heal probability", "for a cut of packets"),
         ("bandwidth canary", "`canary` proves a cut"),
-        ("cut canary probability", "some connections do"),
+        ("cut canary probability", "some are spared"),
         ("time_out probability", "none is: write `refuse`"),
         ("latency fast_heal", "for a cut of packets"),
         ("one_way cut fast_heal", "for a cut of packets"),

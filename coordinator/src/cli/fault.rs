@@ -152,7 +152,7 @@ pub struct LinkArgs {
     /// Meet this share of connections, drawn for each when it is accepted: 10%
     #[arg(long, value_name = "SHARE")]
     probability: Option<Ratio>,
-    /// Prove the cut and its heal by connections of our own
+    /// Prove the fault and its heal by connections of our own (cut, hold, delay, refusal)
     #[arg(long)]
     canary: bool,
     /// After a cut, let peers try again at once instead of by their own back-off

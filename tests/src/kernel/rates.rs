@@ -49,7 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
             format!("Loss of {percent} % of the client's segments, streams of reno: {streams}");
         cases.push(alone(name, move |scene| loss(scene, load)));
     }
-    for ms in [2_u64, 20] {
+    for ms in [10_u64, 50] {
         cases.push(alone(format!("Delay of {ms} ms each way"), move |scene| delay(scene, ms)));
     }
     for megabits in [5_u64, 50] {
@@ -190,15 +190,15 @@ fn delay(scene: &mut Scene, ms: u64) -> Reading {
         })
         .collect();
     times.sort();
-    let both_ways = match scene.path() {
-        Path::Kernel => Duration::from_millis(2 * ms),
-        Path::Proxy => Duration::ZERO,
-    };
-    let [median, late] = [ROUND_TRIPS / 2, ROUND_TRIPS * 9 / 10].map(|at| times[at] + both_ways);
+    let both_ways = Duration::from_millis(2 * ms);
+    let added = if scene.path() == Path::Kernel { both_ways } else { Duration::ZERO };
+    let [least, median] = [times[0], times[ROUND_TRIPS / 2]].map(|time| time + added);
+    assert!(least >= both_ways, "no byte is early");
+    // How late a byte is on a quiet machine is a benchmark's business; here others may run.
     vec![
-        row("64 bytes and back, median", millis(median), Like::Near { share: 0.0, slack: 2.0 })
+        row("64 bytes and back, quickest", millis(least), Like::Near { share: 0.0, slack: 5.0 })
             .remark(WHY),
-        row("64 bytes and back, p90", millis(late), Like::Near { share: 0.0, slack: 15.0 }),
+        row("64 bytes and back, median", millis(median), Like::Near { share: 0.0, slack: 50.0 }),
     ]
 }
 

@@ -12,7 +12,10 @@ use std::{
 use faultbed_common::effect::{Loss, Ratio};
 
 use super::{Pair, Stage, Which};
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
+    carry::maybe_shared,
     lane::Share,
     rule_set::lock,
     side::Side,
@@ -29,7 +32,7 @@ const KEEP: Instruction = Instruction { code: 0x06, jt: 0, jf: 0, k: u32::MAX };
 const DROP: Instruction = Instruction { code: 0x06, jt: 0, jf: 0, k: 0 };
 
 /// What is lost at the two sockets.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Losses {
     /// Of the near one first.
     sides: [Losing; 2],
@@ -38,18 +41,19 @@ pub(super) struct Losses {
 }
 
 /// What is lost at one socket.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Losing {
     /// Losses that draw for each segment, as wanted and as in force.
     drawn: Vec<Loss>,
     attached: Vec<Loss>,
     bursts: Vec<Burst>,
+    #[serde(with = "maybe_shared")]
     storms: Option<Arc<Mutex<Storms>>>,
     counts: bool,
 }
 
 /// Times in which all is lost.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Burst {
     which: storm::Which,
     /// How long they last, and how far their beginnings are apart, in microseconds.

@@ -14,6 +14,8 @@ use std::{
 use faultbed_common::effect::{Loss, Ratio};
 
 use super::set_option;
+use crate::proxy::carry::descriptor;
+use serde::{Deserialize, Serialize};
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP: libc::c_long = 1;
@@ -214,9 +216,11 @@ fn in_state(
 }
 
 /// The members of a reuseport group by place, and counters of who is refused.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Group {
+    #[serde(with = "descriptor")]
     sockets: OwnedFd,
+    #[serde(with = "descriptor")]
     refused: OwnedFd,
 }
 
@@ -355,7 +359,9 @@ pub(crate) fn is_allowed() -> bool {
         bad: Ratio::ZERO,
     };
     let steers = || {
-        let program = Group::new(1)?.steering(&BTreeMap::new(), REFUSED, true)?;
+        // The program names the group's maps by descriptor: they must live until it is loaded.
+        let group = Group::new(1)?;
+        let program = group.steering(&BTreeMap::new(), REFUSED, true)?;
         load(PROG_REUSEPORT, &program)
     };
     load_loss(&[gilbert]).and_then(|_| steers()).is_ok()

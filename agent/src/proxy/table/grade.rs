@@ -5,6 +5,7 @@ use faultbed_common::{
     fault::Grade,
     proxy_spec::{Cut, Dials, Endings, LinkEffect, LinkFault},
 };
+use serde::{Deserialize, Serialize};
 
 /// What the host lets this process do; found out by trying.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl Abilities {
 }
 
 /// What of one fault the kernel makes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kernel {
     /// Segments that it drops when they arrive.
     pub(crate) loss: Vec<Loss>,

@@ -14,25 +14,29 @@ use faultbed_common::{
 };
 
 use super::{Bucket, Kernel, Life};
-use crate::proxy::{dice::Dice, rule_set::lock, storm::Storms};
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{carry::shared, dice::Dice, rule_set::lock, storm::Storms};
 
 /// What is done with one link, and on whose account.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) rule: LinkRule,
     pub(crate) acting: Vec<Arc<Acting>>,
     /// Where the link's dice come from.
     pub(crate) seed: u64,
     /// The line of all its connections; it stays the link's when faults change.
+    #[serde(with = "shared")]
     pub(crate) bucket: Arc<Bucket>,
     /// When all of its segments are lost, for all of its connections alike.
+    #[serde(with = "shared")]
     pub(crate) storms: Arc<Mutex<Storms>>,
     /// Whether some fault acts on a share of its connections only.
     shared: bool,
 }
 
 /// One fault's share in an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Acting {
     pub(crate) life: Life,
     /// When it was first read, in nanoseconds of CLOCK_BOOTTIME.

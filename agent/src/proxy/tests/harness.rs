@@ -102,6 +102,13 @@ impl Lab {
         self.proxy = Some(Proxy::start(self.dir.path(), &self.socket()).expect("start the proxy"));
     }
 
+    /// Another data plane takes over from the one that runs.
+    pub(super) fn hand_over(&mut self) {
+        let next = Proxy::take_over(self.dir.path(), &self.socket()).expect("take over");
+        next.dismiss_predecessor();
+        self.proxy = Some(next);
+    }
+
     /// Ends the proxy.
     pub(super) fn halt(&mut self) {
         self.proxy = None;

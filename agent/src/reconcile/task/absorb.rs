@@ -13,7 +13,7 @@ use crate::{
         Failure, Hands, NodeAct, ObservedNode, Readiness, Run, StepKind,
         execute::Done,
         hands::{ProxyApplied, ProxySeen},
-        report::{self, ENDED_FAULTS_MAX, NodeFacts},
+        report::{self, NodeFacts},
         step::Cause,
     },
 };
@@ -41,11 +41,15 @@ impl<H: Hands> Reconciler<H> {
             Wake::Surveyed(survey) => {
                 (self.is_surveying, self.has_surveyed) = (false, true);
                 self.survey = survey;
+                self.keep_bypasses();
             }
             Wake::Settled(result) => self.ledger_settled(result),
             Wake::Timer => self.inspect_unsettled(),
             Wake::Recheck => self.recheck(),
-            Wake::Evidence => self.ask_proxy(),
+            Wake::Evidence => {
+                self.save_evidence();
+                self.ask_proxy();
+            }
         }
     }
 
@@ -71,6 +75,7 @@ impl<H: Hands> Reconciler<H> {
             Err(error) => tracing::error!(%error, "list nodes"),
         }
         self.observed.proxy.running = self.hands.find_proxy().is_some();
+        self.load_evidence();
         self.take_canaries();
         self.canaries.skip_before();
         self.survey();
@@ -130,30 +135,6 @@ impl<H: Hands> Reconciler<H> {
         self.settle();
     }
 
-    /// Faults on nodes that left the orders stay visible as ended.
-    fn note_ended_faults(&mut self, before: &crate::ledger::Accepted) {
-        let Some(accepted) = self.ledger.accepted() else { return };
-        let now = self.hands.now();
-        let faults_of = |of: &crate::ledger::Accepted| -> Vec<_> {
-            let nodes = of.spec.nodes.values();
-            nodes.flat_map(|n| n.faults.iter().map(|(k, f)| (k.clone(), f.revision))).collect()
-        };
-        let wanted = faults_of(accepted);
-        for (name, _) in &wanted {
-            self.ended_faults.remove(name);
-        }
-        for (name, revision) in faults_of(before) {
-            if !wanted.iter().any(|(held, _)| *held == name) {
-                let expired = before.is_over(&name, now);
-                let ended = FaultReport { revision, expired, ..FaultReport::default() };
-                self.ended_faults.insert(name, ended);
-            }
-        }
-        while self.ended_faults.len() > ENDED_FAULTS_MAX {
-            self.ended_faults.pop_first();
-        }
-    }
-
     fn recheck(&mut self) {
         let nodes: Vec<NodeName> = self.observed.nodes.keys().cloned().collect();
         for node in &nodes {
@@ -173,6 +154,7 @@ impl<H: Hands> Reconciler<H> {
         if self.ledger.retry() || self.unsettled.is_some() {
             self.settle();
         }
+        self.save_evidence();
         self.survey();
         self.ask_proxy();
     }
@@ -297,6 +279,7 @@ impl<H: Hands> Reconciler<H> {
                 if observed.record.binary.as_ref().is_some_and(|held| held.is_same_file(&binary)) {
                     observed.record.binary = Some(binary);
                     save(&*self.hands, node, observed);
+                    self.prune_binaries();
                 }
             }
             Err(why) => tracing::warn!(%node, %why, "hash its program"),
@@ -340,11 +323,12 @@ impl<H: Hands> Reconciler<H> {
         proxy.busy = false;
         let file = proxy.telling.take();
         match told {
-            Ok(ProxyApplied { failed, faults }) => {
+            Ok(ProxyApplied { failed, faults, outdated }) => {
                 proxy.running = true;
                 proxy.applied = file.map(|file| *file);
                 proxy.applied_at = now;
                 proxy.failed = failed;
+                proxy.outdated = outdated;
                 proxy.failure = None;
                 let seen = self.proxy_seen.get_or_insert_default();
                 // It enforces what it named and nothing else.
@@ -380,8 +364,13 @@ impl<H: Hands> Reconciler<H> {
     }
 
     fn proxy_ended(&mut self) {
-        tracing::error!("the proxy process ended");
         self.proxy_watch = None;
+        // Another one has taken over from it, with all that it had.
+        if self.hands.find_proxy().is_some() {
+            self.watch_proxy();
+            return;
+        }
+        tracing::error!("the proxy process ended");
         let proxy = &mut self.observed.proxy;
         proxy.running = false;
         proxy.applied = None;
@@ -407,6 +396,7 @@ impl<H: Hands> Reconciler<H> {
             Ok(_) if !self.observed.proxy.running => {}
             Ok(seen) => {
                 self.canaries.proxy_says(&seen.faults, self.hands.now());
+                self.kept.proxy_says(&seen.faults);
                 self.proxy_seen = Some(seen);
             }
             Err(why) => tracing::debug!(%why, "ask the proxy"),

@@ -47,6 +47,12 @@ impl<H: Hands> Reconciler<H> {
         });
     }
 
+    /// Runs something that may block for a moment and that nobody waits for.
+    pub(super) fn block_quietly(&self, work: impl FnOnce(&H) + Send + 'static) {
+        let hands = Arc::clone(&self.hands);
+        tokio::task::spawn_blocking(move || work(&hands));
+    }
+
     /// Runs something asynchronous, beside the loop.
     fn watch(&self, wait: impl Future<Output = ()> + Send + 'static, wake: Wake) -> AbortHandle {
         let notes = self.notes.clone();

@@ -15,7 +15,8 @@ impl<H: Hands> Reconciler<H> {
     /// Learns from the orders which links are asked over.
     pub(super) fn take_canaries(&mut self) {
         if let Some(accepted) = self.ledger.accepted() {
-            self.canaries.take_orders(accepted, |_, _, _| None);
+            let kept = &self.kept;
+            self.canaries.take_orders(accepted, |name, of, link| kept.canary(name, of, link));
         }
     }
 

@@ -8,7 +8,7 @@ use faultbed_common::{
     generation::{FaultRevision, Generation, Incarnation},
     host_spec::{HostSpec, NodeEffect, NodeFault, NodePort, NodeSpec, Wanted},
     link::Link,
-    name::NodeName,
+    name::{FaultName, NodeName},
     proxy_spec::{Dials, LinkEffect, LinkFault},
     report::{CanaryVerdict, HostReport, NodeState},
     spec::OnCrash,
@@ -455,4 +455,30 @@ async fn a_canary_asks_before_while_and_after_a_cut() {
     let canary = canary(&report).unwrap();
     assert_eq!((canary.verdict, canary.answers), (CanaryVerdict::Agrees, 0), "{canary:?}");
     assert!(canary.healed_after_ms.is_some(), "{canary:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn evidence_survives_the_agent() {
+    let mut lab = Harness::new();
+    let mut spec = node_spec();
+    let name: FaultName = "held".parse().unwrap();
+    let fault = NodeFault { revision: FaultRevision(1), lasts: None, effect: NodeEffect::Pause };
+    spec.faults.insert(name.clone(), fault);
+    lab.set("kv-1", spec);
+    lab.order().await;
+    lab.wait_state("kv-1", NodeState::Paused).await;
+    lab.edit("kv-1").faults.clear();
+    lab.order().await;
+    let is_over = |report: &HostReport| report.faults.get(&name).is_some_and(|fault| !fault.active);
+    lab.wait("it is over", is_over).await;
+    let is_kept = |lab: &Harness| lab.hands.kept().ended.contains_key(&name);
+    tokio::time::timeout(PATIENCE, async {
+        while !is_kept(&lab) {
+            lab.reports.changed().await.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    lab.restart().await;
+    lab.wait("it is known to have been", is_over).await;
 }

@@ -6,7 +6,7 @@ use crate::{
     effect::{Distribution, Loss, Ratio},
     fault::{FaultSpec, Grade, HealPolicy, OneWay},
     preset,
-    proxy_spec::Cut,
+    proxy_spec::{Cut, LinkEffect},
     shape::{ShapeError, chance::Chance, cut, words},
 };
 
@@ -336,6 +336,12 @@ fn is_shared(spec: &FaultSpec) -> bool {
     spec.probability.is_some_and(|share| share < Ratio::ONE)
 }
 
+/// Whether somebody who asks over the link can tell that the fault is on it.
+fn is_told_by_canary(spec: &FaultSpec) -> bool {
+    let LinkEffect { cut, hold, delay, dials, accept_delay_us, .. } = crate::shape::effect(spec);
+    cut.is_some() || hold.is_some() || delay.is_some() || dials.is_some() || accept_delay_us > 0
+}
+
 /// What is asked beside the effects.
 fn options(spec: &FaultSpec) -> Result<(), ShapeError> {
     let is_cut = words::cuts(spec);
@@ -352,13 +358,14 @@ fn options(spec: &FaultSpec) -> Result<(), ShapeError> {
              write `one_way = \"bytes\"`",
         ),
         (
-            spec.canary && !is_cut,
-            "`canary` proves a cut; what other effects did is counted anyway: leave it out",
+            spec.canary && !is_told_by_canary(spec),
+            "`canary` proves a cut, a hold, a delay or a refusal; what other effects did is counted \
+             anyway: leave it out",
         ),
         (
             spec.canary && is_shared(spec),
-            "`canary` proves that nothing passes, and with `probability` some connections do: write \
-             one",
+            "`canary` proves what every connection meets, and with `probability` some are spared: \
+             write one",
         ),
         (
             spec.fast_heal && (!of_packets || is_shared(spec) || spec.grade == Some(Grade::Stream)),

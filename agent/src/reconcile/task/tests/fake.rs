@@ -25,6 +25,7 @@ use crate::{
     clock::BootTime,
     reconcile::{
         Asked, Ended, NodeOrders, NodeRecord, Run, Running, Why,
+        evidence::Kept,
         hands::{
             CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
             SurveyOrder,
@@ -38,6 +39,7 @@ struct World {
     nodes: BTreeMap<NodeName, Node>,
     rules: Option<ProxyFile>,
     has_proxy: bool,
+    evidence: Kept,
     held: BTreeMap<SocketAddr, String>,
     stubborn: BTreeSet<NodeName>,
     calls: Vec<String>,
@@ -175,6 +177,13 @@ impl FakeHands {
                 changes.changed().await.ok();
             }
         }
+    }
+}
+
+impl FakeHands {
+    /// What is kept of faults.
+    pub(super) fn kept(&self) -> Kept {
+        self.world.lock().unwrap().evidence.clone()
     }
 }
 
@@ -368,6 +377,7 @@ impl Hands for FakeHands {
             Ok(ProxyApplied {
                 failed: failed.collect(),
                 faults: faults.map(|(name, f)| (name.clone(), fault(f.revision))).collect(),
+                outdated: None,
             })
         })
     }
@@ -384,6 +394,17 @@ impl Hands for FakeHands {
         std::thread::sleep(delay);
         Ok(seen)
     }
+
+    fn load_evidence(&self) -> io::Result<Kept> {
+        Ok(self.world.lock().unwrap().evidence.clone())
+    }
+
+    fn save_evidence(&self, kept: &Kept) -> io::Result<()> {
+        self.change(|world| world.evidence = kept.clone());
+        Ok(())
+    }
+
+    fn prune_binaries(&self, _: &BTreeSet<String>) {}
 
     fn survey(&self, _: &SurveyOrder) -> Survey {
         Survey::default()
