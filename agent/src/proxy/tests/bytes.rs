@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use faultbed_common::proxy_spec::{Endings, Hold, LinkEffect};
+use faultbed_common::{
+    fault::Grade,
+    proxy_spec::{Endings, Hold, LinkEffect},
+};
 
 use super::harness::{Lab, eventually, is_silent, late, noise, pass, unacknowledged};
 
@@ -93,7 +96,7 @@ fn slices_arrive_one_by_one() {
 fn what_is_lost_is_sent_again_and_all_else_waits_for_it() {
     let mut lab = Lab::start(&["x", "y"]);
     let (near, far) = lab.join("x", "y");
-    lab.inject("loss", lossy("30%"), &["x>y"]);
+    lab.inject("loss", lossy("30%"), &["x>y"]).grade = Some(Grade::Stream);
     lab.apply();
     let began = Instant::now();
     for number in 0..20_u32 {
@@ -112,9 +115,9 @@ fn what_is_lost_is_sent_again_and_all_else_waits_for_it() {
     }
     assert!(began.elapsed() > Duration::from_millis(200), "{:?}", began.elapsed());
     lab.heal("loss");
-    lab.inject("few", lossy("1%"), &["x>y"]);
-    lab.inject("states", lossy("p=1% r=30%"), &["x>y"]);
-    lab.inject("burst", lossy("burst=1ms every=50ms"), &["x>y"]);
+    lab.inject("few", lossy("1%"), &["x>y"]).grade = Some(Grade::Stream);
+    lab.inject("states", lossy("p=1% r=30%"), &["x>y"]).grade = Some(Grade::Stream);
+    lab.inject("burst", lossy("burst=1ms every=50ms"), &["x>y"]).grade = Some(Grade::Stream);
     lab.apply();
     let bulk = noise(8, 8 << 20);
     assert!(carry(&near, &far, &bulk) == bulk);
