@@ -142,6 +142,14 @@ pub(crate) fn record_self(dir: &Path) -> io::Result<()> {
     fs::rename(draft, path)
 }
 
+/// Records this process again where a successor that failed has recorded itself.
+///
+/// # Errors
+/// As the file system says.
+pub(crate) fn record_again(dir: &Path) -> io::Result<()> {
+    if record_path(dir).exists() { record_self(dir) } else { Ok(()) }
+}
+
 /// Takes the record back.
 pub(crate) fn forget_self(dir: &Path) {
     let _gone_already = fs::remove_file(record_path(dir));

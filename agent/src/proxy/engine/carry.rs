@@ -28,6 +28,11 @@ pub(crate) struct Inheritance {
 }
 
 impl Engine {
+    /// The directory that it serves.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.path.parent()
+    }
+
     pub(crate) fn crew(&self) -> &Crew {
         &self.crew
     }

@@ -21,6 +21,7 @@ use crate::proxy::{
         line::{Content, Line, Word},
     },
     pair::Pair,
+    process,
     rule_set::lock,
     worker::{Message, Sample},
 };
@@ -152,6 +153,9 @@ pub(crate) fn give(engine: &mut Engine, estate: Estate<'_>, successor: OwnedFd) 
         }
         Err(Failure::After(why)) => {
             tracing::error!(why, "hand over: go on, with every connection reset");
+            if let Some(Err(error)) = engine.dir().map(process::record_again) {
+                tracing::error!(%error, "record this process again");
+            }
             resume(&crew, &freeze, Decision::Reset);
             Given::Kept(why)
         }
