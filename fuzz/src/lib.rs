@@ -2,9 +2,9 @@
 //!
 //! Targets are tests beside what they fuzz, so that parsers stay private: `common/tests/fuzz.rs`
 //! (lab files, blueprints with their templates and expressions, targets, quantities, names, links,
-//! `proxy.json`, host specs, requests), `agent/src/fuzz.rs` (`/proc` tables, `sockaddr`, `sock_diag`
-//! answers, run records, orders, control lines, log tails) and `coordinator/src/fuzz.rs` (keys and
-//! values of the store, bodies of HTTP requests).
+//! `proxy.json`, host specs, requests), `agent/tests/fuzz.rs` (`/proc/PID/stat`, run records, orders,
+//! ledgers, log tails), tests named `fuzz_…` in `agent/src` (`/proc/net/tcp`, `sockaddr`, answers of
+//! `sock_diag`) and `coordinator/tests/fuzz.rs` (keys and values of the store, bodies of requests).
 //!
 //! `cargo test fuzz` runs each for a second. `cargo bolero test NAME` runs one for as long as one
 //! likes, with libFuzzer's coverage; what it finds goes to `__fuzz__/NAME/crashes` and is then run by

@@ -48,37 +48,6 @@ fn malformed_requests_are_refused_and_harm_nobody() {
 }
 
 #[test]
-fn fuzz_requests_and_files_of_a_proxy_that_runs() {
-    let mut lab = Lab::start(&["x", "y"]);
-    let (near, far) = lab.join("x", "y");
-    let (socket, path) = (lab.socket(), lab.socket().with_file_name("proxy.json"));
-    let requests = ["{\"v\":1,\"op\":\"apply\"}", "{\"v\":1,\"op\":\"report\"}"];
-    let said = std::sync::Mutex::new((UnixStream::connect(&socket).unwrap(), 0));
-    // Every few lines someone else connects: who says too much is hung up on.
-    faultbed_fuzz::fuzz!(requests, |line: &[u8]| {
-        let (stream, lines) = &mut *said.lock().unwrap();
-        *lines += 1;
-        stream.set_nonblocking(true).unwrap();
-        let mut line = line.to_vec();
-        line.push(b'\n');
-        let is_stop = line.windows(4).any(|word| word == b"stop");
-        let gone = !is_stop && stream.write_all(&line).is_err();
-        if gone || *lines % 64 == 0 {
-            *stream = UnixStream::connect(&socket).unwrap();
-        }
-        let _not_yet = stream.read(&mut [0; 4096]);
-    });
-    let (files, client) = (faultbed_fuzz::corpus("proxy_file"), lab.client());
-    faultbed_fuzz::fuzz!(files, |file: &[u8]| {
-        fs::write(&path, file).unwrap();
-        let _refused = client.apply();
-    });
-    // It lives, obeys and carries.
-    lab.apply();
-    pass(&near, &far, "as before");
-}
-
-#[test]
 fn a_file_that_is_wrong_changes_nothing() {
     let mut lab = Lab::start(&["x", "y"]);
     let (near, far) = lab.join("x", "y");
