@@ -4,23 +4,29 @@
 #   deploy/bench.sh start|flip|idle [--json]
 #   deploy/bench.sh link [--json] [--rounds N] [--only TEST,…] [--targets NAME,…] [--also NAME=BINARY]
 #   deploy/bench.sh effects [--json] [--only TEST,…]
+#   deploy/bench.sh kernel [WORD …]
 #
 # link runs our proxy next to nothing at all, HAProxy, nginx and socat, and next to toxiproxy-server
 # and etcd-proxy where their binaries are on PATH; --also adds another build of ours. Its tests are
 # bulk1, bulk8, default (bulk under the kernel's default congestion control), rtt, requests, short
 # and idle. link and effects run in a network namespace of their own where one can be made: then
 # nothing else is on their loopback device, and congestion control can be chosen for all.
+#
+# kernel prints the table of docs/kernel.md: what a client sees of a real link and of ours. Words choose
+# cases by their names.
 set -eu
 cd "$(dirname "$0")/.."
 bench=${1:-}
 case $bench in
 link) deploy/setup.sh bench ;;
+kernel) deploy/setup.sh test ;;
 *) deploy/setup.sh run ;;
 esac
 cargo build --release --bins --locked -q
 program="${CARGO_TARGET_DIR:-target}/release/bench"
 case $bench in
 link | effects) ;;
+kernel) shift && exec "${program%/bench}/kernel-compare" "$@" ;;
 *) exec "$program" "$@" ;;
 esac
 

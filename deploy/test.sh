@@ -13,5 +13,6 @@ if command -v cargo-deny >/dev/null 2>&1; then
 else
     echo "== cargo-deny is not installed; the bans that matter are in the tidy test" >&2
 fi
-step cargo build --bins --locked -p faultbed-agent -p faultbed-coordinator
+step cargo build --bins --locked -p faultbed-agent -p faultbed-coordinator -p faultbed-tests
 step cargo test --workspace --locked
+step "${CARGO_TARGET_DIR:-target}/debug/soak" --seconds 60

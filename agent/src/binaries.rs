@@ -5,6 +5,7 @@
 //! refuses a file that has changed.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Metadata},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -19,6 +20,9 @@ const HASH_BYTES: usize = 64 * 1024;
 
 /// How many files' hashes are remembered.
 const CACHE_MAX: usize = 64;
+
+/// Pinned programs that no node runs and that stay.
+const UNUSED_MAX: usize = 4;
 
 /// A program that a node runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +185,12 @@ impl Hashes {
         Some(known.clone())
     }
 
+    /// Forgets programs of these hashes.
+    pub fn forget(&mut self, gone: &[String]) {
+        let is_gone = |sha256: &Option<String>| sha256.as_ref().is_some_and(|s| gone.contains(s));
+        self.known.retain(|(_, known)| !is_gone(&known.sha256));
+    }
+
     /// Remembers it.
     pub fn learn(&mut self, binary: &Binary) {
         if self.known.len() >= CACHE_MAX {
@@ -226,7 +236,33 @@ pub fn identify(
     Ok(Binary { sha256: Some(sha256), pinned, version, ..binary.clone() })
 }
 
-fn hash(file: &mut File) -> io::Result<String> {
+/// Removes pins that no node runs, but the newest few: what is being pinned right now is no node's
+/// yet. Returns the hashes that are gone.
+///
+/// # Errors
+/// The directory cannot be read, or does not let go of a pin.
+pub fn prune(bins: &Path, used: &BTreeSet<String>) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(bins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut unused = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let Ok(sha256) = entry.file_name().into_string() else { continue };
+        if !used.contains(&sha256) {
+            unused.push((entry.metadata()?.modified()?, sha256));
+        }
+    }
+    unused.sort();
+    unused.truncate(unused.len().saturating_sub(UNUSED_MAX));
+    for (_, sha256) in &unused {
+        fs::remove_dir_all(bins.join(sha256))?;
+    }
+    Ok(unused.into_iter().map(|(_, sha256)| sha256).collect())
+}
+
+pub(crate) fn hash(file: &mut File) -> io::Result<String> {
     let mut sha = Sha256::new();
     let mut buffer = vec![0; HASH_BYTES];
     loop {

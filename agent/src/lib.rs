@@ -7,6 +7,7 @@ pub mod agent;
 pub mod args;
 pub mod binaries;
 pub mod bypass;
+pub mod canary;
 pub mod clock;
 pub mod down;
 pub mod ledger;

@@ -6,6 +6,7 @@
 //! them. A pass never waits: a step that takes long keeps only its own node busy, so new fault
 //! rules are in force at once whatever nodes are doing.
 
+pub mod evidence;
 pub mod execute;
 pub mod hands;
 pub mod node_record;
@@ -81,6 +82,8 @@ pub struct ObservedProxy {
     pub applied_at: BootTime,
     /// Listeners it could not open, and why.
     pub failed: BTreeMap<SocketAddr, String>,
+    /// Why it still runs another program than this agent.
+    pub outdated: Option<String>,
     /// Why it could not be told, lately.
     pub failure: Option<Failure>,
 }

@@ -162,7 +162,7 @@ pub struct FaultSpec {
     /// Where dice come from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Prove the cut and its heal by connections of our own.
+    /// Prove the fault and its heal by connections of our own: a cut, a hold, a delay or a refusal.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub canary: bool,
     /// Bound how long peers take to notice the heal of a cut, through their own sockets.

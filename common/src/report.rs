@@ -405,6 +405,9 @@ pub struct ProxyReport {
     pub connections: u64,
     /// The best grade it can give.
     pub best_grade: Option<Grade>,
+    /// Why it still runs another program than its agent; `None` where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outdated: Option<String>,
 }
 
 #[cfg(test)]

@@ -6,12 +6,16 @@ use std::{
     time::Duration,
 };
 
-use faultbed_common::{event::EventKind, generation::Generation};
+use faultbed_common::{event::EventKind, generation::Generation, status::Status};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    decide::{chores, edit::decide_hand_edit, events::events},
+    decide::{
+        chores,
+        edit::decide_hand_edit,
+        events::{self, events},
+    },
     editor::{Editor, asked, reports_of_living, unix_ms},
     journal::Journal,
     mirror::{Mirror, MirrorHandle},
@@ -21,6 +25,9 @@ use crate::{
 
 /// Ages in statuses move without any change; roles and deadlines are looked at this often.
 const RECHECK: Duration = Duration::from_secs(1);
+
+/// Changes that are told one by one; a coordinator that begins late tells of many at once.
+const CHANGES_MAX: u64 = 20;
 
 /// The author of automatic changes.
 pub const AUTOMATIC: &str = "faultbed";
@@ -90,6 +97,9 @@ impl Chores {
             self.do_one(&seen).await;
             let seen = self.mirror.now();
             let after = status_of(&seen, &self.refused.sentences(), unix_ms());
+            for (kind, subject, text) in self.changes(&before, &after).await {
+                self.journal.write(kind, subject, text);
+            }
             for (kind, subject, text) in events(&before, &after) {
                 self.journal.write(kind, subject, text);
             }
@@ -103,6 +113,27 @@ impl Chores {
                 () = tokio::time::sleep(due.max(Duration::from_millis(1))) => {}
             }
         }
+    }
+
+    /// The changes that were accepted between two statuses, with what each was.
+    async fn changes(&self, before: &Status, after: &Status) -> Vec<events::Found> {
+        let (first, last) = (before.generation.0 + 1, after.generation.0);
+        let mut found = Vec::new();
+        if last.saturating_sub(first) >= CHANGES_MAX {
+            let text = format!("generations {first} to {last}: faultbed history");
+            found.push((EventKind::Change, after.lab.to_string(), text));
+            return found;
+        }
+        for generation in first..=last {
+            match self.mirror.change(Generation(generation)).await {
+                Ok(Some(entry)) => found.push(events::change(&after.lab, &entry)),
+                Ok(None) | Err(_) => {
+                    let text = format!("generation {generation} is accepted");
+                    found.push((EventKind::Change, after.lab.to_string(), text));
+                }
+            }
+        }
+        found
     }
 
     /// At most one commit: the next look sees what it did.

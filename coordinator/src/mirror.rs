@@ -20,6 +20,7 @@ use std::{
 
 use faultbed_common::{
     edit::HistoryEntry,
+    generation::Generation,
     lab::Lab,
     name::{HostName, LabName},
     report::HostReport,
@@ -32,7 +33,7 @@ pub use self::write::{CommitOutcome, Published};
 use crate::{
     editor::unix_ms,
     store::{
-        Revision, Store, StoreError,
+        Op, Revision, Store, StoreError, Txn,
         keys::{self, Keys, Specs},
     },
 };
@@ -142,6 +143,17 @@ impl MirrorHandle {
             }
         };
         Ok(kvs.iter().filter_map(read).collect())
+    }
+
+    /// The accepted change that made this generation; `None` where it is not kept.
+    ///
+    /// # Errors
+    /// The store cannot be reached.
+    pub async fn change(&self, generation: Generation) -> Result<Option<HistoryEntry>, StoreError> {
+        let get = Op::Get(self.keys.history(generation));
+        let out = self.store.txn(Txn { then: vec![get], ..Txn::default() }).await?;
+        let kv = out.got.into_iter().flatten().next();
+        Ok(kv.and_then(|kv| Some(serde_json::from_slice::<keys::Record>(&kv.value).ok()?.entry)))
     }
 
     /// Waits until the mirror satisfies `enough`, at most `time`; says whether it did.

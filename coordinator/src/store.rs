@@ -12,7 +12,8 @@
 //!   [`StoreError::Compacted`]. Nothing resumes by itself; `mirror` shows the loop that does.
 //! - A lease that ends, revoked or not kept, takes all its keys with it in one revision.
 //! - After a restart of the store every acknowledged commit is there, and leases have their whole
-//!   time to live before them again.
+//!   time to live before them again. Only of passing commits, such as reports of hosts, the last ones
+//!   may be gone, those of a second at most; what was committed after one is never there without it.
 //! - [`StoreError::Unavailable`] of a write says nothing about its outcome. Guard every write by
 //!   what it was computed from, so that repeating it is harmless.
 //!
@@ -136,6 +137,8 @@ pub struct Txn {
     pub then: Vec<Op>,
     /// Where one does not.
     pub or_else: Vec<Op>,
+    /// A crash may take it back, for what it says is said again soon: it need not wait for a disk.
+    pub is_passing: bool,
 }
 
 /// What became of a transaction.

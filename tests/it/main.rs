@@ -4,6 +4,7 @@ mod api;
 mod apply;
 mod bad_input;
 mod crash;
+mod effects;
 mod faults;
 mod store_etcd;
 mod tidy;

@@ -15,6 +15,7 @@ mod bytes;
 mod dials;
 mod ends;
 mod one_way;
+mod orders;
 mod outages;
 mod proxy;
 mod rates;
@@ -34,6 +35,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(dials::cases());
     cases.extend(ends::cases());
     cases.extend(one_way::cases());
+    cases.extend(orders::cases());
     cases.extend(bytes::cases());
     cases.extend(rates::cases());
     cases

@@ -84,3 +84,22 @@ fn the_version_is_asked_for_once_for_each_content() {
     hashes.learn(&again);
     assert_eq!(hashes.known(&found), Some(again));
 }
+
+#[test]
+fn pins_that_no_node_runs_are_removed_but_the_newest_few() {
+    let dir = tempfile::tempdir().unwrap();
+    let bins = dir.path().join("bins");
+    assert_eq!(prune(&bins, &BTreeSet::new()).unwrap(), Vec::<String>::new());
+    let then = std::time::SystemTime::UNIX_EPOCH;
+    for number in 0..UNUSED_MAX as u64 + 3 {
+        let pin = bins.join(format!("hash{number}"));
+        fs::create_dir_all(&pin).unwrap();
+        fs::write(pin.join("program"), "x").unwrap();
+        let at = then + std::time::Duration::from_secs(number);
+        File::open(&pin).unwrap().set_modified(at).unwrap();
+    }
+    let used = BTreeSet::from(["hash0".to_owned()]);
+    assert_eq!(prune(&bins, &used).unwrap(), ["hash1", "hash2"]);
+    assert!(bins.join("hash0/program").exists(), "a node runs it");
+    assert!(bins.join("hash3").exists() && !bins.join("hash1").exists());
+}

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -22,7 +22,11 @@ use rustix::{
     },
     io::Errno,
     net::{SocketFlags, acceptfrom_with, sockopt},
+    process::{Resource, getrlimit},
 };
+
+use crate::clock;
+use serde::{Deserialize, Serialize};
 
 use crate::proxy::{
     rule_set::{Board, lock},
@@ -33,13 +37,48 @@ use crate::proxy::{
 const ACCEPTS_MAX: u32 = 64;
 /// How long the thread rests where it can neither accept nor refuse.
 const REST: Duration = Duration::from_millis(10);
+/// Descriptors that no connection gets, so that the agent is heard, files are read and pipes are there
+/// also when there are more connections than the process may have.
+const RESERVED: u64 = 192;
+/// Between two lines of the log about a want of descriptors.
+const SAY_AGAIN_NS: u64 = 10_000_000_000;
 const EVENTS_MAX: usize = 64;
 const WAKE: u64 = 0;
 
 /// What every connection of a listener knows of it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Door {
     pub(crate) listener: Listener,
+    /// Connections accepted.
+    accepted: AtomicU64,
+}
+
+impl Door {
+    pub(crate) fn new(listener: Listener) -> Self {
+        Self { listener, accepted: AtomicU64::new(0) }
+    }
+
+    /// The number of the connection that is accepted now, for its dice: with the same order of
+    /// accepts at a node's port, the same numbers.
+    pub(crate) fn next_number(&self) -> u64 {
+        let count = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let name = [self.listener.node.as_str(), "/", self.listener.port.as_str()];
+        // FNV-1a (Fowler, Noll, Vo): connections of different ports do not share their luck.
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let port = name.iter().flat_map(|part| part.bytes()).fold(0xcbf2_9ce4_8422_2325, mix);
+        port.wrapping_add(count)
+    }
+}
+
+/// A connection that has been accepted.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) fd: OwnedFd,
+    pub(crate) peer: SocketAddr,
+    /// For its dice.
+    pub(crate) number: u64,
+    /// When, in nanoseconds of CLOCK_BOOTTIME.
+    pub(crate) at_ns: u64,
 }
 
 /// A door and its listening socket.
@@ -52,8 +91,12 @@ pub(crate) struct Acceptor {
     wake: OwnedFd,
     doors: Mutex<BTreeMap<u64, Open>>,
     last: AtomicU64,
+    /// Whether nothing is accepted; held by the thread while it accepts.
+    paused: Mutex<bool>,
     /// Connections refused because there was no descriptor left.
     refused: AtomicU64,
+    /// When that was last said.
+    said_ns: AtomicU64,
     /// Given up for a moment when there is none left, so that a waiting connection can be refused.
     spare: Mutex<Option<OwnedFd>>,
 }
@@ -68,7 +111,9 @@ impl Acceptor {
             wake,
             doors: Mutex::default(),
             last: AtomicU64::new(WAKE),
+            paused: Mutex::new(false),
             refused: AtomicU64::new(0),
+            said_ns: AtomicU64::new(0),
             spare: Mutex::new(Some(spare()?)),
         })
     }
@@ -92,6 +137,30 @@ impl Acceptor {
         }
     }
 
+    /// Accepts nothing from now on: not after this has returned. Connections wait in the kernel.
+    pub(crate) fn pause(&self) {
+        *lock(&self.paused) = true;
+        for (_, fd) in lock(&self.doors).values() {
+            let _closed_anyway = epoll::delete(&self.epoll, &**fd);
+        }
+    }
+
+    /// Accepts again.
+    pub(crate) fn resume(&self) {
+        *lock(&self.paused) = false;
+        for (id, (door, fd)) in &*lock(&self.doors) {
+            let watched = epoll::add(&self.epoll, &**fd, EventData::new_u64(*id), EventFlags::IN);
+            if let Err(error) = watched {
+                tracing::error!(%error, listener = %door.listener.listen, "watch a listener");
+            }
+        }
+    }
+
+    /// Counts from what another process had refused.
+    pub(crate) fn count_refused_from(&self, refused: u64) {
+        self.refused.store(refused, Ordering::Relaxed);
+    }
+
     /// Connections refused because there was no descriptor left.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
@@ -112,7 +181,8 @@ impl Acceptor {
                     return;
                 }
             }
-            for event in events.drain(..) {
+            let paused = lock(&self.paused);
+            for event in events.drain(..).filter(|_| !*paused) {
                 let found = lock(&self.doors).get(&event.data.u64()).cloned();
                 if let Some((door, fd)) = found {
                     self.accept_all(&door, &fd, workers);
@@ -125,11 +195,14 @@ impl Acceptor {
         for _ in 0..ACCEPTS_MAX {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(listening, flags) {
+                Ok((fd, Some(_))) if !leaves_reserve(&fd) => self.turn_away(fd),
                 Ok((fd, Some(peer))) => {
                     let Ok(peer) = SocketAddr::try_from(peer) else { continue };
                     let idlest = workers.iter().min_by_key(|worker| worker.load());
                     if let Some(worker) = idlest {
-                        worker.post(Message::Adopt { door: Arc::clone(door), fd, peer });
+                        let (number, at_ns) = (door.next_number(), clock::boottime_ns());
+                        let arrival = Arrival { fd, peer, number, at_ns };
+                        worker.post(Message::Adopt { door: Arc::clone(door), arrival });
                     }
                 }
                 Err(Errno::MFILE | Errno::NFILE) => {
@@ -150,21 +223,42 @@ impl Acceptor {
         }
     }
 
+    /// Ends a connection that there is no descriptor for with a reset, counts it, and says so.
+    fn turn_away(&self, fd: OwnedFd) {
+        let _gone = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
+        drop(fd);
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        let now_ns = clock::boottime_ns();
+        let said_ns = self.said_ns.load(Ordering::Relaxed);
+        if said_ns == 0 || now_ns.saturating_sub(said_ns) > SAY_AGAIN_NS {
+            self.said_ns.store(now_ns, Ordering::Relaxed);
+            let limit = getrlimit(Resource::Nofile).current;
+            tracing::warn!(refused, limit, "reset new connections: no descriptor is left for them");
+        }
+    }
+
     /// Refuses one connection with a reset: without a descriptor it would wait for ever, and its
     /// listener would never fall silent. Says whether there was one.
     fn refuse(&self, listening: &OwnedFd) -> bool {
         let mut place = lock(&self.spare);
         drop(place.take());
         let accepted = acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
-        if let Ok((fd, _)) = &accepted {
-            let _gone = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
-            self.refused.fetch_add(1, Ordering::Relaxed);
-        }
         let refused = accepted.is_ok();
-        drop(accepted);
+        if let Ok((fd, _)) = accepted {
+            self.turn_away(fd);
+        }
         *place = spare().ok();
         refused
     }
+}
+
+/// Whether a connection may have a new descriptor. Its number is the least that is free, so that all
+/// below it are taken.
+pub(crate) fn leaves_reserve(fd: &OwnedFd) -> bool {
+    // Asked each time, which is cheap: the limit of a process can be changed from outside.
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return true };
+    let reserved = RESERVED.min(limit / 4);
+    u64::try_from(fd.as_raw_fd()).is_ok_and(|number| number + reserved < limit)
 }
 
 /// A descriptor that is worth nothing but its number.

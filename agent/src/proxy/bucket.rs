@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use faultbed_common::{effect::Rate, proxy_spec::SEGMENT_BYTES};
+use serde::{Deserialize, Serialize};
 
 /// The most that takes the line at once.
 const QUANTUM_BYTES_MAX: usize = 64 * 1024;
@@ -20,7 +21,7 @@ pub(crate) const AHEAD_NS: u64 = 50_000_000;
 /// Connections share it fairly: each takes it for one quantum at a time, and again when its own last
 /// quantum is less than [`AHEAD_NS`] away. Of two that send all they can, each has its last one as
 /// far ahead as the other, so they take turns.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Bucket {
     /// Nanoseconds of CLOCK_MONOTONIC.
     free_ns: AtomicU64,

@@ -82,7 +82,7 @@ impl ProxyClient {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let mut request = serde_json::to_vec(&Request { v: VERSION, op })?;
+        let mut request = serde_json::to_vec(&Request { v: VERSION, op, formats: None })?;
         request.push(b'\n');
         stream.write_all(&request)?;
         let mut reply = String::new();

@@ -3,7 +3,9 @@
 //! It waits for workers only to acknowledge rules, never for a byte of a connection.
 
 use std::{
-    io::{self, Read, Write},
+    fs::File,
+    io::{self, IoSliceMut, Write},
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -11,15 +13,19 @@ use std::{
 };
 
 use rustix::{
+    cmsg_space,
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::sockopt::socket_peercred,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::socket_peercred,
+    },
     time::{TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime},
 };
 use serde::Serialize;
 
 use crate::proxy::{
     engine::Engine,
+    handover::{Estate, FORMAT, Given, give},
     timers::moment,
     wire::{Op, Request, VERSION},
 };
@@ -37,9 +43,19 @@ const NEVER_NS: u64 = i64::MAX as u64;
 pub(crate) struct Control {
     engine: Engine,
     listener: UnixListener,
+    lock: File,
     stop: OwnedFd,
     timer: OwnedFd,
     peers: Vec<Peer>,
+}
+
+/// Why the control thread has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was told to, or cannot go on.
+    Stopped,
+    /// Another process has everything, the control socket too.
+    HandedOver,
 }
 
 #[derive(Debug)]
@@ -47,30 +63,40 @@ struct Peer {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// The newest that came with its words.
+    descriptor: Option<OwnedFd>,
     /// Nothing more is read; it is closed when all was written.
     leaving: bool,
 }
 
 impl Control {
-    /// `stop` becomes readable when the thread must end.
-    pub(crate) fn new(engine: Engine, listener: UnixListener, stop: OwnedFd) -> io::Result<Self> {
+    /// `lock` is the directory's; `stop` becomes readable when the thread must end.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(crate) fn new(
+        engine: Engine,
+        listener: UnixListener,
+        lock: File,
+        stop: OwnedFd,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
-        Ok(Self { engine, listener, stop, timer, peers: Vec::new() })
+        Ok(Self { engine, listener, lock, stop, timer, peers: Vec::new() })
     }
 
-    /// Serves until it is told to stop.
-    pub(crate) fn run(mut self) {
+    /// Serves until it is told to stop, or another process serves.
+    pub(crate) fn run(mut self) -> End {
         let mut stopping = false;
         while !(stopping && self.peers.iter().all(|peer| peer.output.is_empty())) {
             let due = moment(self.engine.due_ns().unwrap_or(NEVER_NS));
             if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &due) {
                 tracing::error!(%error, "arm the timer for the next deadline");
             }
-            let Some(news) = self.wait() else { return };
+            let Some(news) = self.wait() else { return End::Stopped };
             if news.stop {
-                return;
+                return End::Stopped;
             }
             if news.deadline {
                 // An error is logged; the workers obey as soon as they can.
@@ -82,10 +108,15 @@ impl Control {
                 self.accept();
             }
             for at in news.peers {
-                stopping |= self.serve(at);
+                match self.serve(at) {
+                    Asked::Nothing => {}
+                    Asked::Stop => stopping = true,
+                    Asked::Gone => return End::HandedOver,
+                }
             }
             self.peers.retain_mut(|peer| !peer.write_out());
         }
+        End::Stopped
     }
 
     fn wait(&mut self) -> Option<News> {
@@ -122,20 +153,34 @@ impl Control {
             return;
         }
         if stream.set_nonblocking(true).is_ok() {
-            self.peers.push(Peer { stream, input: Vec::new(), output: Vec::new(), leaving: false });
+            let (input, output) = (Vec::new(), Vec::new());
+            self.peers.push(Peer { stream, input, output, descriptor: None, leaving: false });
         }
     }
 
-    /// Reads what a peer says and answers each line. Says whether it asked to stop.
-    fn serve(&mut self, at: usize) -> bool {
-        let Some(peer) = self.peers.get_mut(at) else { return false };
+    /// Reads what a peer says and answers each line.
+    fn serve(&mut self, at: usize) -> Asked {
+        let Some(peer) = self.peers.get_mut(at) else { return Asked::Nothing };
         peer.read_in();
-        let mut stop = false;
+        let mut asked = Asked::Nothing;
         while let Some(line) = self.peers[at].next_line() {
-            let (reply, stops) = answer(&mut self.engine, &line);
+            let reply = match request(&line) {
+                Ok(Request { op: Op::Stop, .. }) => {
+                    asked = Asked::Stop;
+                    grant(&serde_json::Map::new())
+                }
+                Ok(Request { op: Op::Handover, formats, .. }) => {
+                    match self.hand_over(at, formats) {
+                        Given::Gone => return Asked::Gone,
+                        Given::Kept(why) => refusal(&why),
+                    }
+                }
+                Ok(Request { op: Op::Apply, .. }) => apply(&mut self.engine),
+                Ok(Request { op: Op::Report, .. }) => grant(&self.engine.report()),
+                Err(why) => refusal(&why),
+            };
             self.peers[at].output.extend_from_slice(reply.as_bytes());
             self.peers[at].output.push(b'\n');
-            stop |= stops;
         }
         let peer = &mut self.peers[at];
         if peer.input.len() > REQUEST_BYTES_MAX {
@@ -144,8 +189,32 @@ impl Control {
             peer.input = Vec::new();
             peer.leaving = true;
         }
-        stop
+        asked
     }
+
+    /// Gives everything to the process whose line came with a peer's words.
+    fn hand_over(&mut self, at: usize, formats: Option<(u32, u32)>) -> Given {
+        let (oldest, newest) = formats.unwrap_or_default();
+        if !(oldest..=newest).contains(&FORMAT) {
+            let why =
+                format!("hands over in version {FORMAT}, the successor takes {oldest} to {newest}");
+            return Given::Kept(why);
+        }
+        let Some(successor) = self.peers.get_mut(at).and_then(|peer| peer.descriptor.take()) else {
+            return Given::Kept("no line came with the request".to_owned());
+        };
+        let estate = Estate { lock: &self.lock, control: &self.listener };
+        give(&mut self.engine, estate, successor)
+    }
+}
+
+/// What a peer asked for that concerns the thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    Stop,
+    /// Another process serves now.
+    Gone,
 }
 
 /// What woke the thread.
@@ -160,11 +229,21 @@ impl Peer {
     fn read_in(&mut self) {
         let mut bytes = [0; READ_BYTES];
         while !self.leaving && self.input.len() <= REQUEST_BYTES_MAX {
-            match self.stream.read(&mut bytes) {
-                Ok(0) => self.leaving = true,
-                Ok(count) => self.input.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+            let mut beside = RecvAncillaryBuffer::new(&mut space);
+            let into = &mut [IoSliceMut::new(&mut bytes)];
+            match recvmsg(&self.stream, into, &mut beside, RecvFlags::CMSG_CLOEXEC) {
+                Ok(heard) => {
+                    for item in beside.drain() {
+                        if let RecvAncillaryMessage::ScmRights(rights) = item {
+                            self.descriptor = rights.last();
+                        }
+                    }
+                    self.leaving |= heard.bytes == 0;
+                    self.input.extend_from_slice(&bytes[..heard.bytes]);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
                 Err(_) => self.leaving = true,
             }
         }
@@ -202,23 +281,20 @@ fn is_ours(stream: &UnixStream) -> bool {
     }
 }
 
-/// The reply to one line, and whether the process must end after it.
-fn answer(engine: &mut Engine, line: &[u8]) -> (String, bool) {
-    let request: Request = match serde_json::from_slice(line) {
-        Ok(request) => request,
-        Err(error) => return (refusal(&format!("parse request: {error}")), false),
-    };
+/// What a line asks for, if that is understood.
+fn request(line: &[u8]) -> Result<Request, String> {
+    let request: Request =
+        serde_json::from_slice(line).map_err(|error| format!("parse request: {error}"))?;
     if request.v != VERSION {
-        let why = format!("version {} is not spoken here, only {VERSION}", request.v);
-        return (refusal(&why), false);
+        return Err(format!("version {} is not spoken here, only {VERSION}", request.v));
     }
-    match request.op {
-        Op::Apply => match engine.load().and_then(|()| engine.make_true()) {
-            Ok(()) => (grant(&engine.applied()), false),
-            Err(why) => (refusal(&why), false),
-        },
-        Op::Report => (grant(&engine.report()), false),
-        Op::Stop => (grant(&serde_json::Map::new()), true),
+    Ok(request)
+}
+
+fn apply(engine: &mut Engine) -> String {
+    match engine.load().and_then(|()| engine.make_true()) {
+        Ok(()) => grant(&engine.applied()),
+        Err(why) => refusal(&why),
     }
 }
 

@@ -18,14 +18,16 @@
 //! Its kernel goes on acknowledging until the buffers are full. Dials succeed.
 
 use faultbed_common::proxy_spec::Cut;
+use serde::{Deserialize, Serialize};
 
-/// Chunks that pass against a one-way cut of packets before their sender's window is used up.
+/// Chunks, of at most a segment each, that pass against a one-way cut of packets before their sender's window is used up.
 pub(crate) const ALLOWANCE_CHUNKS: u32 = 10;
 /// From the first such chunk to the sender's first retransmission time-out.
 pub(crate) const ALLOWANCE_NS: u64 = 200_000_000;
 
 /// Whether the bytes of one direction pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Gate {
     #[default]
     Open,
@@ -36,7 +38,7 @@ pub(crate) enum Gate {
 }
 
 /// What becomes of one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     pub(crate) forward: Gate,
     pub(crate) backward: Gate,

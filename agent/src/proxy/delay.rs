@@ -1,6 +1,9 @@
 //! Makes bytes late: a queue of chunks with the reasons why each is late, pipelined and in order.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+
+use crate::proxy::carry::bytes;
 
 /// Bytes that one direction of one connection holds back at most; then its source is not read.
 pub(crate) const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -10,7 +13,7 @@ const CHUNK_OVERHEAD_BYTES: usize = 96;
 const CHUNKS_KEPT_MAX: usize = 32;
 
 /// Why a chunk is late. Moments are of CLOCK_MONOTONIC.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Times {
     /// When it arrived.
     pub(crate) arrived_ns: u64,
@@ -32,7 +35,7 @@ impl Times {
 }
 
 /// Chunks that wait for their moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct DelayQueue {
     chunks: VecDeque<Chunk>,
     bytes: usize,
@@ -41,10 +44,11 @@ pub(crate) struct DelayQueue {
 }
 
 /// Bytes that leave in one write, if the socket takes them.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Chunk {
     due_ns: u64,
     times: Times,
+    #[serde(with = "bytes")]
     bytes: Box<[u8]>,
     start: usize,
 }

@@ -3,13 +3,14 @@
 use std::f64::consts::TAU;
 
 use faultbed_common::{effect::Ratio, proxy_spec::Delay};
+use serde::{Deserialize, Serialize};
 
 /// A Pareto part is at most this many times its mean: the tail of the distribution has no end.
 const PARETO_MEANS_MAX: f64 = 100.0;
 
 /// A sequence of throws (splitmix64: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
 /// Generators", OOPSLA 2014).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Dice {
     state: u64,
 }

@@ -1,33 +1,41 @@
 //! Makes a table true: rules on all workers, listeners, steering, in the order that never leaks.
 
+mod carry;
+
+pub(crate) use carry::Inheritance;
+
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs, io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use faultbed_common::{
-    fault::Grade,
-    link::{Link, Party},
-    name::FaultName,
-    proxy_spec::{Listener, ProxyFile},
+    name::{FaultName, NodeName},
+    proxy_spec::{Cut, Listener, ProxyFile},
     report::{FaultReport, LinkEvidence, ProxyReport},
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::proxy::{
     acceptor::{Acceptor, Door},
+    carry::shared,
     evidence::Ledger,
     identify::Lookup,
+    pair::losing,
     processes,
-    rule_set::{Board, RuleSet},
+    rule_set::{Board, RuleSet, touched},
     side::new_socket,
     steer::{Gate, charged},
-    sys,
-    table::{self, Here, Life, Memory, Order, Standing, Table, cut_diallers},
+    sys::{self, bpf},
+    table::{self, Abilities, Acting, FaultState, Here, KeptOut, Life, Memory, Standing, Table},
     wire::{Applied, FailedListener, FaultInForce, ProxyState},
     worker::{Mailbox, Message, Sample},
 };
@@ -57,7 +65,7 @@ pub(crate) struct Crew {
 pub(crate) struct Engine {
     path: PathBuf,
     boot_id: String,
-    best: Grade,
+    can: Abilities,
     crew: Crew,
     file: ProxyFile,
     memory: Memory,
@@ -69,13 +77,19 @@ pub(crate) struct Engine {
     /// Listeners that hold the connections of a cut dialler because they cannot drop its SYNs.
     unsteered: BTreeMap<SocketAddr, String>,
     refused: Ledger,
+    /// What processes before this one have counted.
+    before: Sample,
     past: BTreeMap<Life, (FaultName, FaultReport)>,
 }
 
-#[derive(Debug)]
-struct OpenDoor {
+/// A listener that is open.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OpenDoor {
+    #[serde(with = "shared")]
     door: Arc<Door>,
-    id: u64,
+    /// Its number with the acceptor; `None` while that does not accept for it.
+    #[serde(skip)]
+    id: Option<u64>,
     gate: Gate,
 }
 
@@ -88,7 +102,7 @@ impl Engine {
         Ok(Self {
             path: dir.join("proxy.json"),
             boot_id: clock::boot_id()?,
-            best: best_grade(),
+            can: abilities(),
             crew,
             file: ProxyFile { version: FILE_VERSION, ..ProxyFile::default() },
             memory: Memory::default(),
@@ -98,6 +112,7 @@ impl Engine {
             retry_ns: 0,
             unsteered: BTreeMap::new(),
             refused: Ledger::default(),
+            before: Sample::default(),
             past: BTreeMap::new(),
         })
     }
@@ -132,29 +147,33 @@ impl Engine {
     /// # Errors
     /// Where a worker did not put the rules in force in time.
     pub(crate) fn make_true(&mut self) -> Result<(), String> {
-        let here = Here { boot_id: &self.boot_id, now_ns: clock::boottime_ns(), best: self.best };
+        let here = Here { boot_id: &self.boot_id, now_ns: clock::boottime_ns(), can: self.can };
         let next = table::read(&self.file, &mut self.memory, here);
         self.count_refused();
         let old = std::mem::replace(&mut self.table, next);
-        self.steer(&[&old.links, &self.table.links.clone()]);
+        self.steer(Some(&old.kept_out));
         let in_force = self.publish();
         self.turn_doors();
-        self.steer(&[&self.table.links.clone()]);
+        self.steer(None);
         self.try_steering();
         self.note_past();
         in_force
     }
 
     fn publish(&mut self) -> Result<(), String> {
-        let oldest = self.past.keys().next().copied();
-        let newest = self.table.faults.values().map(|state| state.life).min();
+        // A fault that stays in force for long must not keep the evidence of all that came and went.
+        let told = self.past.keys().copied();
+        let told = told.chain(self.table.faults.values().map(|state| state.life)).collect();
         let rules = RuleSet {
             epoch: 0,
-            links: self.table.links.clone(),
-            diallers: self.table.diallers.clone(),
-            oldest: oldest.into_iter().chain(newest).min().unwrap_or_default(),
+            links: Arc::clone(&self.table.links),
+            changed: self.table.changed.clone(),
+            touched: touched(&self.table.links),
+            diallers: Arc::clone(&self.table.diallers),
+            told,
         };
-        self.refused.forget_before(rules.oldest);
+        self.refused.keep(&rules.told);
+        self.before.ledger.keep(&rules.told);
         let epoch = self.crew.board.publish(rules);
         self.crew.mailboxes.iter().for_each(|mailbox| mailbox.wake());
         if self.crew.board.wait_in_force(epoch, IN_FORCE_MAX) {
@@ -163,17 +182,25 @@ impl Engine {
         Err(format!("a worker has not put the rules in force after {} s", IN_FORCE_MAX.as_secs()))
     }
 
-    /// Steers each open listener by the union of the given rules.
-    fn steer(&mut self, rules: &[&BTreeMap<Link, Arc<Order>>]) {
+    /// Steers each open listener by the rules in force, and by those that were, where these are given.
+    fn steer(&mut self, before: Option<&BTreeMap<NodeName, KeptOut>>) {
         let unnamed = self.crew.lookup.has_unnamed_nodes();
         for (address, open) in &mut self.doors {
             let node = &open.door.listener.node;
-            let cut: BTreeSet<Party> = rules
-                .iter()
-                .flat_map(|links| cut_diallers(links, node).into_keys())
-                .cloned()
-                .collect();
-            match open.gate.steer(&cut, &self.table.diallers, unnamed) {
+            let now = kept_out(&self.table, node);
+            let before = before.and_then(|all| all.get(node)).filter(|before| **before != *now);
+            let kept_out = match before {
+                None => now,
+                Some(before) => {
+                    let mut both = before.clone();
+                    for (party, dials) in &*now {
+                        let known = both.entry(party.clone()).or_insert(*dials);
+                        *known = *dials.max(known);
+                    }
+                    Cow::Owned(both)
+                }
+            };
+            match open.gate.steer(&kept_out, &self.table.diallers, unnamed) {
                 Ok(()) => drop(self.unsteered.remove(address)),
                 Err(error) => {
                     tracing::warn!(listener = %address, %error, "steer new connections");
@@ -199,7 +226,9 @@ impl Engine {
         let difference = table::diff(open, &self.table.listeners);
         for address in difference.close {
             if let Some(closed) = self.doors.remove(&address) {
-                self.crew.acceptor.remove(closed.id);
+                if let Some(id) = closed.id {
+                    self.crew.acceptor.remove(id);
+                }
                 self.unsteered.remove(&address);
             }
         }
@@ -222,36 +251,40 @@ impl Engine {
     fn open_door(&mut self, listener: Listener) -> io::Result<()> {
         let address = listener.listen;
         let mut gate = Gate::open(address)?;
-        let cut = cut_diallers(&self.table.links, &listener.node).into_keys().cloned().collect();
+        let kept_out = kept_out(&self.table, &listener.node);
         let unnamed = self.crew.lookup.has_unnamed_nodes();
-        if let Err(error) = gate.steer(&cut, &self.table.diallers, unnamed) {
+        if let Err(error) = gate.steer(&kept_out, &self.table.diallers, unnamed) {
             self.unsteered.insert(address, error.to_string());
             // Those who cannot be kept out are held when they are in; the others must get in.
-            gate.steer(&BTreeSet::new(), &self.table.diallers, unnamed)?;
+            gate.steer(&KeptOut::new(), &self.table.diallers, unnamed)?;
         }
-        let door = Arc::new(Door { listener });
+        let door = Arc::new(Door::new(listener));
         let id = self.crew.acceptor.add(Arc::clone(&door), Arc::clone(gate.real()))?;
-        self.doors.insert(address, OpenDoor { door, id, gate });
+        self.doors.insert(address, OpenDoor { door, id: Some(id), gate });
         Ok(())
     }
 
-    /// Charges the SYNs that deaf listeners dropped to the faults that cut their diallers.
+    /// Charges the SYNs that listeners dropped or refused to the faults that keep their diallers out.
     fn count_refused(&mut self) {
         let now_ms = clock::boottime_ms();
         for open in self.doors.values_mut() {
             for (party, attempts_refused) in open.gate.take_dropped() {
                 let node = &open.door.listener.node;
-                for (link, order) in charged(&self.table.links, node, &party) {
-                    let more = LinkEvidence {
-                        attempts_refused,
-                        first_hit_ms: Some(now_ms),
-                        last_hit_ms: Some(now_ms),
-                        ..LinkEvidence::default()
-                    };
-                    let link = Arc::new(link.clone());
-                    for one in order.acting.iter().filter(|one| one.effect.cut.is_some()) {
-                        self.refused.add(one.life, &link, &more);
-                    }
+                let Some((link, order)) = charged(&self.table.links, node, &party) else {
+                    continue;
+                };
+                let more = LinkEvidence {
+                    attempts_refused,
+                    first_hit_ms: Some(now_ms),
+                    last_hit_ms: Some(now_ms),
+                    ..LinkEvidence::default()
+                };
+                let link = Arc::new(link.clone());
+                let keeps_out = |one: &&Arc<Acting>| {
+                    one.effect.cut == Some(Cut::Packets) || one.effect.dials.is_some()
+                };
+                for one in order.acting.iter().filter(keeps_out) {
+                    self.refused.add(one.life, &link, &more);
                 }
             }
         }
@@ -268,7 +301,7 @@ impl Engine {
                 expired: state.standing == Standing::Expired,
                 grade: Some(state.grade),
                 remaining_ms: None,
-                why: self.why(&state.standing, &state.links),
+                why: self.why(state),
                 ..FaultReport::default()
             };
             self.past.insert(state.life, (name.clone(), report));
@@ -284,17 +317,18 @@ impl Engine {
     }
 
     /// Why a fault does not act, or less than it should.
-    fn why(&self, standing: &Standing, links: &BTreeSet<Link>) -> Option<String> {
-        match standing {
+    fn why(&self, state: &FaultState) -> Option<String> {
+        match &state.standing {
             Standing::Refused(why) => Some(why.clone()),
             Standing::Expired => None,
             Standing::Active => {
                 let mut unsteered = self.unsteered.iter();
-                unsteered.find_map(|(address, why)| {
+                let held = unsteered.find_map(|(address, why)| {
                     let node = &self.doors.get(address)?.door.listener.node;
-                    let touched = links.iter().any(|link| link.touches(node));
+                    let touched = state.links.iter().any(|link| link.touches(node));
                     touched.then(|| format!("new connections at {address} are held: {why}"))
-                })
+                });
+                held.or_else(|| state.note.clone())
             }
         }
     }
@@ -310,7 +344,7 @@ impl Engine {
             let fault = FaultInForce {
                 grade: Some(state.grade),
                 active: state.standing == Standing::Active,
-                why: self.why(&state.standing, &state.links),
+                why: self.why(state),
             };
             (name.clone(), fault)
         });
@@ -331,7 +365,8 @@ impl Engine {
     /// What is and was. Waits for each worker, but not for long.
     pub(crate) fn report(&mut self) -> ProxyState {
         self.count_refused();
-        let mut total = Sample { ledger: self.refused.clone(), ..Sample::default() };
+        let mut total = self.before.clone();
+        total.ledger.absorb(&self.refused);
         let (reply, samples) = mpsc::sync_channel(self.crew.mailboxes.len());
         for mailbox in &self.crew.mailboxes {
             mailbox.post(Message::Sample(reply.clone()));
@@ -340,9 +375,7 @@ impl Engine {
         let end = Instant::now() + SAMPLE_MAX;
         let left = || end.saturating_duration_since(Instant::now());
         while let Ok(sample) = samples.recv_timeout(left()) {
-            total.ledger.absorb(&sample.ledger);
-            total.connections += sample.connections;
-            total.unknown_reset += sample.unknown_reset;
+            total.absorb(&sample);
         }
         let now_ns = clock::boottime_ns();
         let mut faults = BTreeMap::new();
@@ -361,20 +394,33 @@ impl Engine {
                 generation: self.table.generation,
                 listeners: u32::try_from(self.doors.len()).unwrap_or(u32::MAX),
                 connections: total.connections,
-                best_grade: Some(self.best),
+                best_grade: Some(self.can.best()),
+                outdated: None,
             },
             faults,
             failed: self.failed_listeners(),
             unknown_reset: total.unknown_reset,
-            refused: self.crew.acceptor.refused(),
+            refused: self.crew.acceptor.refused() + total.refused,
             unnamed_nodes: self.crew.lookup.has_unnamed_nodes(),
         }
     }
 }
 
-/// Packet, where the kernel drops by hop count for sockets without privilege; found out by trying.
-fn best_grade() -> Grade {
+/// Who is kept out at the listeners of a node.
+fn kept_out<'a>(table: &'a Table, node: &NodeName) -> Cow<'a, KeptOut> {
+    table.kept_out.get(node).map_or(Cow::Owned(KeptOut::new()), Cow::Borrowed)
+}
+
+/// What this process may do, found out by trying it on sockets of its own.
+fn abilities() -> Abilities {
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
-    let deaf = new_socket(address).and_then(|fd| sys::set_deaf(&fd, address.ip(), true));
-    if deaf.is_ok() { Grade::Packet } else { Grade::Stream }
+    let may = |act: &dyn Fn(&OwnedFd) -> io::Result<()>| {
+        new_socket(address).and_then(|fd| act(&fd)).is_ok()
+    };
+    let filters = may(&|fd| sys::attach_filter(fd, &losing(0)));
+    Abilities {
+        deafness: may(&|fd| sys::set_deaf(fd, address.ip(), true)),
+        filters,
+        programs: filters && bpf::is_allowed(),
+    }
 }

@@ -1,16 +1,21 @@
 //! Counts what each fault did to each link: on the connection first, then in the worker's ledger.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use faultbed_common::{link::Link, proxy_spec::LinkEffect, report::LinkEvidence};
 
-use crate::proxy::table::Life;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{carry::entries, table::Life};
 
 /// Upper ends of the histogram's buckets of lateness, in microseconds; the last bucket is open.
 const LATENESS_US: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
 /// What was done to the bytes of one direction of one connection and is not in the ledger yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// Delayed chunks, by lateness.
     late: [u64; 5],
@@ -66,8 +71,9 @@ impl Tally {
 }
 
 /// Evidence by fault and link.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Ledger {
+    #[serde(with = "entries")]
     entries: BTreeMap<(Life, Arc<Link>), LinkEvidence>,
 }
 
@@ -84,9 +90,9 @@ impl Ledger {
         }
     }
 
-    /// Forgets the lives before `oldest`.
-    pub(crate) fn forget_before(&mut self, oldest: Life) {
-        self.entries.retain(|(life, _), _| *life >= oldest);
+    /// Forgets all lives but these.
+    pub(crate) fn keep(&mut self, lives: &BTreeSet<Life>) {
+        self.entries.retain(|(life, _), _| lives.contains(life));
     }
 
     /// What one life of a fault did, by link.
@@ -117,7 +123,7 @@ mod tests {
         other.add(Life(2), &link, &hit(None, None, 1));
         one.absorb(&other);
         assert_eq!(one.links(Life(1))[&*link], hit(Some(10), Some(30), 12));
-        one.forget_before(Life(2));
+        one.keep(&BTreeSet::from([Life(2)]));
         assert!(one.links(Life(1)).is_empty());
         assert_eq!(one.links(Life(2))[&*link].held_bytes, 1);
     }

@@ -7,11 +7,13 @@
 
 use std::sync::Arc;
 
-use faultbed_common::rules::LinkRule;
+use faultbed_common::{proxy_spec::SEGMENT_BYTES, rules::LinkRule};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::proxy::{
     bucket::Bucket,
+    carry::bytes,
     cut::{ALLOWANCE_CHUNKS, ALLOWANCE_NS, Gate},
     evidence::Tally,
     shaper::{Closing, Shaper, shapes},
@@ -54,7 +56,8 @@ pub(crate) enum Progress {
 }
 
 /// What the source has said about its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Source {
     Live,
     Ended,
@@ -62,9 +65,10 @@ enum Source {
 }
 
 /// One direction.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Flow {
     gate: Gate,
+    #[serde(with = "bytes")]
     tail: Vec<u8>,
     tail_start: usize,
     pipe: Option<Pipe>,
@@ -82,6 +86,8 @@ enum Flushed {
     Blocked,
     /// The next chunk is not due.
     Early,
+    /// There is more to write, when the others had their turn.
+    More,
     Lost,
 }
 
@@ -148,9 +154,11 @@ impl Flow {
         self.shaper.as_mut().map(|shaper| std::mem::take(&mut shaper.tally))
     }
 
-    /// Whether the end of its stream has come and may not be known yet on the other side.
+    /// Whether it will pass on the end of its source by itself, later: until then nobody on the other
+    /// side may know of it.
     pub(crate) fn keeps_end(&self) -> bool {
-        self.shaper.is_some() && self.source != Source::Live && !self.done
+        let is_held = |shaper: &Shaper| shaper.hold().is_some() || self.source != Source::Live;
+        self.shaper.as_ref().is_some_and(|shaper| is_held(shaper)) && !self.done
     }
 
     /// Whether the end of the stream was passed on.
@@ -163,6 +171,10 @@ impl Flow {
         let piped = self.pipe.as_ref().map_or(0, Pipe::bytes);
         let shaped = self.shaper.as_ref().map_or(0, |shaper| shaper.bytes());
         (self.tail.len() - self.tail_start + piped + shaped) as u64
+    }
+
+    pub(crate) fn has_pipe(&self) -> bool {
+        self.pipe.is_some()
     }
 
     /// Gives back what it has borrowed, before it is dropped.
@@ -184,6 +196,7 @@ impl Flow {
             match self.flush(to, tools) {
                 Flushed::Lost => return Progress::DestinationLost,
                 Flushed::Blocked | Flushed::Early => return Progress::Idle,
+                Flushed::More => return Progress::Again,
                 Flushed::Empty if self.source == Source::Live => {}
                 Flushed::Empty => return self.end(to, tools),
             }
@@ -208,6 +221,11 @@ impl Flow {
         }
         self.allowance = self.allowance.saturating_sub(1);
         self.allowance == 0
+    }
+
+    /// How much of `most` bytes is read at once: the allowance counts segments.
+    fn bite(&self, most: usize) -> usize {
+        if self.gate == Gate::Ajar { most.min(SEGMENT_BYTES) } else { most }
     }
 
     /// Whether a part of the allowance is used.
@@ -276,8 +294,10 @@ impl Flow {
         if self.wants_pipe(tools) {
             return Ok(self.fill_pipe(from, tools));
         }
-        match from.read(&mut tools.scratch) {
-            Ok(0) => Ok(self.ended(false)),
+        let most = self.bite(tools.scratch.len());
+        match from.read(&mut tools.scratch[..most]) {
+            // A write to a socket that was reset may have taken the error before this read.
+            Ok(0) => Ok(self.ended(from.failed)),
             Ok(count) => {
                 let full = count == tools.scratch.len();
                 self.full_reads = if full { self.full_reads.saturating_add(1) } else { 0 };
@@ -309,7 +329,7 @@ impl Flow {
     fn fill_pipe(&mut self, from: &mut Side, tools: &mut Tools) -> Filled {
         let Some(pipe) = self.pipe.as_mut() else { return Filled::Dry };
         match pipe.fill(&from.fd) {
-            Ok(0) => self.ended(false),
+            Ok(0) => self.ended(from.failed),
             Ok(count) => {
                 let small = count < SMALL_BYTES;
                 self.small_trips = if small { self.small_trips.saturating_add(1) } else { 0 };

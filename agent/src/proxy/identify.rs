@@ -73,6 +73,11 @@ impl Lookup {
         self.unnamed_nodes.load(Ordering::Relaxed)
     }
 
+    /// As another process has seen.
+    pub(crate) fn set_unnamed_nodes(&self, seen: bool) {
+        self.unnamed_nodes.store(seen, Ordering::Relaxed);
+    }
+
     /// The lab whose nodes count; processes of others are clients.
     pub(crate) fn set_lab(&self, lab: Option<LabName>) {
         *lock(&self.lab) = lab;

@@ -10,7 +10,10 @@ use faultbed_common::{
     rules::LinkRule,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
+    carry::maybe_shared,
     evidence::Ledger,
     flow::Flow,
     side::Side,
@@ -18,10 +21,11 @@ use crate::proxy::{
 };
 
 /// One direction and its account.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Lane {
     pub(crate) flow: Flow,
     /// `None` until it is known who dialled.
+    #[serde(with = "maybe_shared")]
     link: Option<Arc<Link>>,
     /// The faults that act on this connection, and the cut that they come to.
     acting: Vec<Arc<Acting>>,
@@ -41,7 +45,7 @@ pub(crate) struct Share<'a> {
 }
 
 /// What has been counted since a cut or a hold came into force.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Stopped {
     /// Of the destination when it came into force, and as far as counted.
     written: u64,
@@ -68,6 +72,11 @@ impl Lane {
 
     pub(crate) fn set_link(&mut self, link: Link) {
         self.link = Some(Arc::new(link));
+    }
+
+    /// The faults that act on this connection.
+    pub(crate) fn acting(&self) -> &[Arc<Acting>] {
+        &self.acting
     }
 
     /// What stops this direction.

@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 
 use faultbed_common::effect::{Loss, Ratio};
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::dice::Dice;
 
 /// What Linux adds to the round trip before it sends again (`TCP_RTO_MIN`).
@@ -27,12 +29,12 @@ const BURSTS_FRESH: u64 = 16;
 pub(crate) const FAST_SEGMENTS: usize = 3;
 
 /// The losses of one direction of one connection, each with its memory.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Losses {
     models: Vec<Model>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum Model {
     Single(Ratio),
     Gilbert {

@@ -1,6 +1,6 @@
 //! One connection: its two sockets, its two directions, and what rules do to them.
 
-use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
 use faultbed_common::{
     fault::HealPolicy,
@@ -9,19 +9,29 @@ use faultbed_common::{
     report::LinkEvidence,
 };
 use rustix::event::epoll::EventFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::proxy::{
-    acceptor::Door,
+    acceptor::{Arrival, Door},
+    carry::shared,
     cut::{Gate, Verdict, verdict},
     flow::Progress,
     lane::{Lane, Share, stronger},
     rule_set::RuleSet,
     side::Side,
     sys,
+    table::Part,
     timers::Alarm,
     worker::Tools,
 };
+
+use loss::Losses;
+pub(crate) use loss::losing;
+
+mod carry;
+mod ending;
+mod loss;
 
 /// A connection of unknown origin is held this long where it matters who dialled, then reset.
 const ORIGIN_NS_MAX: u64 = 2_000_000_000;
@@ -53,17 +63,21 @@ pub(crate) enum Fate {
 }
 
 /// How far a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Stage {
     /// Accepted; the node is not dialled while a cut or an unknown origin forbids it.
     Waiting,
     Dialling,
     Carrying,
+    /// Both streams were ended in order; what still arrives is discarded.
+    Closing,
 }
 
 /// One connection.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pair {
+    #[serde(with = "shared")]
     door: Arc<Door>,
     peer: SocketAddr,
     dialler: Option<Party>,
@@ -81,13 +95,23 @@ pub(crate) struct Pair {
     broken: bool,
     near_drops: u32,
     far_drops: u32,
-    salt: u64,
+    /// What the kernel loses by itself; most connections have no such fault.
+    losses: Option<Box<Losses>>,
+    /// Makes its dice differ from those of other connections.
+    number: u64,
+    /// When it was accepted, in nanoseconds of CLOCK_BOOTTIME.
+    arrived_ns: u64,
+    /// The ending it has an alarm for, on the same clock.
+    end_ns: u64,
+    /// It was let stand still when it was accepted.
+    was_delayed: bool,
     origin_alarm: bool,
 }
 
 impl Pair {
-    /// An accepted connection. `salt` makes its dice differ from those of other connections.
-    pub(crate) fn new(door: Arc<Door>, fd: OwnedFd, peer: SocketAddr, salt: u64) -> Self {
+    /// An accepted connection.
+    pub(crate) fn new(door: Arc<Door>, arrival: Arrival) -> Self {
+        let Arrival { fd, peer, number, at_ns: arrived_ns } = arrival;
         let near = Side::new(fd, door.listener.listen.ip(), peer);
         Self {
             door,
@@ -104,7 +128,11 @@ impl Pair {
             broken: false,
             near_drops: 0,
             far_drops: 0,
-            salt,
+            losses: None,
+            number,
+            arrived_ns,
+            end_ns: 0,
+            was_delayed: false,
             origin_alarm: false,
         }
     }
@@ -126,6 +154,12 @@ impl Pair {
         self.dialler.is_some()
     }
 
+    /// Whether orders that changed, of these links, may say something else about it.
+    pub(crate) fn is_concerned(&self, changed: &BTreeSet<Link>) -> bool {
+        let has = |lane: &Lane| lane.link().is_none_or(|link| changed.contains(&**link));
+        has(&self.forward) || has(&self.backward)
+    }
+
     /// The link that a connection waits for which must not reach its node; for the bound on these.
     pub(crate) fn waiting_link(&self) -> Option<Arc<Link>> {
         let waits = self.stage == Stage::Waiting && !self.verdict.dial;
@@ -145,14 +179,7 @@ impl Pair {
     pub(crate) fn apply(&mut self, rules: &RuleSet, tools: &mut Tools) -> Fate {
         self.sample(tools);
         let wanted = if self.dialler.is_some() {
-            let lanes = [(&mut self.forward, self.salt), (&mut self.backward, !self.salt)];
-            for (lane, salt) in lanes {
-                let order = lane.link().and_then(|link| rules.links.get(&**link));
-                let share =
-                    order.map(|order| Share { order, rule: &order.rule, acting: &order.acting });
-                let ended = lane.take_order(share, salt, &mut tools.ledger);
-                self.doom = stronger(self.doom, ended);
-            }
+            self.take_orders(rules, tools);
             self.judge()
         } else if rules.tells_sources_apart(&self.door.listener.node) {
             if !self.origin_alarm {
@@ -165,7 +192,29 @@ impl Pair {
             Verdict::PASS
         };
         self.enforce(wanted, tools);
-        self.after_heal()
+        self.enforce_losses(tools);
+        match self.refuse(tools).or_else(|| self.meet_end(tools)) {
+            Some(fate) => fate,
+            None => self.after_heal(tools),
+        }
+    }
+
+    fn take_orders(&mut self, rules: &RuleSet, tools: &mut Tools) {
+        let number = self.number;
+        let lanes =
+            [(Which::Near, &mut self.forward, number), (Which::Far, &mut self.backward, !number)];
+        for (which, lane, salt) in lanes {
+            let order = lane.link().and_then(|link| rules.links.get(&**link));
+            let part = order.map(|order| order.for_connection(number));
+            let share = order.zip(part.as_ref()).filter(|(_, part)| !part.acting.is_empty());
+            let share = share.map(|(order, part)| {
+                let Part { rule, acting } = part;
+                Share { order, rule, acting }
+            });
+            Losses::take(&mut self.losses, which, share);
+            let ended = lane.take_order(share, salt, &mut tools.ledger);
+            self.doom = stronger(self.doom, ended);
+        }
     }
 
     /// The verdict by the orders in force.
@@ -175,7 +224,11 @@ impl Pair {
         if fresh.forward != Gate::Ajar && fresh.backward != Gate::Ajar {
             self.spent = false;
         }
-        verdict(forward, backward, self.spent)
+        let wanted = verdict(forward, backward, self.spent);
+        if self.stage == Stage::Waiting && self.dials().is_some() {
+            return Verdict { forward: Gate::Shut, backward: Gate::Shut, dial: false, ..wanted };
+        }
+        wanted
     }
 
     /// Does what a verdict says. The order matters: nothing is written before the kernel drops the
@@ -202,7 +255,7 @@ impl Pair {
         };
         set(&mut self.near, wanted.near_deaf, &mut self.near_drops);
         // A socket that is still connecting must hear the answer: its own connect is local.
-        if let (Some(far), Stage::Carrying) = (&mut self.far, self.stage) {
+        if let (Some(far), Stage::Carrying | Stage::Closing) = (&mut self.far, self.stage) {
             set(far, wanted.far_deaf, &mut self.far_drops);
         }
         self.forward.note_stop(self.far.as_ref());
@@ -222,13 +275,13 @@ impl Pair {
     }
 
     /// What waited for the end of a cut.
-    fn after_heal(&mut self) -> Fate {
+    fn after_heal(&mut self, tools: &mut Tools) -> Fate {
         if self.verdict.passes() {
             if self.broken {
                 return self.reset();
             }
             match (std::mem::take(&mut self.doom), self.stage) {
-                (HealPolicy::Resume, _) => {}
+                (HealPolicy::Resume, _) | (HealPolicy::Close, Stage::Closing) => {}
                 (HealPolicy::Reset, _) | (HealPolicy::Close, Stage::Waiting) => {
                     return self.reset();
                 }
@@ -239,10 +292,10 @@ impl Pair {
             }
         }
         match self.stage {
-            Stage::Waiting if self.verdict.dial => Fate::Dial,
+            Stage::Waiting if self.verdict.dial => self.dial_in_time(tools),
             Stage::Waiting | Stage::Dialling => Fate::Live,
             // Not now: first the rules are in force on every connection, then bytes move.
-            Stage::Carrying => Fate::Again,
+            Stage::Carrying | Stage::Closing => Fate::Again,
         }
     }
 
@@ -261,6 +314,7 @@ impl Pair {
     fn connected(&mut self, tools: &mut Tools) -> Fate {
         self.stage = Stage::Carrying;
         self.enforce(self.verdict, tools);
+        self.enforce_losses(tools);
         self.pump(tools)
     }
 
@@ -280,7 +334,7 @@ impl Pair {
                 }
             }
         }
-        if self.stage == Stage::Carrying {
+        if matches!(self.stage, Stage::Carrying | Stage::Closing) {
             return self.pump(tools);
         }
         // Nobody is left to hold a place for.
@@ -305,7 +359,21 @@ impl Pair {
                 sides.into_iter().flatten().for_each(Side::settle);
                 Fate::Live
             }
-            Alarm::Dial | Alarm::Origin | Alarm::Allowance | Alarm::Release => Fate::Live,
+            Alarm::End => self.meet_end(tools).unwrap_or(Fate::Live),
+            Alarm::Closing if self.stage == Stage::Closing => Fate::Over,
+            Alarm::Accept if self.stage == Stage::Waiting && self.verdict.dial => {
+                self.dial_in_time(tools)
+            }
+            Alarm::Burst => {
+                self.enforce_losses(tools);
+                Fate::Live
+            }
+            Alarm::Dial
+            | Alarm::Origin
+            | Alarm::Allowance
+            | Alarm::Release
+            | Alarm::Closing
+            | Alarm::Accept => Fate::Live,
         }
     }
 
@@ -317,6 +385,9 @@ impl Pair {
 
     /// Moves bytes in both directions.
     pub(crate) fn pump(&mut self, tools: &mut Tools) -> Fate {
+        if self.stage == Stage::Closing {
+            return self.discard(tools);
+        }
         let Some(far) = &mut self.far else { return Fate::Live };
         let forward = self.forward.flow.pump(&mut self.near, far, tools);
         let backward = self.backward.flow.pump(far, &mut self.near, tools);
@@ -324,10 +395,13 @@ impl Pair {
             return self.reset();
         }
         // That the destination is gone is news from it: it crosses the other direction's link.
-        let near_lost = backward == Progress::DestinationLost || self.is_lost(Which::Near);
-        let far_lost = forward == Progress::DestinationLost || self.is_lost(Which::Far);
+        // A flow that keeps it back will find out by itself, in its time.
+        let near_lost = (backward == Progress::DestinationLost || self.is_lost(Which::Near))
+            && !self.forward.flow.keeps_end();
+        let far_lost = (forward == Progress::DestinationLost || self.is_lost(Which::Far))
+            && !self.backward.flow.keeps_end();
         if near_lost || far_lost {
-            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut || lane.flow.keeps_end();
+            let shut = |lane: &Lane| lane.flow.gate() == Gate::Shut;
             let held = (near_lost && shut(&self.forward)) || (far_lost && shut(&self.backward));
             if !held {
                 return self.reset();
@@ -335,15 +409,17 @@ impl Pair {
             self.broken = true;
         }
         if self.forward.flow.is_done() && self.backward.flow.is_done() {
-            return Fate::Over;
+            // A socket that is closed while it is deaf or mute stays so for ever: its peer would never
+            // get what it was written before the cut. After the heal there is another turn.
+            let stopped = |side: &Side| side.is_deaf() || side.is_mute();
+            let is_stopped = stopped(&self.near) || self.far.as_ref().is_some_and(stopped);
+            return if is_stopped { Fate::Live } else { Fate::Over };
         }
         if [forward, backward].contains(&Progress::Spent) {
             self.spend(tools);
         }
         if [forward, backward].contains(&Progress::LimitReached) {
-            self.forward.flow.close();
-            self.backward.flow.close();
-            return Fate::Again;
+            return self.close_in_order(tools);
         }
         let again = [forward, backward].contains(&Progress::Again);
         if again { Fate::Again } else { Fate::Live }
@@ -381,21 +457,31 @@ impl Pair {
         let sides =
             [(Some(&self.near), &mut self.near_drops), (self.far.as_ref(), &mut self.far_drops)];
         for (at, (side, counted)) in sides.into_iter().enumerate() {
-            let Some(side) = side.filter(|side| side.is_deaf()) else { continue };
+            let loses = self.losses.as_ref().is_some_and(|losses| losses.is_on(at));
+            let Some(side) = side.filter(|side| side.is_deaf() || loses) else { continue };
             let drops = sys::drops(&side.fd);
             let dropped_segments = u64::from(drops.wrapping_sub(*counted));
             *counted = drops;
             let more = LinkEvidence { dropped_segments, ..LinkEvidence::default() };
-            own(at).charge(|effect| effect.cut.is_some(), &more, now_ms, ledger);
+            if side.is_deaf() {
+                own(at).charge(|effect| effect.cut.is_some(), &more, now_ms, ledger);
+            } else if let (Some(link), 1..) = (lanes[at].link(), dropped_segments) {
+                let hit = hit_at(now_ms, more);
+                let acting = lanes[at].acting().iter();
+                for one in acting.filter(|one| !one.kernel.loss.is_empty()) {
+                    ledger.add(one.life, link, &hit);
+                }
+            }
         }
     }
 
-    /// A connection attempt that a cut forbids came through to here.
+    /// A connection attempt that a fault forbids came through to here.
     pub(crate) fn count_refused(&self, tools: &mut Tools) {
-        let lane = if self.forward.cut().is_some() { &self.forward } else { &self.backward };
+        let stops = |effect: &LinkEffect| effect.cut.is_some() || effect.dials.is_some();
+        let own = self.forward.acting().iter().any(|one| stops(&one.effect));
+        let lane = if own { &self.forward } else { &self.backward };
         let more = LinkEvidence { attempts_refused: 1, ..LinkEvidence::default() };
-        let cuts = |effect: &LinkEffect| effect.cut.is_some();
-        lane.charge(cuts, &more, clock::boottime_ms(), &mut tools.ledger);
+        lane.charge(stops, &more, clock::boottime_ms(), &mut tools.ledger);
     }
 
     /// Gives back what it has borrowed, before it is dropped.
@@ -404,4 +490,9 @@ impl Pair {
         self.forward.flow.release(tools);
         self.backward.flow.release(tools);
     }
+}
+
+/// Evidence with the moment of its hit.
+fn hit_at(now_ms: u64, more: LinkEvidence) -> LinkEvidence {
+    LinkEvidence { first_hit_ms: Some(now_ms), last_hit_ms: Some(now_ms), ..more }
 }

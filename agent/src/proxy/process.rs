@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::process::CommandExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock, node::ProcessId};
+use crate::{binaries, clock, node::ProcessId};
 
 /// How long a proxy may take to load its file and open its listeners.
 const START_MAX: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ pub fn find(dir: &Path) -> Option<ProcessId> {
 }
 
 /// Starts this program as the proxy of `dir`, with its control socket at `socket`. Returns when its
-/// file is in force and its listeners are open.
+/// file is in force and its listeners are open; it has taken over from a proxy that ran.
 ///
 /// # Errors
 /// With the end of its log where it does not come up within 5 s.
@@ -82,6 +82,41 @@ pub fn spawn_program(program: &Path, dir: &Path, socket: &Path) -> io::Result<Pr
     }
 }
 
+/// Tells programs apart by their content, and remembers what it has read.
+#[derive(Debug, Default)]
+pub struct Programs {
+    own: Option<String>,
+    other: Option<(ProcessId, String)>,
+}
+
+impl Programs {
+    /// Whether a process runs another program than this process. Where that was replaced on disk,
+    /// what counts is what runs.
+    ///
+    /// # Errors
+    /// Where the program of either cannot be read.
+    pub fn differ(&mut self, process: &ProcessId) -> io::Result<bool> {
+        let (own, other) = (Path::new("/proc/self/exe"), exe_of(process));
+        let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        // One file cannot change while it runs: the common case costs no reading.
+        if file(own)? == file(&other)? {
+            return Ok(false);
+        }
+        let hash = |path: &Path| binaries::hash(&mut fs::File::open(path)?);
+        if self.own.is_none() {
+            self.own = Some(hash(own)?);
+        }
+        if self.other.as_ref().is_none_or(|(known, _)| known != process) {
+            self.other = Some((*process, hash(&other)?));
+        }
+        Ok(self.other.as_ref().map(|(_, hash)| hash) != self.own.as_ref())
+    }
+}
+
+fn exe_of(process: &ProcessId) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/exe", process.pid))
+}
+
 /// Waits for the process in the background, so that its end leaves nothing behind.
 fn reap_later(mut child: Child) {
     let thread = std::thread::Builder::new().name("reap-proxy".to_owned());
@@ -118,6 +153,8 @@ fn record_path(dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -162,6 +199,40 @@ mod tests {
         }
         child.wait().unwrap();
         assert!(!process.is_alive().unwrap());
+    }
+
+    #[test]
+    fn programs_are_told_apart_by_their_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = ProcessId::of(std::process::id().cast_signed()).unwrap();
+        let mut programs = Programs::default();
+        assert!(!programs.differ(&own).unwrap());
+        let run = |bytes: &[u8], name: &str| {
+            let path = dir.path().join(name);
+            let mut program = fs::read("/proc/self/exe").unwrap();
+            program.extend_from_slice(bytes);
+            fs::write(&path, program).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            // It waits for its standard input.
+            let mut command = Command::new(&path);
+            command.args(["--exact", "proxy::process::tests::waits", "--ignored"]);
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+        };
+        for (bytes, differs) in [(&b""[..], false), (b"x", true)] {
+            let mut child = run(bytes, &format!("copy-{}", bytes.len()));
+            let process = ProcessId::of(child.id().cast_signed()).unwrap();
+            for _ in 0..2 {
+                assert_eq!(programs.differ(&process).unwrap(), differs);
+            }
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    #[ignore = "the other program of the test above"]
+    fn waits() {
+        let _end = io::stdin().read_line(&mut String::new());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rules that workers obey, as one immutable set, and the place where the newest one is found.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     net::IpAddr,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -15,23 +15,41 @@ use faultbed_common::{
     name::NodeName,
 };
 
-use crate::proxy::table::{Life, Order};
+use crate::proxy::table::{Diallers, Life, Orders};
 
 /// Everything that decides about a connection.
 #[derive(Debug, Default)]
 pub(crate) struct RuleSet {
     /// Grows with every set; not the lab's generation, since a deadline makes a new set too.
     pub(crate) epoch: u64,
-    pub(crate) links: BTreeMap<Link, Arc<Order>>,
-    pub(crate) diallers: BTreeMap<IpAddr, NodeName>,
-    /// Evidence of lives before this one is not asked for any more.
-    pub(crate) oldest: Life,
+    pub(crate) links: Arc<Orders>,
+    /// Those whose order is not that of the set before: whoever comes from there need look at no
+    /// connection of another.
+    pub(crate) changed: BTreeSet<Link>,
+    /// Nodes at either end of a link with an order.
+    pub(crate) touched: BTreeSet<NodeName>,
+    pub(crate) diallers: Arc<Diallers>,
+    /// Evidence of other lives is not asked for any more.
+    pub(crate) told: BTreeSet<Life>,
+}
+
+/// The nodes at either end of these links.
+pub(crate) fn touched(links: &Orders) -> BTreeSet<NodeName> {
+    let mut nodes = BTreeSet::new();
+    for party in links.keys().flat_map(|link| [&link.from, &link.to]) {
+        if let Party::Node(node) = party
+            && !nodes.contains(node)
+        {
+            nodes.insert(node.clone());
+        }
+    }
+    nodes
 }
 
 impl RuleSet {
     /// Whether some rule treats the diallers of `node` differently, so that who dials must be known.
     pub(crate) fn tells_sources_apart(&self, node: &NodeName) -> bool {
-        self.links.keys().any(|link| link.touches(node))
+        self.touched.contains(node)
     }
 
     /// Who dials from an address; `None` where that must be looked up.

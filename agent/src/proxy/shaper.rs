@@ -12,8 +12,11 @@ use faultbed_common::{
     rules::LinkRule,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
     bucket::{self, Bucket},
+    carry::{bytes, maybe_shared},
     delay::{DelayQueue, QUEUE_BYTES_MAX, Times},
     dice::Dice,
     evidence::Tally,
@@ -38,7 +41,7 @@ pub(crate) enum Room {
 }
 
 /// How far the end of a stream that is closed from here has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Closing {
     #[default]
     No,
@@ -49,15 +52,17 @@ pub(crate) enum Closing {
 }
 
 /// The effects on the bytes of one direction, and the bytes that they hold.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Shaper {
     /// Only the parts that are about bytes.
     rule: LinkRule,
+    #[serde(with = "maybe_shared")]
     bucket: Option<Arc<Bucket>>,
     dice: Dice,
     losses: Losses,
     slicer: Slicer,
     /// What was read while it may not go on; no effect has met it.
+    #[serde(with = "bytes")]
     jam: VecDeque<u8>,
     /// What has met the effects.
     pub(crate) queue: DelayQueue,
@@ -182,7 +187,14 @@ impl Shaper {
                 *line_ns = times.line_ns;
             }
         });
-        self.end_ns = if self.rule.delay.is_none() { 0 } else { self.end_ns };
+        self.end_ns = match self.rule.delay {
+            None => 0,
+            Some(delay) if self.rule.delay != old.delay => {
+                let late_ns = nanoseconds(self.dice.late_us(delay));
+                self.end_ns.min(now_ns.saturating_add(late_ns))
+            }
+            Some(_) => self.end_ns,
+        };
     }
 
     /// Whether bytes wait for the end of a fault.
@@ -249,9 +261,11 @@ impl Shaper {
     /// Lets at most `most` bytes out of the jam, by way of `scratch`. Says whether there were any.
     pub(crate) fn unjam(&mut self, most: usize, scratch: &mut [u8], now_ns: u64) -> bool {
         let count = self.jam.len().min(most).min(scratch.len());
-        for (place, byte) in scratch.iter_mut().zip(self.jam.drain(..count)) {
-            *place = byte;
-        }
+        let (front, back) = self.jam.as_slices();
+        let first = front.len().min(count);
+        scratch[..first].copy_from_slice(&front[..first]);
+        scratch[first..count].copy_from_slice(&back[..count - first]);
+        self.jam.drain(..count);
         if self.jam.is_empty() {
             self.jam = VecDeque::new();
         }

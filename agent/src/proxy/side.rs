@@ -17,7 +17,9 @@ use rustix::{
     },
 };
 
-use crate::proxy::sys;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{carry::descriptor, sys};
 
 /// An idle connection is asked for a sign of life after this time.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -41,8 +43,9 @@ pub(crate) const INTEREST: EventFlags =
 
 /// A socket and what is known of its readiness. Edge-triggered: a flag falls only when the kernel
 /// says EAGAIN, and rises only with an event.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Side {
+    #[serde(with = "descriptor")]
     pub(crate) fd: OwnedFd,
     local: IpAddr,
     peer: SocketAddr,
@@ -53,6 +56,8 @@ pub(crate) struct Side {
     /// The kernel has reported an error.
     pub(crate) failed: bool,
     deaf: bool,
+    /// Deaf for the moment, because all that arrives is lost.
+    storm: bool,
     mute: bool,
     /// Bytes written to it since it was made.
     pub(crate) written: u64,
@@ -69,6 +74,7 @@ impl Side {
             hung: false,
             failed: false,
             deaf: false,
+            storm: false,
             mute: false,
             written: 0,
         }
@@ -149,7 +155,7 @@ impl Side {
         if self.deaf == deaf {
             return Ok(false);
         }
-        sys::set_deaf(&self.fd, self.local, deaf)?;
+        sys::set_deaf(&self.fd, self.local, deaf || self.storm)?;
         self.deaf = deaf;
         // A deaf socket hears no answers to its keepalives: it would end a connection that a
         // real network keeps.
@@ -163,6 +169,19 @@ impl Side {
             sockopt::set_tcp_keepidle(&self.fd, KEEPALIVE_IDLE_HEALED)?;
         }
         Ok(true)
+    }
+
+    /// Loses all that arrives, or no more of it: as [`Self::set_deaf`], for so short a time that
+    /// nothing else need change.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(crate) fn set_storm(&mut self, storm: bool) -> io::Result<()> {
+        if self.storm != storm {
+            self.storm = storm;
+            sys::set_deaf(&self.fd, self.local, self.deaf || storm)?;
+        }
+        Ok(())
     }
 
     /// Makes the kernel send nothing either, where it can: probes, retransmissions and the end of

@@ -64,6 +64,11 @@ impl<T> Slab<T> {
         if *serial == key.serial { slot.as_deref_mut() } else { None }
     }
 
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let (serial, slot) = self.places.get(key.place as usize)?;
+        if *serial == key.serial { slot.as_deref() } else { None }
+    }
+
     pub(crate) fn remove(&mut self, key: Key) -> Option<Box<T>> {
         let (serial, slot) = self.places.get_mut(key.place as usize)?;
         if *serial != key.serial {

@@ -2,13 +2,18 @@
 
 use faultbed_common::effect::Slice;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::dice::Dice;
 
 /// Pieces are cut this long before their turn; the rest is left with the source.
 const AHEAD_NS: u64 = 50_000_000;
 
+/// Pieces that are cut at once.
+const PIECES_MAX: u64 = 1024;
+
 /// What a direction remembers of its pieces.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Slicer {
     /// The turn of the next piece, in nanoseconds of CLOCK_MONOTONIC.
     turn_ns: u64,
@@ -40,10 +45,10 @@ impl Slicer {
     /// turn soon.
     pub(crate) fn may_read(&self, slice: Slice) -> (u64, usize) {
         let Slice { bytes, variation_bytes, delay_us } = slice;
-        if delay_us == 0 {
-            return (0, usize::MAX);
-        }
-        let pieces = AHEAD_NS / delay_us.saturating_mul(1_000) + 1;
+        let pieces = match delay_us {
+            0 => PIECES_MAX,
+            _ => (AHEAD_NS / delay_us.saturating_mul(1_000) + 1).min(PIECES_MAX),
+        };
         let longest = bytes.saturating_add(variation_bytes);
         let most = longest.saturating_mul(pieces);
         (self.turn_ns.saturating_sub(AHEAD_NS), usize::try_from(most).unwrap_or(usize::MAX))

@@ -7,7 +7,9 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice},
 };
 
-use crate::proxy::sys;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{carry::descriptor, sys};
 
 /// The size of a pipe while few connections carry bulk: it moves a byte for three quarters of the
 /// processor time that one of [`PIPE_BYTES`] takes, which takes half of what one of 64 KiB does.
@@ -27,12 +29,20 @@ const IDLE_MAX: usize = 4;
 const RETRY_NS: u64 = 1_000_000_000;
 
 /// A pipe and how many bytes are in it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pipe {
+    #[serde(with = "descriptor")]
     read: OwnedFd,
+    #[serde(with = "descriptor")]
     write: OwnedFd,
     bytes: usize,
+    #[serde(default = "ordinary_size")]
     size: usize,
+}
+
+/// The size of a pipe from a process that did not say: every pipe was of this one then.
+fn ordinary_size() -> usize {
+    PIPE_BYTES
 }
 
 impl Pipe {
@@ -105,12 +115,18 @@ impl PipePool {
         (self.open_bytes + PIPE_BYTES <= self.budget_bytes).then_some(PIPE_BYTES)
     }
 
+    /// Counts pipes that connections of another process brought with them, as ordinary ones: where
+    /// they are big, the budget is passed until they are given back, and nothing is ever lost to it.
+    pub(crate) fn adopt(&mut self, pipes: usize) {
+        self.open_bytes += pipes * PIPE_BYTES;
+    }
+
     /// Takes a pipe back. One that still holds bytes of a dead connection is closed.
     pub(crate) fn give(&mut self, pipe: Pipe) {
         if pipe.bytes == 0 && self.idle.len() < IDLE_MAX {
             self.idle.push(pipe);
         } else {
-            self.open_bytes -= pipe.size;
+            self.open_bytes = self.open_bytes.saturating_sub(pipe.size);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The system calls of the data plane that no library offers: socket options, counters, exact socket queries.
 //!
-//! Everything unsafe of the proxy is in this file.
+//! Everything unsafe of the proxy is in this file and below it.
 
 use std::{
     io,
@@ -10,6 +10,8 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
+
+pub(crate) mod bpf;
 
 /// Hop count that no packet of a peer has: the kernel drops whatever arrives with less.
 const HOPS_MAX: libc::c_int = 255;
@@ -143,6 +145,24 @@ pub(crate) fn attach_steering(fd: &impl AsFd, program: &[Instruction]) -> io::Re
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "program is too long"))?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
+}
+
+/// Has the kernel run a program on each segment that arrives at a TCP socket: what it answers 0 to is
+/// dropped before TCP sees it. Another program takes the place of this one at once.
+///
+/// # Errors
+/// On current kernels without CAP_NET_ADMIN.
+pub(crate) fn attach_filter(fd: &impl AsFd, program: &[Instruction]) -> io::Result<()> {
+    let len = u16::try_from(program.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "program is too long"))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// Takes the program of a socket away, if it has one.
+pub(crate) fn detach_filter(fd: &impl AsFd) {
+    let nothing: libc::c_int = 0;
+    let _has_none = set_option(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &nothing);
 }
 
 /// Segments that the kernel dropped on this socket since it was made.

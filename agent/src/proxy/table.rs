@@ -7,66 +7,68 @@ use std::{
 };
 
 use faultbed_common::{
-    effect::Rate,
-    fault::{Grade, HealPolicy},
+    fault::Grade,
     generation::{FaultRevision, Generation},
     link::{Link, Party},
     name::{FaultName, NodeName},
-    proxy_spec::{Cut, LinkEffect, LinkFault, Listener, ProxyFile},
-    rules::{LinkRule, combine},
+    proxy_spec::{Cut, Dials, LinkFault, Listener, ProxyFile},
 };
 
-use crate::proxy::bucket::Bucket;
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::{bucket::Bucket, carry::shared};
+
+pub(crate) use grade::Abilities;
+use grade::{Kernel, Making, making};
+pub(crate) use order::{Acting, Order, Part};
+
+mod grade;
+mod order;
 
 /// One stay of a fault in the orders: a fault that ended and was injected again has another life.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Life(pub(crate) u32);
 
+/// Who dials from which address.
+pub(crate) type Diallers = BTreeMap<IpAddr, NodeName>;
+/// One order for each link that a fault acts on.
+pub(crate) type Orders = BTreeMap<Link, Arc<Order>>;
+/// The parties whose SYNs are not to reach the listeners of a node, and what they meet instead.
+pub(crate) type KeptOut = BTreeMap<Party, Dials>;
+
 /// What must be true, from one file at one moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) generation: Generation,
     pub(crate) listeners: BTreeMap<SocketAddr, Listener>,
-    pub(crate) diallers: BTreeMap<IpAddr, NodeName>,
-    pub(crate) links: BTreeMap<Link, Arc<Order>>,
+    #[serde(with = "shared")]
+    pub(crate) diallers: Arc<Diallers>,
+    #[serde(with = "shared")]
+    pub(crate) links: Arc<Orders>,
+    /// Links whose order is not what it was when the file was last read.
+    pub(crate) changed: BTreeSet<Link>,
+    /// Who may not connect to whom.
+    pub(crate) kept_out: BTreeMap<NodeName, KeptOut>,
     pub(crate) faults: BTreeMap<FaultName, FaultState>,
     /// When the next fault ends, in nanoseconds of CLOCK_BOOTTIME.
     pub(crate) deadline_ns: Option<u64>,
 }
 
-/// What is done with one link, and on whose account.
-#[derive(Debug, Clone)]
-pub(crate) struct Order {
-    pub(crate) rule: LinkRule,
-    pub(crate) acting: Vec<Arc<Acting>>,
-    /// Where the link's dice come from.
-    pub(crate) seed: u64,
-    /// The line of all its connections; it stays the link's when faults change.
-    pub(crate) bucket: Arc<Bucket>,
-}
-
-/// One fault's share in an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Acting {
-    pub(crate) life: Life,
-    pub(crate) heal: HealPolicy,
-    /// What it does by itself, in the grade it has here.
-    pub(crate) effect: LinkEffect,
-}
-
 /// One fault of the file, judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FaultState {
     pub(crate) life: Life,
     pub(crate) revision: FaultRevision,
     pub(crate) grade: Grade,
     pub(crate) standing: Standing,
     pub(crate) deadline_ns: Option<u64>,
+    /// What it does less well than other hosts could.
+    pub(crate) note: Option<String>,
     pub(crate) links: BTreeSet<Link>,
 }
 
 /// Whether a fault acts, and why not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Standing {
     Active,
     Expired,
@@ -74,17 +76,23 @@ pub(crate) enum Standing {
 }
 
 /// What outlasts one reading of the file: a deadline, once set, only a newer revision moves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
     known: BTreeMap<FaultName, Known>,
     lives: u32,
-    /// One for each link and rate: a line whose rate changes begins anew.
-    buckets: BTreeMap<(Link, Rate), Arc<Bucket>>,
+    /// Kept as they are as long as they say the same: what has not changed is the same allocation.
+    acting: BTreeMap<FaultName, Arc<Acting>>,
+    #[serde(with = "shared")]
+    links: Arc<Orders>,
+    #[serde(with = "shared")]
+    diallers: Arc<Diallers>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Known {
     life: Life,
+    /// When it was first read, in nanoseconds of CLOCK_BOOTTIME.
+    began_ns: u64,
     revision: FaultRevision,
     deadline_ns: Option<u64>,
 }
@@ -95,8 +103,7 @@ pub(crate) struct Here<'a> {
     pub(crate) boot_id: &'a str,
     /// Nanoseconds of CLOCK_BOOTTIME.
     pub(crate) now_ns: u64,
-    /// The best grade that this host can give.
-    pub(crate) best: Grade,
+    pub(crate) can: Abilities,
 }
 
 /// Judges a file at a moment. Read again when [`Table::deadline_ns`] has come.
@@ -104,31 +111,69 @@ pub(crate) fn read(file: &ProxyFile, memory: &mut Memory, here: Here<'_>) -> Tab
     let spec = &file.spec;
     memory.known.retain(|name, _| spec.faults.contains_key(name));
     let mut faults = BTreeMap::new();
+    let mut acting = BTreeMap::new();
     for (name, fault) in &spec.faults {
-        let (life, deadline_ns) = remember(memory, name, fault, deadline(file, name, here), here);
-        let standing = match (deadline_ns, grade_of(fault, here.best)) {
+        let known = remember(memory, name, fault, deadline(file, name, here), here);
+        let made = making(fault, here.can);
+        let standing = match (known.deadline_ns, &made) {
             (Some(end), _) if end <= here.now_ns => Standing::Expired,
-            (_, Err(why)) => Standing::Refused(why.to_owned()),
+            (_, Err(why)) => Standing::Refused(why.clone()),
             (_, Ok(_)) => Standing::Active,
         };
         let state = FaultState {
-            life,
+            life: known.life,
             revision: fault.revision,
-            grade: grade_of(fault, here.best).unwrap_or(Grade::Stream),
+            grade: made.as_ref().map_or(Grade::Stream, |made| made.grade),
             standing,
-            deadline_ns,
+            deadline_ns: known.deadline_ns,
+            note: made.as_ref().ok().and_then(|made| made.note.clone()),
             links: fault.links.clone(),
         };
+        if let (Standing::Active, Ok(made)) = (&state.standing, made) {
+            acting.insert(name.clone(), acts(memory, name, fault, &known, made));
+        }
         faults.insert(name.clone(), state);
+    }
+    memory.acting = acting;
+    let old = std::mem::take(&mut memory.links);
+    memory.links = orders(file, &memory.acting, &old);
+    if *memory.diallers != spec.diallers {
+        memory.diallers = Arc::new(spec.diallers.clone());
     }
     let active = |state: &&FaultState| state.standing == Standing::Active;
     Table {
         generation: spec.generation,
         listeners: spec.listeners.iter().map(|l| (l.listen, l.clone())).collect(),
-        diallers: spec.diallers.clone(),
-        links: orders(file, &faults, &mut memory.buckets),
+        diallers: Arc::clone(&memory.diallers),
+        changed: changed(&old, &memory.links),
+        kept_out: kept_out(&memory.links),
+        links: Arc::clone(&memory.links),
         deadline_ns: faults.values().filter(active).filter_map(|state| state.deadline_ns).min(),
         faults,
+    }
+}
+
+/// The share of a fault in the orders of its links; the one there was, where that says the same.
+fn acts(
+    memory: &Memory,
+    name: &FaultName,
+    fault: &LinkFault,
+    known: &Known,
+    made: Making,
+) -> Arc<Acting> {
+    let one = Acting {
+        life: known.life,
+        began_ns: known.began_ns,
+        heal: fault.heal,
+        effect: made.effect,
+        kernel: made.kernel,
+        probability: fault.probability,
+        seed: fault.seed,
+        fast_heal: fault.fast_heal,
+    };
+    match memory.acting.get(name) {
+        Some(before) if **before == one => Arc::clone(before),
+        Some(_) | None => Arc::new(one),
     }
 }
 
@@ -151,17 +196,18 @@ fn remember(
     fault: &LinkFault,
     set: Option<Option<u64>>,
     here: Here<'_>,
-) -> (Life, Option<u64>) {
+) -> Known {
     // Without a deadline in the file the fault's own duration counts from now: it must end.
     let own = || {
         let lasts = fault.lasts?.0;
         Some(here.now_ns.saturating_add(u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX)))
     };
-    let Memory { known, lives, buckets: _ } = memory;
+    let Memory { known, lives, .. } = memory;
     let entry = known.entry(name.clone()).or_insert_with(|| {
         *lives += 1;
         let deadline_ns = set.unwrap_or_else(own);
-        Known { life: Life(*lives), revision: fault.revision, deadline_ns }
+        let (life, began_ns) = (Life(*lives), here.now_ns);
+        Known { life, began_ns, revision: fault.revision, deadline_ns }
     });
     if fault.revision > entry.revision {
         entry.revision = fault.revision;
@@ -170,68 +216,50 @@ fn remember(
         // It was read while its deadline was another boot's: this one is the first that counts.
         entry.deadline_ns = Some(end);
     }
-    (entry.life, entry.deadline_ns)
+    entry.clone()
 }
 
-/// The grade a fault has where `best` is to be had.
-fn grade_of(fault: &LinkFault, best: Grade) -> Result<Grade, &'static str> {
-    let LinkEffect { cut, .. } = fault.effect;
-    match (cut, fault.grade) {
-        (Some(Cut::Packets), Some(Grade::Stream)) => Ok(Grade::Stream),
-        (Some(Cut::Packets), None) => Ok(best),
-        (Some(Cut::Packets), Some(Grade::Packet)) if best == Grade::Packet => Ok(Grade::Packet),
-        (Some(Cut::Packets), Some(Grade::Packet)) => {
-            Err("grade packet cannot be had: this kernel does not drop by hop count")
-        }
-        (Some(Cut::Bytes), Some(Grade::Packet)) => {
-            Err("grade packet cannot be had for the bytes of one way: acknowledgements pass")
-        }
-        (None, Some(Grade::Packet)) => Err("grade packet cannot be had for a delay"),
-        (Some(Cut::Bytes) | None, None | Some(Grade::Stream)) => Ok(Grade::Stream),
-    }
-}
-
-/// One order for each link that an active fault acts on.
+/// One order for each link that an active fault acts on. What says the same is the same.
 fn orders(
     file: &ProxyFile,
-    states: &BTreeMap<FaultName, FaultState>,
-    buckets: &mut BTreeMap<(Link, Rate), Arc<Bucket>>,
-) -> BTreeMap<Link, Arc<Order>> {
-    let mut shares: BTreeMap<&Link, (Vec<Arc<Acting>>, u64)> = BTreeMap::new();
+    acting: &BTreeMap<FaultName, Arc<Acting>>,
+    old: &Arc<Orders>,
+) -> Arc<Orders> {
+    let mut shares: BTreeMap<&Link, Vec<Arc<Acting>>> = BTreeMap::new();
     for (name, fault) in &file.spec.faults {
-        let Some(state) = states.get(name).filter(|s| s.standing == Standing::Active) else {
-            continue;
-        };
-        let mut effect = fault.effect.clone();
-        if state.grade == Grade::Stream {
-            // Bytes can be held without the kernel's help, packets cannot.
-            effect.cut = effect.cut.map(|_| Cut::Bytes);
-        }
-        let one = Arc::new(Acting { life: state.life, heal: fault.heal, effect });
+        let Some(one) = acting.get(name) else { continue };
         for link in &fault.links {
-            let (acting, seed) = shares.entry(link).or_default();
-            acting.push(Arc::clone(&one));
-            *seed ^= fault.seed;
+            shares.entry(link).or_default().push(Arc::clone(one));
         }
     }
-    let mut used = BTreeMap::new();
-    let mut order = |link: &Link, (acting, seed): (Vec<Arc<Acting>>, u64)| {
-        let rule = combine(acting.iter().map(|one| &one.effect));
-        let bucket = match rule.bandwidth {
-            Some(rate) => {
-                let key = (link.clone(), rate);
-                let bucket = buckets.remove(&key).unwrap_or_default();
-                used.insert(key, Arc::clone(&bucket));
-                bucket
+    let mut same = old.len() == shares.len();
+    let order = |(link, acting): (&Link, Vec<Arc<Acting>>)| {
+        let before = old.get(link);
+        let order = match before {
+            Some(before) if before.acting == acting => Arc::clone(before),
+            Some(_) | None => {
+                same = false;
+                Arc::new(Order::new(acting, before.map(Arc::as_ref)))
             }
-            None => Arc::default(),
         };
-        Arc::new(Order { rule, acting, seed, bucket })
+        (link.clone(), order)
     };
-    let orders =
-        shares.into_iter().map(|(link, share)| (link.clone(), order(link, share))).collect();
-    *buckets = used;
-    orders
+    let orders: Orders = shares.into_iter().map(order).collect();
+    // As many, and each was there before.
+    if same { Arc::clone(old) } else { Arc::new(orders) }
+}
+
+/// Links whose order came, went or changed.
+fn changed(old: &Arc<Orders>, new: &Arc<Orders>) -> BTreeSet<Link> {
+    if Arc::ptr_eq(old, new) {
+        return BTreeSet::new();
+    }
+    let same = |link: &Link, order: &Arc<Order>, others: &Orders| {
+        others.get(link).is_some_and(|other| Arc::ptr_eq(order, other))
+    };
+    let gone = old.iter().filter(|(link, _)| !new.contains_key(link));
+    let other = new.iter().filter(|(link, order)| !same(link, order, old));
+    gone.chain(other).map(|(link, _)| link.clone()).collect()
 }
 
 /// What distinguishes the listeners wanted from those open.
@@ -258,26 +286,35 @@ pub(crate) fn diff<'a>(
     Difference { close, open: missing.into_values().collect() }
 }
 
-/// The parties whose packets die at the listeners of `node`: in either direction, since without
-/// the answer to a SYN, or without the SYN, there is no connection.
-pub(crate) fn cut_diallers<'a>(
-    links: &'a BTreeMap<Link, Arc<Order>>,
-    node: &NodeName,
-) -> BTreeMap<&'a Party, BTreeSet<&'a Link>> {
-    let mut parties: BTreeMap<&Party, BTreeSet<&Link>> = BTreeMap::new();
-    for (link, order) in links {
-        if order.rule.cut != Some(Cut::Packets) {
-            continue;
+/// Who may not connect to whom. Packets that die do so for listeners at both ends: without the
+/// answer to a SYN, or without the SYN, there is no connection.
+fn kept_out(links: &Orders) -> BTreeMap<NodeName, KeptOut> {
+    let mut all: BTreeMap<NodeName, KeptOut> = BTreeMap::new();
+    let mut keep = |at: &Party, party: &Party, dials: Dials| {
+        let Some(node) = at.node() else { return };
+        if !all.contains_key(node) {
+            all.insert(node.clone(), KeptOut::new());
         }
-        let here = Party::Node(node.clone());
-        if link.to == here {
-            parties.entry(&link.from).or_default().insert(link);
-        } else if link.from == here {
-            parties.entry(&link.to).or_default().insert(link);
+        let Some(parties) = all.get_mut(node) else { return };
+        let known = parties.entry(party.clone()).or_insert(dials);
+        *known = dials.max(*known);
+    };
+    for (link, order) in links {
+        if order.rule.cut == Some(Cut::Packets) {
+            keep(&link.to, &link.from, Dials::TimeOut);
+            keep(&link.from, &link.to, Dials::TimeOut);
+        }
+        match order.rule.dials {
+            Some(Dials::TimeOut) => keep(&link.to, &link.from, Dials::TimeOut),
+            Some(Dials::Refuse) if order.acting.iter().any(|one| one.kernel.refuses) => {
+                keep(&link.to, &link.from, Dials::Refuse);
+            }
+            // Otherwise it is for the connection, once it is accepted.
+            Some(Dials::Refuse) | None => {}
         }
     }
-    parties
+    all
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

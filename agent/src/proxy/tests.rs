@@ -1,10 +1,15 @@
 //! The data plane as its users see it: real sockets on loopback, the engine's threads in this process.
 
 mod bytes;
+mod connections;
 mod control;
 mod cuts;
 mod delays;
 mod forward;
+mod handover;
 mod harness;
+mod loss;
 mod rates;
+mod rounds;
+mod stream_property;
 mod streams;

@@ -7,10 +7,13 @@ use rustix::time::{
     timerfd_settime,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::worker::Key;
 
 /// Why a connection is looked at again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Alarm {
     /// The node behind the listener has not answered.
     Dial,
@@ -22,6 +25,14 @@ pub(crate) enum Alarm {
     Allowance,
     /// Some time has passed since a heal.
     Settle,
+    /// A fault ends the connection.
+    End,
+    /// It has been asked to end in order for long enough.
+    Closing,
+    /// An accepted connection has stood still for long enough.
+    Accept,
+    /// A burst of loss begins or ends.
+    Burst,
 }
 
 /// The alarms of one worker, in nanoseconds of CLOCK_MONOTONIC.
@@ -50,6 +61,11 @@ impl Timers {
     pub(crate) fn set(&mut self, at_ns: u64, key: Key, alarm: Alarm) {
         self.heap.push(Reverse((at_ns, key, alarm)));
         self.arm();
+    }
+
+    /// Every alarm that is set, in no order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u64, Key, Alarm)> {
+        self.heap.iter().map(|Reverse(alarm)| *alarm)
     }
 
     /// The next alarm that is due, if one is.

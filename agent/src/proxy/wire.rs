@@ -18,6 +18,9 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) struct Request {
     pub(crate) v: u32,
     pub(crate) op: Op,
+    /// Of a successor: the oldest and the newest version of a hand-over that it understands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) formats: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub(crate) enum Op {
     Report,
     /// Close everything and exit.
     Stop,
+    /// Give everything to the process whose line comes with this, and exit.
+    Handover,
 }
 
 /// The file is in force on every connection.

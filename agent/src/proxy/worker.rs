@@ -1,5 +1,7 @@
 //! One thread that carries connections: an event loop of its own, no lock on the way of a byte.
 
+mod carry;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -23,9 +25,12 @@ use rustix::{
     io::Errno,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::proxy::{
-    acceptor::Door,
+    acceptor::{Arrival, Door, leaves_reserve},
     evidence::Ledger,
+    handover::Freeze,
     identify::{Lookup, Question},
     pair::{Fate, Pair, Which},
     rule_set::{Board, RuleSet, lock},
@@ -55,6 +60,8 @@ pub(crate) struct Tools {
     pub(crate) ledger: Ledger,
     /// Connections reset because nobody could say who had dialled.
     pub(crate) unknown_reset: u64,
+    /// Connections reset because there was no descriptor left for their way to the node.
+    pub(crate) refused: u64,
     timers: Timers,
     current: Key,
 }
@@ -69,17 +76,38 @@ impl Tools {
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Adopt { door: Arc<Door>, fd: OwnedFd, peer: SocketAddr },
-    Identified { key: Key, party: Option<Party> },
+    Adopt {
+        door: Arc<Door>,
+        arrival: Arrival,
+    },
+    Identified {
+        key: Key,
+        party: Option<Party>,
+    },
     Sample(SyncSender<Sample>),
+    /// Stand still and send everything to another process.
+    Freeze(Arc<Freeze>),
 }
 
 /// What a worker has counted.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Sample {
     pub(crate) ledger: Ledger,
     pub(crate) connections: u64,
     pub(crate) unknown_reset: u64,
+    /// Connections reset because there was no descriptor left for their way to the node.
+    pub(crate) refused: u64,
+}
+
+impl Sample {
+    /// Adds what another worker, or process, has counted.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        let Self { ledger, connections, unknown_reset, refused } = other;
+        self.ledger.absorb(ledger);
+        self.connections += connections;
+        self.unknown_reset += unknown_reset;
+        self.refused += refused;
+    }
 }
 
 /// The way to a worker.
@@ -129,7 +157,8 @@ pub(crate) struct Worker {
     ready: VecDeque<Key>,
     waiting: BTreeMap<Arc<Link>, VecDeque<Key>>,
     waiting_max: usize,
-    adopted: u64,
+    /// It has connections of another process, which have not met any rules here.
+    is_heir: bool,
 }
 
 /// How much of what the process may have is one worker's.
@@ -164,13 +193,14 @@ impl Worker {
                 pipes: PipePool::new(share.pipes),
                 ledger: Ledger::default(),
                 unknown_reset: 0,
+                refused: 0,
                 timers,
                 current: Key::default(),
             },
             ready: VecDeque::new(),
             waiting: BTreeMap::new(),
             waiting_max: share.waiting,
-            adopted: 0,
+            is_heir: false,
         })
     }
 
@@ -203,19 +233,32 @@ impl Worker {
         }
     }
 
-    /// Puts newer rules in force: on every connection before a byte of any moves.
+    /// Puts newer rules in force: on every connection that they concern, before a byte of any moves.
     fn obey_newest(&mut self) {
         if self.board.epoch() == self.rules.epoch {
             return;
         }
         let rules = self.board.newest();
+        let is_heir = std::mem::take(&mut self.is_heir);
+        let is_next = rules.epoch == self.rules.epoch + 1 && !is_heir;
         self.rules = Arc::clone(&rules);
-        self.waiting.clear();
-        for key in self.pairs.keys() {
+        let mut keys = self.pairs.keys();
+        if is_next {
+            keys.retain(|key| {
+                self.pairs.find(*key).is_some_and(|pair| pair.is_concerned(&rules.changed))
+            });
+            // All that wait for a link are concerned, or none.
+            self.waiting.retain(|link, _| {
+                !rules.changed.contains(&**link) && !rules.changed.contains(&link.reversed())
+            });
+        } else {
+            self.waiting.clear();
+        }
+        for key in keys {
             self.look_at(key, |pair, tools| pair.apply(&rules, tools));
             self.after_rules(key);
         }
-        self.tools.ledger.forget_before(rules.oldest);
+        self.tools.ledger.keep(&rules.told);
         self.board.acknowledge(self.index, rules.epoch);
     }
 
@@ -251,19 +294,20 @@ impl Worker {
         let messages = std::mem::take(&mut *lock(&self.mailbox.messages));
         for message in messages {
             match message {
-                Message::Adopt { door, fd, peer } => self.adopt(door, fd, peer),
+                Message::Adopt { door, arrival } => self.adopt(door, arrival),
                 Message::Identified { key, party: Some(party) } => self.identified(key, party),
                 // It is asked again when rules change; until then the connection's own alarm holds.
                 Message::Identified { key: _, party: None } => {}
                 Message::Sample(reply) => self.sample(&reply),
+                Message::Freeze(freeze) => self.freeze(&freeze),
             }
         }
     }
 
-    fn adopt(&mut self, door: Arc<Door>, fd: OwnedFd, peer: SocketAddr) {
-        self.adopted += 1;
-        let mut pair = Pair::new(door, fd, peer, self.adopted);
-        if let Some(party) = self.rules.dialler(peer.ip()) {
+    fn adopt(&mut self, door: Arc<Door>, arrival: Arrival) {
+        let dialler = self.rules.dialler(arrival.peer.ip());
+        let mut pair = Pair::new(door, arrival);
+        if let Some(party) = dialler {
             pair.identify(party);
         }
         let key = self.pairs.insert(pair);
@@ -308,6 +352,7 @@ impl Worker {
             ledger: self.tools.ledger.clone(),
             connections: self.pairs.len() as u64,
             unknown_reset: self.tools.unknown_reset,
+            refused: self.tools.refused,
         });
     }
 
@@ -359,6 +404,9 @@ impl Worker {
             }
             Err(error) => {
                 tracing::debug!(%error, %upstream, "dial node");
+                let is_short = |code| [Errno::MFILE, Errno::NFILE].contains(&code);
+                let code = error.raw_os_error().map(Errno::from_raw_os_error);
+                self.tools.refused += u64::from(code.is_some_and(is_short));
                 self.look_at(key, |pair, _| pair.reset());
             }
         }
@@ -366,6 +414,9 @@ impl Worker {
 
     fn open_far(&self, key: Key, upstream: SocketAddr) -> io::Result<(OwnedFd, bool)> {
         let fd = new_socket(upstream)?;
+        if !leaves_reserve(&fd) {
+            return Err(Errno::MFILE.into());
+        }
         let connected = match rustix::net::connect(&fd, &upstream) {
             Ok(()) => true,
             Err(Errno::INPROGRESS) => false,

@@ -2,7 +2,10 @@
 
 use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use faultbed_common::{
     generation::Incarnation,
@@ -13,8 +16,12 @@ use faultbed_common::{
     report::{Bypass, FaultReport, ForeignListener, Identity, ProxyReport},
 };
 
-use super::{Asked, NodeOrders, NodeRecord, Run, Running, step::Cause};
-use crate::{binaries::Binary, clock::BootTime};
+use super::{Asked, NodeOrders, NodeRecord, Run, Running, evidence::Kept, step::Cause};
+use crate::{
+    binaries::Binary,
+    canary::{Answer, Question},
+    clock::BootTime,
+};
 
 /// Everything needed to start a node.
 #[derive(Debug, Clone)]
@@ -53,6 +60,8 @@ pub struct ProxyApplied {
     pub failed: BTreeMap<SocketAddr, String>,
     /// The faults as they are in force now.
     pub faults: BTreeMap<FaultName, FaultReport>,
+    /// Why it still runs another program than this agent.
+    pub outdated: Option<String>,
 }
 
 /// What the proxy process says of itself.
@@ -189,6 +198,13 @@ pub trait Hands: Send + Sync + 'static {
         probe: &Probe,
     ) -> impl Future<Output = Result<(), String>> + Send;
 
+    /// Asks a node as its peer would, through its proxy, and waits no longer than `patience`.
+    fn ask_as_peer(
+        &self,
+        question: Question,
+        patience: Duration,
+    ) -> impl Future<Output = Answer> + Send;
+
     /// The last lines of a node's output.
     fn last_lines(&self, node: &NodeName, incarnation: Incarnation, count: usize) -> Vec<String>;
 
@@ -198,7 +214,8 @@ pub trait Hands: Send + Sync + 'static {
     /// Is over when the proxy process is.
     fn proxy_ended(&self) -> impl Future<Output = ()> + Send + 'static;
 
-    /// Makes the proxy process run and do exactly this.
+    /// Makes the proxy process run and do exactly this, and run the agent's own program: one of
+    /// another release hands over to a new process.
     ///
     /// # Errors
     /// Why it does not, for people.
@@ -209,6 +226,21 @@ pub trait Hands: Send + Sync + 'static {
     /// # Errors
     /// Why it does not answer, for people.
     fn ask_proxy(&self) -> Result<ProxySeen, String>;
+
+    /// What faults did, as an earlier agent kept it.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    fn load_evidence(&self) -> io::Result<Kept>;
+
+    /// Keeps what faults did.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    fn save_evidence(&self, kept: &Kept) -> io::Result<()>;
+
+    /// Removes pinned programs that are none of these, by hash; a few stay.
+    fn prune_binaries(&self, used: &BTreeSet<String>);
 
     /// Looks at the sockets of this machine.
     fn survey(&self, order: &SurveyOrder) -> Survey;

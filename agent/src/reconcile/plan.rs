@@ -35,6 +35,9 @@ pub const LEAVE_ATTEMPTS_MAX: u32 = 3;
 /// How often addresses that others hold are tried again.
 const LISTENER_RETRY: Duration = Duration::from_secs(2);
 
+/// How often a proxy of another release is asked again to hand over.
+const UPGRADE_RETRY: Duration = Duration::from_secs(30);
+
 /// What a pass is to do.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
@@ -173,9 +176,11 @@ fn proxy(wanted: &Accepted, observed: &Observed, now: BootTime) -> Part<Step> {
     }
     let file = wanted.proxy_file();
     let is_current = seen.running && seen.applied.as_ref() == Some(&file);
-    let retry_at = seen.applied_at + LISTENER_RETRY;
-    if is_current && (seen.failed.is_empty() || now < retry_at) {
-        let wake_at = (!seen.failed.is_empty()).then_some(retry_at);
+    let listeners = (!seen.failed.is_empty()).then_some(LISTENER_RETRY);
+    let upgrade = seen.outdated.as_ref().map(|_| UPGRADE_RETRY);
+    let retry = listeners.into_iter().chain(upgrade).min();
+    let wake_at = retry.map(|after| seen.applied_at + after);
+    if is_current && wake_at.is_none_or(|at| now < at) {
         // Listeners that failed make their nodes stuck, with the address and its holder.
         return Part::standing(Standing::True).wake_at(wake_at);
     }

@@ -2,10 +2,11 @@
 
 mod prepare;
 mod proxy;
+mod records;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -24,24 +25,28 @@ use faultbed_common::{
 };
 
 use super::{
-    Asked, Ended, NodeOrders, NodeRecord, PauseUntil, Run, Running, Why,
+    Asked, NodeOrders, NodeRecord, PauseUntil, Run, Running,
+    evidence::Kept,
     hands::{
         CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
         SurveyOrder,
     },
     step::Cause,
 };
+
+use records::{asked_record, gone_is_fine, run, shim_orders};
+
 pub use crate::node::run_dir;
 use crate::{
     args::AgentArgs,
     binaries::{self, Binary, Hashes},
     bypass,
+    canary::{self, Answer, Question},
     clock::{self, BootTime},
     ledger::Accepted,
     listeners,
     node::{
-        self, AskedRecord, AskedWhy, LaunchError, LaunchSpec, Pause, RunRecord, RunState,
-        ShimOrders,
+        self, AskedRecord, AskedWhy, LaunchError, LaunchSpec, RunRecord, RunState, ShimOrders,
         records::{
             EXIT_FILE, IDENTITY_FILE, IdentityRecord, ORDERS_FILE, RUN_FILE, VERSION, read_record,
             write_record,
@@ -53,6 +58,9 @@ use crate::{
 
 /// The file of a node's marks, in its directory.
 const RECORD_FILE: &str = "node.json";
+
+/// The file of what faults did, in the agent's directory.
+const EVIDENCE_FILE: &str = "evidence.json";
 
 /// The output of a node is rotated at this size,
 const LOG_BYTES_MAX: u64 = 16 << 20;
@@ -184,71 +192,6 @@ impl RealHands {
                 Err(_) => now_there(),
             },
         }
-    }
-}
-
-fn shim_orders(orders: &NodeOrders) -> ShimOrders {
-    ShimOrders {
-        dials: orders.dials.clone(),
-        pause: orders.pause.map(|until| Pause {
-            until_boottime_ns: match until {
-                PauseUntil::Healed => None,
-                PauseUntil::BoottimeNs(ns) => Some(ns),
-            },
-        }),
-    }
-}
-
-fn asked_record(asked: &Asked) -> AskedRecord {
-    let why = match asked.why {
-        Why::Stop => AskedWhy::Stop,
-        Why::Kill => AskedWhy::Kill,
-        Why::Restart => AskedWhy::Restart,
-        Why::Wipe => AskedWhy::Wipe,
-        Why::Remove => AskedWhy::Remove,
-    };
-    AskedRecord { why, signal: asked.signal, at_boot_ms: asked.at.ms() }
-}
-
-fn asked(record: &AskedRecord) -> Asked {
-    let why = match record.why {
-        AskedWhy::Stop => Why::Stop,
-        AskedWhy::Kill => Why::Kill,
-        AskedWhy::Restart => Why::Restart,
-        AskedWhy::Wipe => Why::Wipe,
-        AskedWhy::Remove => Why::Remove,
-    };
-    Asked { why, signal: record.signal, at: BootTime::from_ms(record.at_boot_ms) }
-}
-
-fn run(incarnation: Incarnation, state: RunState) -> Run {
-    let pid = |pid: i32| u32::try_from(pid).unwrap_or(0);
-    match state {
-        RunState::None => Run::None,
-        RunState::Unknown { why } => Run::Unknown { why },
-        RunState::Running { record, paused, asked: request } => Run::Running(Running {
-            incarnation,
-            pid: pid(record.node.pid),
-            shim: pid(record.shim.pid),
-            started: BootTime::from_ms(record.started_boot_ms),
-            paused,
-            asked: request.as_ref().map(asked),
-        }),
-        RunState::Exited { exit, asked: request } => Run::Ended(Ended {
-            incarnation,
-            code: exit.code,
-            signal: exit.signal,
-            at: BootTime::from_ms(exit.at_boot_ms),
-            asked: request.filter(|r| exit.was_asked(Some(r))).map(|r| asked(&r).why),
-        }),
-    }
-}
-
-/// What is over already need not be asked for.
-fn gone_is_fine(result: io::Result<()>) -> Result<(), String> {
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-        _ => Ok(()),
     }
 }
 
@@ -442,6 +385,10 @@ impl Hands for RealHands {
         asker.check(probe).await
     }
 
+    async fn ask_as_peer(&self, question: Question, patience: Duration) -> Answer {
+        canary::ask::ask(&question, patience).await
+    }
+
     fn last_lines(&self, node: &NodeName, incarnation: Incarnation, count: usize) -> Vec<String> {
         node::last_lines(&self.run_dir(node, incarnation), count).unwrap_or_default()
     }
@@ -460,6 +407,25 @@ impl Hands for RealHands {
 
     fn ask_proxy(&self) -> Result<ProxySeen, String> {
         self.proxy.ask()
+    }
+
+    fn load_evidence(&self) -> io::Result<Kept> {
+        Ok(read_record(&self.dir, EVIDENCE_FILE)?.unwrap_or_default())
+    }
+
+    fn save_evidence(&self, kept: &Kept) -> io::Result<()> {
+        records::write_unsettled(&self.dir, EVIDENCE_FILE, kept)
+    }
+
+    fn prune_binaries(&self, used: &BTreeSet<String>) {
+        match binaries::prune(&self.dir.join("bins"), used) {
+            // One that is gone must be pinned again when it is met again.
+            Ok(gone) if !gone.is_empty() => {
+                self.hashes.lock().unwrap_or_else(PoisonError::into_inner).forget(&gone);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "prune pinned programs"),
+        }
     }
 
     fn survey(&self, order: &SurveyOrder) -> Survey {

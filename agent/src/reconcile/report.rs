@@ -6,15 +6,19 @@ use faultbed_common::{
     fault::Grade,
     host_spec::NodeEffect,
     name::{FaultName, HostName, NodeName},
-    report::{BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState},
+    report::{
+        BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState,
+        ProxyReport,
+    },
 };
 
 use super::{
     Observed, ObservedNode, Readiness, Run, StepKind, Why,
+    evidence::Kept,
     hands::{ProxySeen, Survey},
     plan::Plan,
 };
-use crate::{clock::BootTime, ledger::Accepted};
+use crate::{canary::Canaries, clock::BootTime, ledger::Accepted};
 
 /// Ended faults on nodes that stay in the report.
 pub const ENDED_FAULTS_MAX: usize = 100;
@@ -66,10 +70,12 @@ pub struct Findings<'a> {
     pub facts: &'a BTreeMap<NodeName, NodeFacts>,
     /// What the proxy said last.
     pub proxy: Option<&'a ProxySeen>,
+    /// What came of asking nodes as their peers would.
+    pub canaries: &'a Canaries,
     /// What the last survey found.
     pub survey: &'a Survey,
-    /// Faults on nodes that ended here.
-    pub ended: &'a BTreeMap<FaultName, FaultReport>,
+    /// What faults did, and those on nodes that ended here.
+    pub kept: &'a Kept,
     /// Now.
     pub now: BootTime,
 }
@@ -107,8 +113,10 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     let mut stuck = plan.stuck.clone();
     stuck.extend(findings.refused.iter().chain(&findings.disk).map(|why| (*why).to_owned()));
     let mut faults = proxy.map(|seen| seen.faults.clone()).unwrap_or_default();
-    faults.extend(findings.ended.clone());
+    findings.kept.fill(&mut faults);
+    faults.extend(findings.kept.ended.clone());
     faults.extend(node_faults(findings));
+    findings.canaries.fill(&mut faults);
     HostReport {
         host: Some(findings.host.clone()),
         version: version.to_owned(),
@@ -121,7 +129,10 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
         faults,
         bypasses: survey.bypasses.clone(),
         foreign: survey.foreign.clone(),
-        proxy: proxy.filter(|_| observed.proxy.running).map(|seen| seen.report.clone()),
+        proxy: proxy.filter(|_| observed.proxy.running).map(|seen| ProxyReport {
+            outdated: observed.proxy.outdated.clone(),
+            ..seen.report.clone()
+        }),
     }
 }
 
@@ -293,7 +304,13 @@ fn without_ages(report: &HostReport) -> HostReport {
 /// A report without what only counts.
 fn transitions(mut report: HostReport) -> HostReport {
     for fault in report.faults.values_mut() {
-        fault.links.clear();
+        // The last counts of a fault that is over are waited for: by them it is judged.
+        if fault.active {
+            fault.links.clear();
+        }
+        for canary in fault.canary.values_mut() {
+            (canary.tries, canary.answers, canary.fastest_us) = (0, 0, None);
+        }
     }
     if let Some(proxy) = &mut report.proxy {
         proxy.connections = 0;

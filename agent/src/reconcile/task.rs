@@ -5,6 +5,8 @@
 
 mod absorb;
 mod begin;
+mod canaries;
+mod evidence;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,8 +16,8 @@ use std::{
 
 use faultbed_common::{
     generation::Incarnation,
-    name::{FaultName, NodeName},
-    report::{FaultReport, HostReport, NodeState},
+    name::NodeName,
+    report::{HostReport, NodeState},
     session::Orders,
 };
 use tokio::{
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Hands, NodeAct, Observed, Run,
+    evidence::Kept,
     execute::Done,
     hands::{ProxyApplied, ProxySeen, Survey},
     plan::{self, Plan},
@@ -34,6 +37,7 @@ use super::{
 };
 use crate::{
     binaries::Binary,
+    canary::{Answer, Asking, Canaries, Key, Try},
     clock::BootTime,
     ledger::Ledger,
     probe::{Fact, Prober},
@@ -70,6 +74,10 @@ enum Wake {
     ProxySeen(u64, Box<Result<ProxySeen, String>>),
     /// A probe found something new.
     Fact(Fact),
+    /// Links were asked over before a fault on them began.
+    AskedBefore(Vec<(Key, Answer)>),
+    /// A link was asked over.
+    Asked(Key, Try),
     /// A program was hashed.
     Identified(NodeName, Box<Result<Binary, String>>),
     /// Sockets were looked at.
@@ -106,6 +114,16 @@ impl Drop for Attached {
     }
 }
 
+/// A task that asks over one link.
+#[derive(Debug)]
+struct AskerTask(AbortHandle);
+
+impl Drop for AskerTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The loop and all that it remembers.
 #[derive(Debug)]
 pub struct Reconciler<H> {
@@ -114,9 +132,13 @@ pub struct Reconciler<H> {
     ledger: Ledger,
     observed: Observed,
     facts: BTreeMap<NodeName, NodeFacts>,
-    ended_faults: BTreeMap<FaultName, FaultReport>,
+    kept: Kept,
+    /// As it was when it was last put on disk.
+    kept_on_disk: Kept,
     proxy_seen: Option<ProxySeen>,
     proxy_told_times: u64,
+    canaries: Canaries,
+    askers: BTreeMap<Key, (Asking, AskerTask)>,
     survey: Survey,
     refused: Option<String>,
     steps: JoinSet<Done>,
@@ -153,9 +175,12 @@ impl<H: Hands> Reconciler<H> {
             ledger,
             observed: Observed::default(),
             facts: BTreeMap::new(),
-            ended_faults: BTreeMap::new(),
+            kept: Kept::default(),
+            kept_on_disk: Kept::default(),
             proxy_seen: None,
             proxy_told_times: 0,
+            canaries: Canaries::default(),
+            askers: BTreeMap::new(),
             survey: Survey::default(),
             refused: None,
             steps: JoinSet::new(),
@@ -220,6 +245,7 @@ impl<H: Hands> Reconciler<H> {
             self.begin(step);
         }
         self.attach(now);
+        self.attach_askers();
         self.tell(&plan, now);
         plan.wake_after.map(|after| Instant::now() + after)
     }
@@ -238,8 +264,9 @@ impl<H: Hands> Reconciler<H> {
             disk: self.ledger.trouble().or(self.unsettled.as_deref()),
             facts: &self.facts,
             proxy: self.proxy_seen.as_ref(),
+            canaries: &self.canaries,
             survey: &self.survey,
-            ended: &self.ended_faults,
+            kept: &self.kept,
             now,
         };
         let next = report::report(&findings, &self.identity.version, &self.identity.boot_id);

@@ -101,6 +101,8 @@ pub(crate) struct Lab {
     pub(crate) agent: Option<Child>,
     pub(crate) spec: HostSpec,
     octet: u8,
+    /// What is started as the agent.
+    pub(crate) program: PathBuf,
 }
 
 impl Lab {
@@ -126,6 +128,7 @@ impl Lab {
             agent: None,
             spec,
             octet,
+            program: AGENT.into(),
         };
         lab.start_coordinator();
         lab.start_agent();
@@ -193,7 +196,7 @@ impl Lab {
     }
 
     pub(crate) fn agent_command(&self) -> Command {
-        let mut command = Command::new(AGENT);
+        let mut command = Command::new(&self.program);
         command
             .args(["agent", "--lab", "try", "--host", "h1", "--dir"])
             .arg(self.host_dir())

@@ -4,6 +4,7 @@
 
 mod etcd;
 mod lab;
+mod upgrade;
 
 use faultbed_common::{
     generation::{FaultRevision, Incarnation},

@@ -1,5 +1,7 @@
 //! Shapes as people write them, against the lab of `target::tests`.
 
+mod pairs;
+
 use std::collections::BTreeSet;
 
 use expect_test::{Expect, expect};
@@ -257,14 +259,18 @@ fn effects_that_do_not_go_together_are_refused_with_what_to_write() {
         ("reorder", "write `latency` with `jitter`, or `loss`"),
         ("bandwidth packet", "made in user space"),
         ("preset packet", "made in user space"),
-        ("reset packet", "a real RST whatever the grade"),
+        ("refuse probability packet", "SYNs, which are of no connection yet"),
+        ("cut probability packet", "leave `grade` or `probability` out"),
+        ("time_out stream", "write `refuse`"),
+        ("one_way_packets cut probability", "is of none yet"),
+        ("cut fast_heal probability", "for a cut of packets"),
         ("bandwidth canary", "`canary` proves a cut"),
-        ("cut canary probability", "some connections do"),
-        ("time_out probability", "none is"),
+        ("cut canary probability", "some are spared"),
+        ("time_out probability", "none is: write `refuse`"),
         ("latency fast_heal", "for a cut of packets"),
         ("one_way cut fast_heal", "for a cut of packets"),
         ("cut fast_heal heal", "this `heal` ends them"),
-        ("one_way_packets bandwidth", "`bandwidth` meets the bytes of one way"),
+        ("one_way_packets bandwidth", "`bandwidth` meets bytes: write `one_way"),
         ("latency distribution", "needs `jitter`"),
     ] {
         let error = check(&with(effects)).unwrap_err().to_string();
@@ -295,6 +301,7 @@ fn with(effects: &str) -> FaultSpec {
     for effect in effects.split(' ') {
         text.push_str(match effect {
             "packet" => "grade = \"packet\"\n",
+            "stream" => "grade = \"stream\"\n",
             "heal" => "heal = \"reset\"\n",
             "preset" => "preset = \"mobile-4g\"\n",
             "distribution" => "distribution = \"normal\"\n",
@@ -328,6 +335,7 @@ fn effects_combine_and_are_told_in_one_line() {
         ("reset time_out", "time-out, reset"),
         ("reset_after limit slow_close", "reset after 20ms, limit 64B, slow-close 20ms"),
         ("loss packet", "loss 1%"),
+        ("reset refuse packet", "refuse, reset"),
         ("cut canary fast_heal", "cut"),
         ("one_way latency", "one-way latency 20ms"),
         ("preset loss", "mobile-4g (rtt 170ms, bandwidth 9Mbit, loss 1%)"),
@@ -338,7 +346,7 @@ fn effects_combine_and_are_told_in_one_line() {
     }
     let noisy =
         spec("halves = \"kv\"\nlatency = \"9ms\"\njitter = \"2ms\"\ndistribution = \"pareto\"");
-    assert_eq!(summary(&noisy), "latency 9ms ±2ms pareto");
+    assert_eq!(summary(&noisy), "latency 9ms +2ms pareto");
     assert_eq!(summary(&spec("ring = \"kv\"")), "cut in a ring");
     for (effects, expected) in [
         ("latency loss", "latency"),

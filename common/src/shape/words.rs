@@ -16,13 +16,11 @@ pub(super) struct Named {
 /// The effects on links that a fault names, in the order in which they are told. Those of its preset
 /// only where it was applied.
 pub(super) fn link_effects(spec: &FaultSpec) -> Vec<Named> {
-    let jitter = spec.jitter.map(|span| {
-        let distribution = match spec.distribution.unwrap_or_default() {
-            Distribution::Uniform => "",
-            Distribution::Normal => " normal",
-            Distribution::Pareto => " pareto",
-        };
-        format!(" ±{span}{distribution}")
+    // The long tail of Pareto is only ever added; the others go either way.
+    let jitter = spec.jitter.map(|span| match spec.distribution.unwrap_or_default() {
+        Distribution::Uniform => format!(" ±{span}"),
+        Distribution::Normal => format!(" ±{span} normal"),
+        Distribution::Pareto => format!(" +{span} pareto"),
     });
     let late = |span: &dyn std::fmt::Display| format!("{span}{}", jitter.as_deref().unwrap_or(""));
     let bare = |is: bool| is.then(String::new);

@@ -51,7 +51,7 @@ Clusters and nodes:
 Faults:
   partition A B             Cut groups from each other: `partition kv-1 kv-2,kv-3`
   isolate TARGET            Cut nodes from their cluster
-  inject EFFECT             `latency 50ms --between kv-1 kv-2`, and a blueprint's own effects
+  inject EFFECT             `latency 50ms loss 1% --between kv-1 kv-2`, `wan-eu-us …`, `reset …`
   heal                      End faults
 
 Files:
@@ -136,7 +136,7 @@ pub enum Verb {
     Upgrade(node::upgrade::UpgradeArgs),
     /// Cut groups of nodes from each other
     #[command(
-        after_help = "Examples:\n  faultbed partition kv-1 kv-2,kv-3\n  faultbed partition leader:kv follower:kv --for 30s --name split\n  faultbed partition kv-1 kv-2 --one-way"
+        after_help = "Examples:\n  faultbed partition kv-1 kv-2,kv-3\n  faultbed partition leader:kv follower:kv --for 30s --name split\n  faultbed partition kv-1 kv-2 --one-way\n  faultbed partition --halves kv\n  faultbed partition --ring kv --seed 7 --canary"
     )]
     Partition(fault::PartitionArgs),
     /// Cut nodes from the other nodes of their cluster
@@ -146,7 +146,7 @@ pub enum Verb {
     Isolate(fault::IsolateArgs),
     /// Disturb links or nodes
     #[command(
-        after_help = "Examples:\n  faultbed inject latency 50ms --jitter 5ms --from kv-1 --to kv-2\n  faultbed inject cut --between kv-1 clients\n  faultbed inject pause --on kv-3 --for 5s"
+        after_help = fault::effect::help()
     )]
     Inject(fault::InjectArgs),
     /// End faults

@@ -241,7 +241,9 @@ fn node_goals(
         Edit::Node { verb: faultbed_common::edit::NodeVerb::Kill { respawn: true, .. }, .. }
     );
     match fate {
-        NodeFate::Start | NodeFate::Restart => vec![Goal::Ready(name.clone(), over)],
+        NodeFate::Start | NodeFate::Restart => {
+            vec![Goal::Ready(name.clone(), over), Goal::Hashed(name.clone(), over)]
+        }
         NodeFate::Kill if respawns => vec![Goal::Ready(name.clone(), over)],
         NodeFate::Stop | NodeFate::Kill => vec![Goal::Down(name.clone())],
         // A cluster that is deleted with its data: the node goes, and its data with it.

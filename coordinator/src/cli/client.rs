@@ -214,11 +214,19 @@ fn plain_failure_of(context: &Context, status: &tonic::Status) -> Failure {
 fn split_next(message: &str) -> Failure {
     let (next, said): (Vec<&str>, Vec<&str>) =
         message.lines().partition(|line| line.trim_start().starts_with("next: "));
-    let mut failure = Failure::refused(said.join("\n"));
-    for line in next {
-        failure = failure.next(line.trim_start().trim_start_matches("next: "));
-    }
-    failure
+    let said = said.join("\n");
+    let own = next.iter().map(|line| line.trim_start().trim_start_matches("next: "));
+    // A command in the sentence is what to type, so it is shown as such.
+    let in_words =
+        commands(&said).filter(|command| !next.iter().any(|line| line.contains(command)));
+    let next: Vec<&str> = own.chain(in_words).collect();
+    next.into_iter().fold(Failure::refused(said.clone()), Failure::next)
+}
+
+/// The whole commands that a sentence quotes: `faultbed heal split`, and none with a gap in it.
+fn commands(said: &str) -> impl Iterator<Item = &str> {
+    let quoted = said.split('`').skip(1).step_by(2);
+    quoted.filter(|text| text.starts_with("faultbed ") && !text.contains(['<', '…']))
 }
 
 fn unreachable(context: &Context, why: &str) -> Failure {
@@ -252,6 +260,14 @@ mod tests {
             failure.to_string(),
             "error: no node `kv-9`; nearest is kv-2\n  next: faultbed status"
         );
+    }
+
+    #[test]
+    fn commands_in_a_refusal_are_what_to_type_next() {
+        let failure = split_next(
+            "there is a fault split already; `faultbed heal split` ends it, or give another `--name`",
+        );
+        assert_eq!(failure.next, ["faultbed heal split"]);
     }
 
     #[tokio::test]

@@ -6,9 +6,10 @@ use clap_complete::{CompletionCandidate, env::Shells};
 use faultbed_common::status::Status;
 
 use crate::cli::{
-    Session, blueprints,
+    Session,
     context::Places,
     failure::{Exit, Failure, Outcome},
+    fault::effect,
     output, show,
     status::words,
 };
@@ -116,11 +117,14 @@ pub fn labs() -> Vec<CompletionCandidate> {
     candidates(labs.iter().map(|lab| lab.name.to_string()))
 }
 
-/// Effects: those of every lab, and the blueprints' own.
+/// Effects: those of every lab, presets, and the blueprints' own.
 pub fn effects() -> Vec<CompletionCandidate> {
-    let own = blueprints::shipped().into_values().flat_map(|b| b.effects.into_keys());
-    let words = ["cut", "latency", "rtt", "pause", "kill", "stop"].map(str::to_owned);
-    candidates(words.into_iter().chain(own))
+    candidates(effect::words())
+}
+
+/// How jitter can be distributed.
+pub fn distributions() -> Vec<CompletionCandidate> {
+    candidates(["uniform", "normal", "pareto"])
 }
 
 /// Fields of `set`.

@@ -88,6 +88,7 @@ fn checks(session: &Session) -> Vec<Check> {
         kernel(&rustix::system::uname().release().to_string_lossy()),
         notify(),
         min_ttl(),
+        loss(&read("/proc/self/status").unwrap_or_default()),
         files(),
         pipes(),
         runtime(session),
@@ -145,6 +146,29 @@ fn notify() -> Check {
         "not available: the kernel is asked who dials, which is slower",
         "allow seccomp user notification in this container",
     )
+}
+
+/// Capabilities by their bits in `/proc/self/status`, and what they let the kernel do for us.
+const CAP_NET_ADMIN: u32 = 12;
+/// Beside it: programs that remember.
+const CAP_BPF: u32 = 39;
+
+/// Whether the kernel may lose segments for the proxies, which have the capabilities of who starts them.
+fn loss(status: &str) -> Check {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default();
+    let has = |bit: u32| (bits >> bit) & 1 == 1;
+    let advice = "give it to the agents, or run the lab as root or in a user namespace";
+    let (verdict, found) = match (has(CAP_NET_ADMIN), has(CAP_BPF)) {
+        (true, true) => (Verdict::Ok, "CAP_NET_ADMIN, CAP_BPF"),
+        (true, false) => {
+            (Verdict::Weak, "no CAP_BPF: loss with memory (p=… r=…) is of stream grade")
+        }
+        (false, _) => {
+            (Verdict::Weak, "no CAP_NET_ADMIN: loss is of stream grade, but for loss in bursts")
+        }
+    };
+    check("packet-grade loss", verdict, found, advice)
 }
 
 /// IP_MINTTL is in every kernel a lab runs on; what matters is that the sockets are this kernel's.
@@ -218,6 +242,15 @@ fn etcd() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loss_needs_capabilities_and_says_which() {
+        let found = |bits: &str| loss(&format!("Name:\tx\nCapEff:\t{bits}\n"));
+        assert_eq!(found("000001ffffffffff").verdict, Verdict::Ok);
+        assert!(found("0000000000001000").found.contains("no CAP_BPF"));
+        assert!(found("0000000000000000").found.contains("no CAP_NET_ADMIN"));
+        assert_eq!(loss("").verdict, Verdict::Weak);
+    }
 
     #[test]
     fn old_kernels_are_told_from_new_ones() {

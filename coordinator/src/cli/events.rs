@@ -67,7 +67,8 @@ pub fn line(event: &Event) -> String {
         EventKind::Node | EventKind::Host => Tone::Plain,
     };
     // Sentences that name their subject themselves need no second one.
-    let text = if event.text.contains(&event.subject) {
+    let is_of_lab = event.kind == EventKind::Change;
+    let text = if is_of_lab || event.text.contains(&event.subject) {
         event.text.clone()
     } else {
         format!("{} {}", event.subject, event.text)

@@ -6,8 +6,10 @@ use clap_complete::ArgValueCandidates;
 use faultbed_common::{
     duration::Span,
     edit::Edit,
+    effect::{Distribution, Ratio},
     fault::{FOR_DEFAULT, FaultSpec, Grade, HealPolicy, Lasts, OneWay, Targets},
     name::FaultName,
+    shape,
 };
 
 use crate::cli::{
@@ -16,6 +18,8 @@ use crate::cli::{
     completion,
     failure::{Failure, Outcome},
 };
+
+pub mod effect;
 
 /// `--name` of a fault.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -75,11 +79,15 @@ pub struct FaultArgs {
 #[derive(Debug, clap::Args)]
 pub struct PartitionArgs {
     /// Two or more groups: `kv-1 kv-2,kv-3`, or 'kv-1 | kv-2,kv-3'
-    #[arg(required = true, value_name = "GROUP", add = ArgValueCandidates::new(completion::targets))]
+    #[arg(value_name = "GROUP", conflicts_with_all = ["halves", "minority", "ring", "bridge"], add = ArgValueCandidates::new(completion::targets))]
     groups: Vec<String>,
     /// Stop only the bytes from the first group to the second; `--one-way=packets`: as an IP filter
     #[arg(long, value_parser = parse_one_way, num_args = 0..=1, require_equals = true, default_missing_value = "bytes", value_name = "packets")]
     one_way: Option<OneWay>,
+    #[command(flatten)]
+    link: LinkArgs,
+    #[command(flatten)]
+    chance: ChanceArgs,
     #[command(flatten)]
     fault: FaultArgs,
 }
@@ -93,34 +101,113 @@ pub struct IsolateArgs {
     /// Cut from clients too
     #[arg(long)]
     clients: bool,
+    /// Stop only what these send; `--one-way=packets`: as an IP filter
+    #[arg(long, value_parser = parse_one_way, num_args = 0..=1, require_equals = true, default_missing_value = "bytes", value_name = "packets")]
+    one_way: Option<OneWay>,
+    #[command(flatten)]
+    link: LinkArgs,
     #[command(flatten)]
     fault: FaultArgs,
+}
+
+/// Shapes whose sides the fault's seed chooses.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Sides by chance (the same for the same --seed)")]
+pub struct ChanceArgs {
+    /// A random half of these against the other half
+    #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
+    halves: Option<String>,
+    /// A random minority of these against the rest of them
+    #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
+    minority: Option<String>,
+    /// Each of these sees a majority, and no two the same one
+    #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
+    ring: Option<String>,
+    /// Two halves of these, and one node that sees both
+    #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
+    bridge: Option<String>,
+}
+
+impl ChanceArgs {
+    fn is_some(&self) -> bool {
+        [&self.halves, &self.minority, &self.ring, &self.bridge].iter().any(|side| side.is_some())
+    }
+
+    fn put_into(&self, spec: FaultSpec) -> FaultSpec {
+        let targets = |text: &Option<String>| text.as_deref().map(Targets::split);
+        FaultSpec {
+            halves: targets(&self.halves),
+            minority: targets(&self.minority),
+            ring: targets(&self.ring),
+            bridge: targets(&self.bridge),
+            ..spec
+        }
+    }
+}
+
+/// Options of faults on links.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Fault options")]
+pub struct LinkArgs {
+    /// Meet this share of connections, drawn for each when it is accepted: 10%
+    #[arg(long, value_name = "SHARE")]
+    probability: Option<Ratio>,
+    /// Prove the fault and its heal by connections of our own (cut, hold, delay, refusal)
+    #[arg(long)]
+    canary: bool,
+    /// After a cut, let peers try again at once instead of by their own back-off
+    #[arg(long)]
+    fast_heal: bool,
+}
+
+impl LinkArgs {
+    fn put_into(&self, spec: FaultSpec) -> FaultSpec {
+        FaultSpec {
+            probability: self.probability,
+            canary: self.canary,
+            fast_heal: self.fast_heal,
+            ..spec
+        }
+    }
 }
 
 /// Arguments of `inject`.
 #[derive(Debug, clap::Args)]
 pub struct InjectArgs {
-    /// `cut`, `latency 50ms`, `rtt 80ms`, `pause`, `kill`, `stop`, or an effect of the blueprint's own
-    #[arg(value_name = "EFFECT", add = ArgValueCandidates::new(completion::effects))]
-    effect: String,
-    /// How much of it: a duration
-    #[arg(allow_hyphen_values = true, value_name = "AMOUNT")]
-    amount: Option<String>,
-    /// With latency: each chunk varies by up to this much
-    #[arg(long, allow_hyphen_values = true, value_name = "DURATION")]
-    jitter: Option<Span>,
+    /// One or more with their amounts: `latency 50ms loss 1%`, `wan-eu-us`, `pause`; all are below
+    #[arg(required = true, value_name = "EFFECT", add = ArgValueCandidates::new(completion::effects))]
+    effects: Vec<String>,
     /// Bytes from these …
     #[arg(long, value_name = "TARGET", requires = "to", add = ArgValueCandidates::new(completion::targets))]
     from: Option<String>,
     /// … to those
     #[arg(long, value_name = "TARGET", requires = "from", add = ArgValueCandidates::new(completion::targets))]
     to: Option<String>,
-    /// Bytes both ways between two sides
-    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["from", "on"], add = ArgValueCandidates::new(completion::targets))]
+    /// Both ways between two sides
+    #[arg(long, num_args = 2, value_names = ["A", "B"], add = ArgValueCandidates::new(completion::targets))]
     between: Option<Vec<String>>,
+    /// Between these and the other nodes of their cluster
+    #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
+    isolate: Option<String>,
     /// Nodes, for effects on nodes
-    #[arg(long, value_name = "TARGET", conflicts_with_all = ["from", "between"], add = ArgValueCandidates::new(completion::targets))]
+    #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
     on: Option<String>,
+    /// With --between, --isolate or sides by chance: only from the first side to the second
+    #[arg(long, value_parser = parse_one_way, num_args = 0..=1, require_equals = true, default_missing_value = "bytes", value_name = "packets")]
+    one_way: Option<OneWay>,
+    /// With latency, rtt or a preset: how much each chunk varies
+    #[arg(long, value_name = "DURATION")]
+    jitter: Option<Span>,
+    /// How the jitter is distributed [default: uniform]
+    #[arg(long, value_parser = parse_distribution, value_name = "uniform|normal|pareto", add = ArgValueCandidates::new(completion::distributions))]
+    distribution: Option<Distribution>,
+    /// With reset or close: this long after a connection met the fault
+    #[arg(long, value_name = "DURATION")]
+    after: Option<Span>,
+    #[command(flatten)]
+    link: LinkArgs,
+    #[command(flatten)]
+    chance: ChanceArgs,
     #[command(flatten)]
     fault: FaultArgs,
 }
@@ -142,6 +229,10 @@ fn parse_one_way(text: &str) -> Result<OneWay, String> {
     word(text, "bytes or packets")
 }
 
+fn parse_distribution(text: &str) -> Result<Distribution, String> {
+    word(text, "uniform, normal or pareto")
+}
+
 impl FaultArgs {
     fn spec(&self) -> FaultSpec {
         FaultSpec {
@@ -155,7 +246,11 @@ impl FaultArgs {
         }
     }
 
-    async fn inject(&self, session: &Session, spec: FaultSpec) -> Outcome {
+    async fn inject(&self, session: &Session, spec: FaultSpec, verb: &str) -> Outcome {
+        // What is wrong whatever the lab is needs no lab to say so.
+        shape::check(&spec).map_err(|error| {
+            Failure::refused(error.to_string()).next(format!("faultbed {verb} --help"))
+        })?;
         let edit = Edit::Inject { name: self.name.parsed()?, spec: Box::new(spec) };
         let client = session.client().await?;
         let request = self.change.request(edit, BTreeMap::new());
@@ -168,9 +263,10 @@ impl FaultArgs {
 /// # Errors
 /// As [`change::perform`].
 pub async fn partition(session: &Session, args: &PartitionArgs) -> Outcome {
-    let groups = groups(&args.groups)?;
-    let spec = FaultSpec { partition: Some(groups), one_way: args.one_way, ..args.fault.spec() };
-    args.fault.inject(session, spec).await
+    let partition = if args.chance.is_some() { None } else { Some(groups(&args.groups)?) };
+    let spec = FaultSpec { partition, one_way: args.one_way, ..args.fault.spec() };
+    let spec = args.link.put_into(args.chance.put_into(spec));
+    args.fault.inject(session, spec, "partition").await
 }
 
 /// The groups of a partition: one for each argument, or separated by `|`.
@@ -185,7 +281,8 @@ fn groups(words: &[String]) -> Result<Vec<Targets>, Failure> {
     if groups.len() < 2 {
         return Err(Failure::refused("a partition needs two or more groups")
             .next("faultbed partition kv-1 kv-2,kv-3")
-            .next("faultbed isolate kv-1   # from all others of its cluster"));
+            .next("faultbed isolate kv-1   # from all others of its cluster")
+            .next("faultbed partition --halves kv   # sides by chance"));
     }
     Ok(groups)
 }
@@ -198,9 +295,10 @@ pub async fn isolate(session: &Session, args: &IsolateArgs) -> Outcome {
     let spec = FaultSpec {
         isolate: Some(Targets(crate::cli::node::split(&args.targets))),
         clients: args.clients,
+        one_way: args.one_way,
         ..args.fault.spec()
     };
-    args.fault.inject(session, spec).await
+    args.fault.inject(session, args.link.put_into(spec), "isolate").await
 }
 
 /// Runs `inject`.
@@ -208,62 +306,72 @@ pub async fn isolate(session: &Session, args: &IsolateArgs) -> Outcome {
 /// # Errors
 /// The effect makes no sense, or as [`change::perform`].
 pub async fn inject(session: &Session, args: &InjectArgs) -> Outcome {
-    let mut spec = FaultSpec {
-        from: args.from.as_deref().map(Targets::split),
-        to: args.to.as_deref().map(Targets::split),
-        between: args.between.as_ref().map(|s| s.iter().map(|t| Targets::split(t)).collect()),
-        on: args.on.as_deref().map(Targets::split),
-        jitter: args.jitter,
-        ..args.fault.spec()
-    };
-    let words: Vec<String> = [&args.effect].into_iter().chain(&args.amount).cloned().collect();
-    effect(&mut spec, &words)?;
-    if spec.from.is_none() && spec.between.is_none() && spec.on.is_none() {
-        return Err(Failure::refused("say where: --from A --to B, --between A B, or --on TARGET")
-            .next(format!("faultbed inject {} --between kv-1 kv-2", words.join(" "))));
-    }
-    args.fault.inject(session, spec).await
+    let spec = args.spec()?;
+    let own = spec.effect.clone();
+    let outcome = args.fault.inject(session, spec, "inject").await;
+    // Only the lab knows whether a blueprint has an effect of this name, or it was a slip.
+    let meant = own.as_deref().and_then(effect::nearest_on_nodes);
+    outcome.map_err(|failure| match meant {
+        Some(word) => failure.next(format!("faultbed inject {word} --on kv-1   # or {word}?")),
+        None => failure,
+    })
 }
 
-/// Puts the words of an effect into a spec.
-fn effect(spec: &mut FaultSpec, words: &[String]) -> Result<(), Failure> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let span = |text: &str| {
-        text.parse::<Span>()
-            .map_err(|e| Failure::refused(e.to_string()).next("faultbed inject --help"))
-    };
-    match words.as_slice() {
-        // The amount may begin with a dash, so a mistyped flag arrives here.
-        [_, flag] if flag.starts_with("--") => {
-            return Err(
-                Failure::refused(format!("there is no flag {flag}")).next("faultbed inject --help")
-            );
+impl InjectArgs {
+    fn spec(&self) -> Result<FaultSpec, Failure> {
+        let targets = |text: &Option<String>| text.as_deref().map(Targets::split);
+        let sides = |sides: &Vec<String>| sides.iter().map(|side| Targets::split(side)).collect();
+        let mut spec = FaultSpec {
+            from: targets(&self.from),
+            to: targets(&self.to),
+            between: self.between.as_ref().map(sides),
+            isolate: targets(&self.isolate),
+            on: targets(&self.on),
+            one_way: self.one_way,
+            jitter: self.jitter,
+            distribution: self.distribution,
+            ..self.fault.spec()
+        };
+        spec = self.link.put_into(self.chance.put_into(spec));
+        let words: Vec<&str> = self.effects.iter().map(String::as_str).collect();
+        let is_placed = shape::targets(&spec).iter().any(|target| !target.is_empty());
+        // An effect of a blueprint's own acts on nodes: anywhere else its name is a slip.
+        effect::read(&mut spec, &words, self.on.is_some() || !is_placed)?;
+        self.put_after(&mut spec)?;
+        if !is_placed {
+            let place = match spec.effect {
+                Some(_) => "--on kv-1",
+                None if spec.pause || spec.kill || spec.stop => "--on kv-1",
+                None => "--between kv-1 kv-2",
+            };
+            return Err(Failure::refused(
+                "say where: --from A --to B, --between A B, --isolate A, --halves A, or --on NODES",
+            )
+            .next(format!("faultbed inject {} {place}", words.join(" "))));
         }
-        ["cut"] => spec.cut = true,
-        ["latency", amount] => spec.latency = Some(span(amount)?),
-        ["rtt", amount] => spec.rtt = Some(span(amount)?),
-        ["pause"] => spec.pause = true,
-        ["kill"] => spec.kill = true,
-        ["stop"] => spec.stop = true,
-        ["latency" | "rtt"] => {
-            return Err(Failure::refused(format!("say how much {}", words[0]))
-                .next(format!("faultbed inject {} 50ms --between kv-1 kv-2", words[0])));
-        }
-        [own] => spec.effect = Some((*own).to_owned()),
-        _ => {
-            return Err(Failure::refused(format!(
-                "{:?} is no effect; they are cut, latency D, rtt D, pause, kill, stop and the blueprint's own",
-                words.join(" ")
-            ))
-            .next("faultbed inject --help"));
-        }
+        Ok(spec)
     }
-    Ok(())
+
+    /// `--after` belongs to whichever ending was named.
+    fn put_after(&self, spec: &mut FaultSpec) -> Result<(), Failure> {
+        let Some(after) = self.after else { return effect::complete(spec, &self.effects) };
+        let says = |word: &str| self.effects.iter().any(|said| said == word);
+        if says("close") && spec.close_after.is_none() {
+            spec.close_after = Some(after);
+        } else if spec.reset {
+            (spec.reset, spec.reset_after) = (false, Some(after));
+        } else {
+            return Err(Failure::refused("--after is for `reset` and `close`")
+                .next(format!("faultbed inject reset after={after} --between kv-1 kv-2")));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use clap::Parser;
+    use expect_test::expect;
 
     use super::*;
 
@@ -285,18 +393,60 @@ mod tests {
         assert!(failure.contains("two or more groups") && failure.contains("isolate"), "{failure}");
     }
 
+    fn inject(line: &str) -> Result<FaultSpec, String> {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: InjectArgs,
+        }
+        let line = Line::try_parse_from(["inject"].into_iter().chain(line.split(' ')));
+        line.map_err(|e| e.to_string())?.args.spec().map_err(|e| e.to_string())
+    }
+
     #[test]
-    fn effects_read_as_people_say_them() {
-        let check = |words: &[&str]| {
-            let mut spec = FaultSpec::default();
-            effect(&mut spec, &owned(words)).map(|()| spec)
+    fn a_line_of_inject_is_a_part_of_a_file() {
+        let toml = |line: &str| {
+            let spec = FaultSpec { lasts: None, ..inject(line).unwrap() };
+            faultbed_common::file::to_toml_fault(&"f".parse().unwrap(), &spec)
         };
-        assert!(check(&["cut"]).unwrap().cut);
-        let latency = check(&["latency", "50ms"]).unwrap().latency.unwrap();
-        assert_eq!(latency.0, Duration::from_millis(50));
-        assert_eq!(check(&["pause-apply"]).unwrap().effect.as_deref(), Some("pause-apply"));
-        assert!(check(&["latency"]).unwrap_err().to_string().contains("how much"));
-        assert!(check(&["latency", "--form"]).unwrap_err().to_string().contains("no flag --form"));
-        assert!(check(&["latency", "-3s"]).unwrap_err().to_string().contains("negative"));
+        expect![[r#"
+            [fault.f]
+            between = ["kv-1", "kv-2,kv-3"]
+            latency = "50ms"
+            jitter = "5ms"
+            distribution = "normal"
+            bandwidth = "10Mbit"
+            loss = "1%"
+            probability = "10%"
+        "#]]
+        .assert_eq(&toml("latency 50ms loss 1% bandwidth 10Mbit --jitter 5ms --distribution normal --between kv-1 kv-2,kv-3 --probability 10%").replace("[\"kv-1\", [\"kv-2\", \"kv-3\"]]", "[\"kv-1\", \"kv-2,kv-3\"]"));
+        expect![[r#"
+            [fault.f]
+            isolate = "leader:kv"
+            reset_after = "2s"
+        "#]]
+        .assert_eq(&toml("reset --after 2s --isolate leader:kv"));
+        expect![[r#"
+            [fault.f]
+            minority = "kv"
+            preset = "wan-eu-us"
+            loss = "p=1% r=20%"
+        "#]]
+        .assert_eq(&toml("wan-eu-us loss p=1% r=20% --minority kv"));
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for() {
+        let error = inject("pause").unwrap_err();
+        assert!(error.contains("say where") && error.contains("pause --on kv-1"), "{error}");
+        let error = inject("cut --after 2s --between a b").unwrap_err();
+        assert!(error.contains("for `reset` and `close`"), "{error}");
+        let error = inject("latnecy 3s --between a b").unwrap_err();
+        assert!(error.contains("did you mean \"latency\"?"), "{error}");
+        let error = inject("close --between a b").unwrap_err();
+        assert!(error.contains("close after=2s"), "{error}");
+        assert_eq!(inject("pause-apply --on kv-1").unwrap().effect.as_deref(), Some("pause-apply"));
+        assert_eq!(inject("effect stall --on kv-1").unwrap().effect.as_deref(), Some("stall"));
+        assert_eq!(inject("close --after 2s --between a b").unwrap().reset_after, None);
     }
 }

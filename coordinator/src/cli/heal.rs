@@ -87,11 +87,10 @@ fn which(now: &Status) -> Failure {
         [] => "say which fault to heal; none is in force now".to_owned(),
         open => format!("say which fault to heal: {}, or all of them", wait::list(open)),
     });
-    let failure = match open.first() {
-        Some(first) => failure.next(format!("faultbed heal {first}")),
+    match open.first() {
+        Some(first) => failure.next(format!("faultbed heal {first}")).next("faultbed heal --all"),
         None => failure.next("faultbed status"),
-    };
-    failure.next("faultbed heal --all")
+    }
 }
 
 fn is_open(fault: &FaultStatus) -> bool {

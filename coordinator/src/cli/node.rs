@@ -20,8 +20,10 @@ use crate::cli::{
     completion,
     failure::{Exit, Failure, Outcome},
     fault::NameArgs,
-    output, paths,
+    output::{self, Format},
+    paths,
     status::words,
+    wait::{Goal, follow, met::met},
 };
 
 /// SIGKILL, what `kill` sends where nothing is said.
@@ -174,7 +176,17 @@ pub async fn resume(session: &Session, args: &VerbArgs) -> Outcome {
     }
     let faults: Vec<FaultName> = pauses.iter().map(|fault| fault.name.clone()).collect();
     let request = args.change.request(Edit::Heal { faults }, BTreeMap::new());
-    change::perform(&client, request, &args.change).await
+    let outcome = change::perform(&client, request, &args.change).await?;
+    let Some(limit) = args.change.limit() else { return Ok(outcome) };
+    // The fault is over when its host says so; the nodes go on a moment later.
+    let goals: Vec<Goal> = nodes.iter().cloned().map(Goal::Goes).collect();
+    let waited = follow::until(&client, goals.clone(), limit).await?;
+    if args.change.output == Format::Table {
+        for goal in &goals {
+            output::data(met(&waited.status, goal))?;
+        }
+    }
+    Ok(outcome)
 }
 
 fn is_pause(fault: &FaultStatus) -> bool {

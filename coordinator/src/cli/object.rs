@@ -6,7 +6,8 @@ use clap::ValueEnum;
 use clap_complete::ArgValueCandidates;
 use faultbed_common::{
     edit::Edit,
-    lab::{Lab, Phase},
+    lab::{Ended, Fault, Lab, Phase},
+    name::FaultName,
 };
 use serde_json::{Map, Value};
 
@@ -16,6 +17,7 @@ use crate::cli::{
     completion,
     failure::{Exit, Failure, Outcome},
     output, status,
+    table::{self, Tone},
 };
 
 /// Kinds of objects.
@@ -58,9 +60,9 @@ enum Shape {
 /// Arguments of `get`.
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
-    /// What kind
+    /// What kind; what there is where it is not said
     #[arg(value_enum)]
-    kind: Kind,
+    kind: Option<Kind>,
     /// Which one; all where it is not said
     #[arg(value_name = "NAME", add = ArgValueCandidates::new(completion::objects))]
     name: Option<String>,
@@ -100,7 +102,13 @@ pub struct DeleteArgs {
 pub async fn get(session: &Session, args: &GetArgs) -> Outcome {
     let client = session.client().await?;
     let lab = client.lab().await?;
-    let kinds: &[Kind] = match args.kind {
+    let Some(of) = args.kind else {
+        return match args.output {
+            Shape::Json => output::json(&by_kind(&lab)).map(|()| Exit::DONE),
+            Shape::Toml => output::data(kinds_table(&lab)).map(|()| Exit::DONE),
+        };
+    };
+    let kinds: &[Kind] = match of {
         Kind::Lab => &[Kind::Host, Kind::Cluster, Kind::Fault],
         Kind::Cluster => &[Kind::Cluster],
         Kind::Fault => &[Kind::Fault],
@@ -112,7 +120,7 @@ pub async fn get(session: &Session, args: &GetArgs) -> Outcome {
         if let Some(name) = &args.name {
             objects = pick(objects, *kind, name)?;
         }
-        if args.kind == Kind::Lab && args.output == Shape::Toml {
+        if of == Kind::Lab && args.output == Shape::Toml {
             only_for_files(&mut objects, *kind, &lab);
         }
         if !objects.is_empty() {
@@ -120,7 +128,7 @@ pub async fn get(session: &Session, args: &GetArgs) -> Outcome {
         }
     }
     match args.output {
-        Shape::Json => match (&args.name, args.kind) {
+        Shape::Json => match (&args.name, of) {
             (_, Kind::Lab) => output::json(&lab)?,
             (Some(name), kind) => output::json(&document[kind.word()][name])?,
             (None, kind) => {
@@ -129,13 +137,63 @@ pub async fn get(session: &Session, args: &GetArgs) -> Outcome {
         },
         Shape::Toml => {
             let mut text = to_toml(&Value::Object(document))?;
-            if args.kind == Kind::Lab {
+            text = with_ends(&text, &lab);
+            if of == Kind::Lab {
                 text = format!("[lab]\nhosts = {}\n\n{text}", lab.hosts.len());
             }
             output::data(text.trim_end())?;
         }
     }
     Ok(Exit::DONE)
+}
+
+/// The names of all objects by their kind.
+fn by_kind(lab: &Lab) -> BTreeMap<&'static str, Vec<String>> {
+    let fault = |(name, fault): (&FaultName, &Fault)| match ending(fault) {
+        Some(how) => format!("{name} ({how})"),
+        None => name.to_string(),
+    };
+    BTreeMap::from([
+        (Kind::Host.word(), lab.hosts.keys().map(ToString::to_string).collect()),
+        (Kind::Cluster.word(), lab.clusters.keys().map(ToString::to_string).collect()),
+        (Kind::Fault.word(), lab.faults.iter().map(fault).collect()),
+    ])
+}
+
+/// What can be asked for, and what there is of it.
+fn kinds_table(lab: &Lab) -> String {
+    let mut rows: Vec<_> = by_kind(lab)
+        .into_iter()
+        .map(|(kind, names)| vec![table::cell(kind, Tone::Strong), table::plain(names.join(", "))])
+        .collect();
+    rows.push(vec![
+        table::cell(Kind::Lab.word(), Tone::Strong),
+        table::plain("all of it, as a file for `faultbed apply -f`"),
+    ]);
+    table::render(&["KIND", "OBJECTS"], rows)
+}
+
+/// How a fault ended, in a word; `None` where it has not.
+fn ending(fault: &Fault) -> Option<&'static str> {
+    match &fault.phase {
+        Phase::Ended { how: Ended::Expired, .. } => Some("expired"),
+        Phase::Ended { how: Ended::Healed, .. } => Some("healed"),
+        Phase::Pending { .. } | Phase::Active { .. } => None,
+    }
+}
+
+/// Marks faults that are over: applied again such a file would not begin them.
+fn with_ends(text: &str, lab: &Lab) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let name = line.strip_prefix("[fault.").and_then(|rest| rest.strip_suffix(']'));
+        let fault = name.and_then(|name| lab.faults.iter().find(|(n, _)| n.as_str() == name));
+        if let Some(how) = fault.and_then(|(_, fault)| ending(fault)) {
+            lines.push(format!("# over: {how}"));
+        }
+        lines.push(line.to_owned());
+    }
+    lines.join("\n")
 }
 
 /// A file says what should be: nothing of faults that are over, nor of hosts without labels.
@@ -228,4 +286,28 @@ pub async fn delete(session: &Session, args: &DeleteArgs) -> Outcome {
     let client = session.client().await?;
     let request = args.change.request(edit, BTreeMap::new());
     change::perform(&client, request, &args.change).await
+}
+
+#[cfg(test)]
+mod tests {
+    use faultbed_common::lab::{Means, Origin};
+
+    use super::*;
+
+    #[test]
+    fn faults_that_are_over_are_marked() {
+        let over = Fault {
+            spec: Default::default(),
+            phase: Phase::Ended { at_unix_ms: 1, how: Ended::Healed },
+            resolved: Default::default(),
+            revision: Default::default(),
+            origin: Origin { owner: "ann".to_owned(), by: Means::Verb },
+        };
+        let mut lab = Lab::new("dev".parse().unwrap(), 1);
+        lab.faults.insert("split".parse().unwrap(), over);
+        let text = with_ends("[fault.split]\nfor = \"1s\"\n\n[fault.other]\n", &lab);
+        assert_eq!(text, "# over: healed\n[fault.split]\nfor = \"1s\"\n\n[fault.other]");
+        assert_eq!(by_kind(&lab)["fault"], ["split (healed)"]);
+        assert!(kinds_table(&lab).contains("apply -f"));
+    }
 }

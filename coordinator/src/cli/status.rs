@@ -18,7 +18,7 @@ use crate::cli::{
     Session,
     failure::{Exit, Failure, Outcome},
     output::{self, Format, OutputArgs},
-    table::{Tone, tone},
+    table::{self, Tone, tone},
 };
 
 /// Clears the screen and goes to its top.
@@ -60,7 +60,11 @@ pub async fn run(session: &Session, args: &StatusArgs) -> Outcome {
         let status = status?;
         match args.output.output {
             Format::Json => output::json_line(&status)?,
-            Format::Table if moves => output::data(format!("{CLEAR}{}", overview(&status)))?,
+            Format::Table if moves => {
+                // The terminal may have changed its size since the last.
+                let width = table::columns(std::io::stdout()).unwrap_or(usize::MAX);
+                output::data(format!("{CLEAR}{}", table::fit(&overview(&status), width)))?;
+            }
             Format::Table => output::data(format!("{}\n", overview(&status)))?,
         }
     }

@@ -18,6 +18,9 @@ use crate::cli::status::words;
 /// A node that a cut touches may still become ready; after this long, running is enough.
 pub const FAULTED_GRACE: Duration = Duration::from_secs(5);
 
+/// The hash of a program is waited for so long.
+const HASH_MAX: Duration = Duration::from_secs(20);
+
 /// The last counts of a fault that is over arrive within this.
 const LAST_COUNTS: Duration = Duration::from_secs(2);
 
@@ -26,6 +29,10 @@ const LAST_COUNTS: Duration = Duration::from_secs(2);
 pub enum Goal {
     /// The node is ready, in an incarnation above this one.
     Ready(NodeName, Incarnation),
+    /// The node's program is known by its hash, in an incarnation above this one.
+    Hashed(NodeName, Incarnation),
+    /// No pause holds the node, and it is as it was told to be.
+    Goes(NodeName),
     /// The node is down, however it came to be.
     Down(NodeName),
     /// The node is no more; its host has this generation.
@@ -74,6 +81,14 @@ pub fn judge(status: &Status, goal: &Goal, waited: Duration) -> Judgement {
         Goal::Ready(name, over) => match node(status, name) {
             Some(node) => judge_ready(status, node, *over, waited),
             None => Judgement::NotYet(format!("{name} is not known yet")),
+        },
+        Goal::Hashed(name, over) => match node(status, name) {
+            Some(node) => judge_hashed(node, *over, waited),
+            None => Judgement::Met(None),
+        },
+        Goal::Goes(name) => match node(status, name) {
+            Some(node) => Judgement::met_if(!is_held(node), || describe(node)),
+            None => Judgement::Met(None),
         },
         Goal::Down(name) => match node(status, name) {
             Some(node) => Judgement::met_if(is_down(node.observed), || describe(node)),
@@ -154,6 +169,22 @@ fn judge_ready(
         | NodeState::Crashed
         | NodeState::Unknown => Judgement::NotYet(describe(node)),
     }
+}
+
+/// The hash of a program that was replaced comes after its start. It is news, not a condition: one
+/// that cannot be had, or takes long, holds nobody up.
+fn judge_hashed(node: &NodeStatus, over: Incarnation, waited: Duration) -> Judgement {
+    let is_known = node.binary.as_ref().is_none_or(|binary| !binary.sha256.is_empty());
+    let is_new = node.incarnation > over;
+    Judgement::met_if(waited >= HASH_MAX || is_down(node.observed) || is_new && is_known, || {
+        format!("{}'s program is being hashed", node.name)
+    })
+}
+
+/// Whether a pause holds the node, or its agent is about to say so or undo it.
+fn is_held(node: &NodeStatus) -> bool {
+    let is_busy = node.why.as_deref().is_some_and(|why| why.contains("busy"));
+    node.observed == NodeState::Paused || is_busy
 }
 
 /// The agent starts it again by itself, and says so.

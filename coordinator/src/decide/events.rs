@@ -3,28 +3,49 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use faultbed_common::{
+    edit::HistoryEntry,
     event::EventKind,
+    name::LabName,
     report::NodeState,
     status::{FaultGrade, FaultState, FaultStatus, HostState, NodeStatus, Status, Verdict},
 };
 
 use super::status::exit_words;
 
-type Found = (EventKind, String, String);
+/// Kind, subject, sentence.
+pub type Found = (EventKind, String, String);
 
 /// What happened between two statuses: kind, subject, sentence. In a fixed order.
 #[must_use]
 pub fn events(before: &Status, after: &Status) -> Vec<Found> {
     let mut found = Vec::new();
-    if after.generation > before.generation {
-        let text = format!("generation {} is accepted", after.generation);
-        found.push((EventKind::Change, after.lab.to_string(), text));
-    }
     hosts(before, after, &mut found);
     nodes(before, after, &mut found);
     faults(before, after, &mut found);
     stuck(before, after, &mut found);
     found
+}
+
+/// Objects that a change names, at most.
+const OBJECTS_NAMED: usize = 5;
+
+/// The story of one accepted change: who asked for what, and what it changed where that is not said.
+#[must_use]
+pub fn change(lab: &LabName, entry: &HistoryEntry) -> Found {
+    let HistoryEntry { generation, by, what, objects, .. } = entry;
+    let unsaid: Vec<String> = objects
+        .iter()
+        .filter(|object| !what.contains(&object.name))
+        .map(|object| format!("{} {}", object.kind, object.name))
+        .collect();
+    let mut text = format!("generation {generation} by {by}: {what}");
+    if !unsaid.is_empty() {
+        let named = unsaid.iter().take(OBJECTS_NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = unsaid.len().saturating_sub(OBJECTS_NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        text.push_str(&format!(" ({named}{more})"));
+    }
+    (EventKind::Change, lab.to_string(), text)
 }
 
 fn hosts(before: &Status, after: &Status, found: &mut Vec<Found>) {
@@ -89,12 +110,21 @@ fn state_text(was: Option<&NodeStatus>, node: &NodeStatus) -> Option<String> {
         NodeState::Ready => format!("{name} is ready"),
         NodeState::Unready => format!("{name} is not ready{why}"),
         NodeState::Stopped => format!("{name} is stopped"),
+        // What it waits for is told; that a step is being done is what preparing means.
+        NodeState::Preparing if node.why.as_deref().is_none_or(is_step) => {
+            format!("{name} is being prepared")
+        }
         NodeState::Absent
         | NodeState::Preparing
         | NodeState::Paused
         | NodeState::Stopping
         | NodeState::Unknown => format!("{name} is {}{why}", node.observed.word()),
     })
+}
+
+/// Whether a reason only names the step that is being done.
+fn is_step(why: &str) -> bool {
+    why.starts_with("busy") || why == "starting"
 }
 
 fn role_text(was: Option<&NodeStatus>, node: &NodeStatus) -> Option<String> {

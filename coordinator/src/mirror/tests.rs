@@ -274,7 +274,7 @@ async fn keys_that_are_not_ours_do_no_harm() {
     let below = |key: &[u8]| [b"/faultbed/v1/demo/", key].concat();
     let ops = [&b"alive/NOT A NAME"[..], b"observed/h1", b"spec/", b"x\xff", b"observed/-"];
     let ops = ops.iter().map(|key| Op::put(below(key), "{ rubbish")).collect();
-    let txn = Txn { when: vec![Compare::Absent(below(b"x"))], then: ops, or_else: Vec::new() };
+    let txn = Txn { when: vec![Compare::Absent(below(b"x"))], then: ops, ..Txn::default() };
     store.txn(txn).await.unwrap();
     assert_eq!(commit(&handle, "fine").await, CommitOutcome::Committed);
     let mirror = handle.now();

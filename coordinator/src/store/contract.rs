@@ -111,7 +111,7 @@ async fn kv(store: &dyn Store, key: &str) -> Option<Kv> {
 }
 
 async fn txn(store: &dyn Store, when: Vec<Compare>, then: Vec<Op>) -> TxnOut {
-    store.txn(Txn { when, then, or_else: Vec::new() }).await.unwrap()
+    store.txn(Txn { when, then, ..Txn::default() }).await.unwrap()
 }
 
 /// The next `count` revisions of a watch.

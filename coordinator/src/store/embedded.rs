@@ -1,6 +1,7 @@
 //! The embedded store: the pure core behind a lock, and a file that hears of each commit first.
 //!
-//! Writers are serial; each commit is on disk before anyone can see it. Readers and watches only
+//! Writers are serial; each commit is on disk before anyone can see it, except passing ones, which
+//! follow within a second. Readers and watches only
 //! ever look at the core, so a slow watch costs no memory: it reads history at its own pace and
 //! ends with [`StoreError::Compacted`] if it falls behind what is kept.
 
@@ -34,6 +35,12 @@ const WATCH_REVISIONS_MAX: usize = 64;
 /// How soon the end of a lease is tried again after the disk refused it.
 const EXPIRY_RETRY: Duration = Duration::from_secs(1);
 
+/// A crash takes at most the passing commits of so long,
+const PASSING_FOR: Duration = Duration::from_secs(1);
+
+/// and at most so many.
+const PASSING_MAX: usize = 256;
+
 /// An open embedded store.
 #[derive(Debug)]
 pub(super) struct Embedded {
@@ -55,6 +62,10 @@ struct Writer {
     shared: Arc<Shared>,
     /// `None` after a failed write, until it could be opened again.
     disk: Option<Disk>,
+    /// Commits that are visible and not durable yet.
+    passing: Vec<Commit>,
+    /// When everything was durable last.
+    durable: Duration,
     reopen: Reopen,
     published: watch::Sender<Revision>,
     /// Wakes the expiry task when a lease comes or is kept.
@@ -114,7 +125,15 @@ impl Embedded {
         let (leases, leases_changed) = watch::channel(());
         let shared = Arc::new(Shared { core: RwLock::new(core), opened: Instant::now() });
         let disk = Some(disk);
-        let writer = Writer { shared: shared.clone(), disk, reopen, published, leases };
+        let writer = Writer {
+            shared: shared.clone(),
+            disk,
+            passing: Vec::new(),
+            durable: shared.now(),
+            reopen,
+            published,
+            leases,
+        };
         let writer = Arc::new(Mutex::new(writer));
         let expiry = tokio::spawn(expire(shared.clone(), Arc::downgrade(&writer), leases_changed));
         Ok(Self { shared, writer, changed, expiry })
@@ -138,12 +157,41 @@ impl Drop for Embedded {
 impl Writer {
     /// Makes a commit durable, then visible.
     fn commit(&mut self, commit: Commit) -> Result<(), StoreError> {
-        let what = "write store";
-        let written = self.disk()?.commit(&commit).map_err(failed(what));
-        if let Err(error) = written {
-            self.recover();
-            return Err(error);
+        let written = self.disk()?.commit(&commit).map_err(failed("write store"));
+        self.written(written)?;
+        self.show(commit);
+        Ok(())
+    }
+
+    /// Makes a commit visible that may become durable a little later.
+    fn commit_passing(&mut self, commit: Commit) -> Result<(), StoreError> {
+        let age = self.shared.now().saturating_sub(self.durable);
+        if age >= PASSING_FOR || self.passing.len() >= PASSING_MAX {
+            return self.commit(commit);
         }
+        let written = self.disk()?.commit_passing(&commit).map_err(failed("write store"));
+        if written.is_err() {
+            self.recover();
+            return written;
+        }
+        self.passing.push(commit.clone());
+        self.show(commit);
+        Ok(())
+    }
+
+    /// Takes note of a durable write: with it everything before is durable.
+    fn written(&mut self, written: Result<(), StoreError>) -> Result<(), StoreError> {
+        match &written {
+            Ok(()) => {
+                self.passing.clear();
+                self.durable = self.shared.now();
+            }
+            Err(_) => self.recover(),
+        }
+        written
+    }
+
+    fn show(&mut self, commit: Commit) {
         let now = self.shared.now();
         let overgrown = {
             let mut core = self.shared.core_mut();
@@ -157,7 +205,6 @@ impl Writer {
         {
             tracing::warn!(%error, "compacting the store failed");
         }
-        Ok(())
     }
 
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
@@ -165,12 +212,9 @@ impl Writer {
             return Ok(());
         }
         let compacted = self.disk()?.compact(revision).map_err(failed("compact store"));
-        if compacted.is_err() {
-            self.recover();
-        } else {
-            self.shared.core_mut().compact(revision);
-        }
-        compacted
+        self.written(compacted)?;
+        self.shared.core_mut().compact(revision);
+        Ok(())
     }
 
     fn disk(&mut self) -> Result<&Disk, StoreError> {
@@ -191,7 +235,15 @@ impl Writer {
         // Closed first: a file cannot be open twice.
         self.disk = None;
         let disk = (self.reopen)()?;
-        let core = disk.load(self.shared.now())?;
+        let mut core = disk.load(self.shared.now())?;
+        // What was seen stays: a revision that went back would be given twice.
+        let lost: Vec<&Commit> =
+            self.passing.iter().filter(|commit| commit.revision > core.revision()).collect();
+        for commit in lost {
+            disk.commit(commit).map_err(failed("write store"))?;
+            core.apply(commit.clone(), self.shared.now());
+        }
+        self.passing.clear();
         let revision = core.revision();
         *self.shared.core_mut() = core;
         self.disk = Some(disk);
@@ -265,8 +317,10 @@ impl Store for Embedded {
     async fn txn(&self, txn: Txn) -> Result<TxnOut, StoreError> {
         self.write(move |writer| {
             let (out, commit) = writer.shared.core().decide(&txn)?;
-            if let Some(commit) = commit {
-                writer.commit(commit)?;
+            match commit {
+                Some(commit) if txn.is_passing => writer.commit_passing(commit)?,
+                Some(commit) => writer.commit(commit)?,
+                None => {}
             }
             Ok(out)
         })

@@ -2,6 +2,8 @@
 
 use std::{
     io::Write,
+    net::TcpStream,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -9,8 +11,8 @@ use rustix::{event::PollFlags, net::sockopt};
 
 use crate::kernel::{
     reading::{Like, Reading, Value, millis, row},
-    run::{Case, quiet},
-    scene::{PATIENCE, Scene, Way, until},
+    run::{Case, quiet, v6},
+    scene::{Joined, PATIENCE, Scene, Way, until},
     sys,
 };
 
@@ -20,6 +22,8 @@ const PROMPT: Like = Like::Near { share: 0.05, slack: 250.0 };
 pub(super) fn cases() -> Vec<Case> {
     vec![
         quiet("Dials across a cut", dials_fail),
+        v6(quiet("Dials across a cut", dials_fail)),
+        quiet("A server that does not listen", nobody_listens),
         quiet("A dial that outlives the cut", dial_heals),
         quiet("TCP_USER_TIMEOUT of 1.5 s, one write pending", user_timeout),
         quiet("Keepalive after 1 s, every 1 s, twice", keepalive),
@@ -31,19 +35,34 @@ fn dials_fail(scene: &mut Scene) -> Reading {
     let begun = Instant::now();
     let [one, two] = [1, 2].map(|retries| scene.begin(|fd| sys::set_syn_retries(fd, retries)));
     let patient = scene.begin(|_| {});
-    let mut reading = Vec::new();
-    for (name, dial) in [("one SYN again", one), ("two SYNs again", two)] {
+    let failed = |name: &str, dial: TcpStream| {
         let (error, at) = sys::wait_error(&dial, begun + PATIENCE).expect("the dial fails");
-        reading.push(row(format!("{name}: fails after"), millis(at - begun), PROMPT));
-        reading.push(row(format!("{name}: error"), Value::Word(error), Like::Same));
-    }
+        [
+            row(format!("{name}: fails after"), millis(at - begun), PROMPT),
+            row(format!("{name}: error"), Value::Word(error), Like::Same),
+        ]
+    };
+    let mut reading = Vec::from(failed("TCP_SYNCNT 1", one));
     until(begun, Duration::from_millis(3_500));
     let again = sys::info(&patient).retransmits;
     reading.push(row("default: SYNs again in 3.5 s", Value::Count(again.into()), Like::Same));
+    reading.extend(failed("TCP_SYNCNT 2", two));
     let said = patient.take_error().expect("ask for the error");
     let said = said.map_or("still unanswered".to_owned(), |error| sys::name(&error));
-    reading.push(row("default: after 3.5 s", Value::Word(said), Like::Same));
+    reading.push(row("default: after 7 s", Value::Word(said), Like::Same));
     reading
+}
+
+fn nobody_listens(scene: &mut Scene) -> Reading {
+    scene.stop_listening();
+    let begun = Instant::now();
+    let dial = scene.begin(|_| {});
+    let (error, at) = sys::wait_error(&dial, begun + PATIENCE).expect("the dial fails");
+    vec![
+        row("error", Value::Word(error), Like::Same)
+            .apart("the proxy has accepted before it learns that its node does not"),
+        row("after", millis(at - begun), Like::AtMost(500.0)),
+    ]
 }
 
 fn dial_heals(scene: &mut Scene) -> Reading {
@@ -76,25 +95,28 @@ fn user_timeout(scene: &mut Scene) -> Reading {
 
 fn keepalive(scene: &mut Scene) -> Reading {
     let second = Duration::from_secs(1);
-    let joined = scene.join_with(|fd| {
-        sockopt::set_socket_keepalive(fd, true).expect("set keepalive");
-        sockopt::set_tcp_keepidle(fd, second).expect("set idle time");
-        sockopt::set_tcp_keepintvl(fd, second).expect("set interval");
-        sockopt::set_tcp_keepcnt(fd, 2).expect("set count");
-    });
-    // It lives as long as the peer answers.
-    let alive = sys::wait_error(&joined.near, Instant::now() + 2 * second + second / 2);
+    let Joined { near, far } = scene.join();
+    for end in [&near, &far] {
+        sockopt::set_socket_keepalive(end, true).expect("set keepalive");
+        sockopt::set_tcp_keepidle(end, second).expect("set idle time");
+        sockopt::set_tcp_keepintvl(end, second).expect("set interval");
+        sockopt::set_tcp_keepcnt(end, 2).expect("set count");
+    }
+    // They live as long as the peer answers.
+    let alive = sys::wait_error(&near, Instant::now() + 2 * second + second / 2);
     let alive = alive.map_or("alive".to_owned(), |(error, _)| error);
+    let mut reading = vec![row("idle without a fault", Value::Word(alive), Like::Same)];
     let cut_at = scene.cut(Way::Both);
-    let (error, at) = sys::wait_error(&joined.near, cut_at + PATIENCE).expect("it gives up");
-    vec![
-        row("idle without a fault", Value::Word(alive), Like::Same),
-        // The probe before the cut may have been anything up to a second ago.
-        row(
-            "the connection fails after",
-            millis(at - cut_at),
-            Like::Near { share: 0.0, slack: 1_250.0 },
-        ),
-        row("error", Value::Word(error), Like::Same),
-    ]
+    // The probe before the cut may have been anything up to a second ago.
+    let like = Like::Near { share: 0.0, slack: 1_250.0 };
+    let (client, server) = thread::scope(|scope| {
+        let server = scope.spawn(|| sys::wait_error(&far, cut_at + PATIENCE));
+        (sys::wait_error(&near, cut_at + PATIENCE), server.join().expect("wait for the server"))
+    });
+    for (who, failed) in [("client", client), ("server", server)] {
+        let (error, at) = failed.expect("it gives up");
+        reading.push(row(format!("{who}: fails after"), millis(at - cut_at), like));
+        reading.push(row(format!("{who}: error"), Value::Word(error), Like::Same));
+    }
+    reading
 }

@@ -21,8 +21,10 @@ use crate::kernel::sys;
 pub(super) const DEVICE: &str = "veth0";
 /// The client's address.
 pub(super) const CLIENT: &str = "10.77.0.1";
+pub(super) const CLIENT_V6: &str = "fd77::1";
 /// The server's address, and our proxy's where it stands before the server.
 pub(super) const SERVER: &str = "10.77.0.2";
+pub(super) const SERVER_V6: &str = "fd77::2";
 /// Says in the environment that this process has been started again in a user namespace.
 const MARK: &str = "FAULTBED_KERNEL_USERNS";
 const OWN_NETWORK: &str = "/proc/thread-self/ns/net";
@@ -55,11 +57,14 @@ impl Ground {
         let peer = format!("/proc/{}/fd/{}", std::process::id(), ground.client.as_raw_fd());
         let make = format!(
             "link set lo up\nlink add {DEVICE} type veth peer name {DEVICE} netns {peer}\n\
-             address add {SERVER}/24 dev {DEVICE}\nlink set {DEVICE} up\n"
+             address add {SERVER}/24 dev {DEVICE}\n\
+             address add {SERVER_V6}/64 dev {DEVICE} nodad\nlink set {DEVICE} up\n"
         );
         ground.feed(Place::Server, "ip", &["-batch", "-"], &make);
-        let join =
-            format!("link set lo up\naddress add {CLIENT}/24 dev {DEVICE}\nlink set {DEVICE} up\n");
+        let join = format!(
+            "link set lo up\naddress add {CLIENT}/24 dev {DEVICE}\n\
+             address add {CLIENT_V6}/64 dev {DEVICE} nodad\nlink set {DEVICE} up\n"
+        );
         ground.feed(Place::Client, "ip", &["-batch", "-"], &join);
         for place in [Place::Client, Place::Server] {
             let offloads = ["-K", DEVICE, "tso", "off", "gso", "off", "gro", "off"];
@@ -86,8 +91,30 @@ impl Ground {
         result
     }
 
-    /// Runs a program in one of the namespaces with a text on its standard input.
-    pub(super) fn feed(&self, place: Place, program: &str, arguments: &[&str], text: &str) {
+    /// What a program says that runs in one of the namespaces.
+    pub(super) fn ask(&self, place: Place, program: &str, arguments: &[&str]) -> String {
+        self.feed(place, program, arguments, "")
+    }
+
+    /// Runs a program in one of the namespaces with a text on its standard input; what it said.
+    pub(super) fn feed(
+        &self,
+        place: Place,
+        program: &str,
+        arguments: &[&str],
+        text: &str,
+    ) -> String {
+        self.try_feed(place, program, arguments, text).unwrap_or_else(|error| lacking(&error))
+    }
+
+    /// As [`Self::feed`]; what it complained of, where it fails.
+    pub(super) fn try_feed(
+        &self,
+        place: Place,
+        program: &str,
+        arguments: &[&str],
+        text: &str,
+    ) -> Result<String, String> {
         // Where Debian keeps these programs is not on the path of an ordinary user.
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         let mut child = self.inside(place, || {
@@ -95,7 +122,7 @@ impl Ground {
                 .args(arguments)
                 .env("PATH", &path)
                 .stdin(Stdio::piped())
-                .stdout(Stdio::null())
+                .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap_or_else(|error| {
@@ -106,8 +133,11 @@ impl Ground {
         input.write_all(text.as_bytes()).expect("feed program");
         drop(input);
         let output = child.wait_with_output().expect("wait for program");
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {arguments:?}: {said}\n{text}");
+        Err(format!("{program} {}: {}", arguments.join(" "), said.trim()))
     }
 }
 

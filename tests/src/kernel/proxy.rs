@@ -73,19 +73,22 @@ impl Proxy {
         proxy
     }
 
-    /// Puts effects in force, and ends all others. They are in force when this returns.
-    pub(super) fn set(&mut self, effects: &[(&str, LinkEffect)]) {
+    /// Puts effects in force, and ends all others. They are in force when this returns, with whether
+    /// all of them are so in full on this machine.
+    pub(super) fn set(&mut self, effects: &[(&str, LinkEffect)]) -> bool {
         let spec = &mut self.file.spec;
         spec.generation = spec.generation.next();
         spec.faults.clear();
         for (link, effect) in effects {
             let name: FaultName = format!("f{}", spec.faults.len()).parse().expect("a name");
             let link: Link = link.parse().expect("a link");
+            // Where there are two grades, it must be the true one.
+            let graded = effect.cut.is_some() || !effect.loss.is_empty();
             let fault = LinkFault {
                 revision: FaultRevision(spec.generation.0),
                 lasts: None,
                 effect: effect.clone(),
-                grade: Some(Grade::Packet),
+                grade: graded.then_some(Grade::Packet),
                 heal: HealPolicy::Resume,
                 links: BTreeSet::from([link]),
                 seed: 7,
@@ -97,11 +100,12 @@ impl Proxy {
         }
         write(&self.dir, &self.file);
         let applied = self.ask("apply");
-        for name in self.file.spec.faults.keys() {
+        let faults = &self.file.spec.faults;
+        for name in faults.keys() {
             let fault = &applied["faults"][name.as_str()];
             assert_eq!(fault["active"], true, "the fault must act: {applied}\n{}", self.log());
-            assert!(fault["why"].is_null(), "the fault must act as asked: {applied}");
         }
+        faults.keys().all(|name| applied["faults"][name.as_str()]["why"].is_null())
     }
 
     /// Asks the proxy one thing.

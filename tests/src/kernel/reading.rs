@@ -89,6 +89,16 @@ impl Value {
         }
     }
 
+    fn unit(&self) -> &'static str {
+        match self {
+            Self::Count(_) | Self::Word(_) => "",
+            Self::Bytes(_) => " B",
+            Self::Millis(_) => " ms",
+            Self::Megabits(_) => " Mbit/s",
+            Self::Percent(_) => " %",
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Count(number) => number.to_string(),
@@ -121,13 +131,14 @@ impl Like {
     }
 
     /// For the table.
-    fn text(self) -> String {
+    fn text(self, unit: &str) -> String {
         match self {
             Self::Same => "the same".to_owned(),
-            Self::Near { share, slack } if share == 0.0 => format!("± {slack}"),
-            Self::Near { share, slack } => format!("± {:.0} % ± {slack}", share * 100.0),
+            Self::Near { share: 0.0, slack } => format!("± {slack}{unit}"),
+            Self::Near { share, slack: 0.0 } => format!("± {:.0} %", share * 100.0),
+            Self::Near { share, slack } => format!("± {:.0} % ± {slack}{unit}", share * 100.0),
             Self::Factor(factor) => format!("within × {factor}"),
-            Self::AtMost(most) => format!("both ≤ {most}"),
+            Self::AtMost(most) => format!("both ≤ {most}{unit}"),
             Self::Apart => "**differs**".to_owned(),
         }
     }
@@ -147,21 +158,26 @@ impl Pairing {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.kernel.what == self.ours.what
-            && self.kernel.like.holds(&self.kernel.value, &self.ours.value)
+            && self.like().holds(&self.kernel.value, &self.ours.value)
+    }
+
+    /// How near they must be: our side may know that here it cannot do better.
+    fn like(&self) -> Like {
+        if self.ours.like == Like::Apart { Like::Apart } else { self.kernel.like }
     }
 
     /// In one line, for messages of failed tests.
     #[must_use]
     pub fn line(&self) -> String {
         let Self { kernel, ours } = self;
-        let (what, like) = (&kernel.what, kernel.like.text());
+        let (what, like) = (&kernel.what, self.like().text(kernel.value.unit()));
         format!("{what}: kernel {}, proxy {} ({like})", kernel.value.text(), ours.value.text())
     }
 
     /// As a row of a Markdown table.
     pub(super) fn markdown(&self, out: &mut String) {
         let Self { kernel, ours } = self;
-        let (seen, like) = (kernel.value.text(), kernel.like.text());
+        let (seen, like) = (kernel.value.text(), self.like().text(kernel.value.unit()));
         let ours = (ours.value.text(), ours.remark);
         let _infallible =
             writeln!(out, "| {} | {seen} | {} | {like} | {} |", kernel.what, ours.0, ours.1);

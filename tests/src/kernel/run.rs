@@ -4,7 +4,7 @@ use std::{any::Any, fmt::Write as _, thread};
 
 use crate::kernel::{
     reading::{HEAD, Pairing, Reading},
-    scene::{Path, Scene},
+    scene::{Family, Path, Scene},
 };
 
 /// How often a case that failed is tried before it counts: a machine may stand still for a moment.
@@ -16,6 +16,8 @@ pub struct Case {
     pub name: String,
     /// Whether it must have the machine for itself: it measures how much passes.
     pub alone: bool,
+    /// Which addresses it uses.
+    pub family: Family,
     /// What the client does and sees.
     pub run: Box<dyn Fn(&mut Scene) -> Reading + Send + Sync>,
 }
@@ -31,7 +33,7 @@ pub(super) fn quiet(
     name: impl Into<String>,
     run: impl Fn(&mut Scene) -> Reading + Send + Sync + 'static,
 ) -> Case {
-    Case { name: name.into(), alone: false, run: Box::new(run) }
+    Case { name: name.into(), alone: false, family: Family::V4, run: Box::new(run) }
 }
 
 /// A case that needs the machine for itself.
@@ -40,6 +42,11 @@ pub(super) fn alone(
     run: impl Fn(&mut Scene) -> Reading + Send + Sync + 'static,
 ) -> Case {
     Case { alone: true, ..quiet(name, run) }
+}
+
+/// The same between IPv6 addresses.
+pub(super) fn v6(case: Case) -> Case {
+    Case { name: format!("{} (IPv6)", case.name), family: Family::V6, ..case }
 }
 
 /// What came of a case.
@@ -93,7 +100,9 @@ fn is_fine(result: &Option<Compared>) -> bool {
 /// Runs some cases on both paths. Those that need the machine run on one path after the other.
 fn compare(cases: &[Case], which: &[usize]) -> Vec<Compared> {
     // Before any of them runs: building links is work, which would disturb those that measure.
-    let build = |at: &usize| (*at, [Scene::new(Path::Kernel), Scene::new(Path::Proxy)]);
+    let build = |at: &usize| {
+        (*at, [Path::Kernel, Path::Proxy].map(|path| Scene::new(path, cases[*at].family)))
+    };
     let scenes: Vec<_> = which.iter().map(build).collect();
     thread::scope(|scope| {
         let running: Vec<_> = scenes

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use rustix::{
 
 use crate::{
     kernel::{
-        ground::{CLIENT, DEVICE, Ground, Place, SERVER},
+        ground::{CLIENT, CLIENT_V6, DEVICE, Ground, Place, SERVER, SERVER_V6},
         proxy::{BACK, OUT, Proxy},
         sys,
     },
@@ -28,7 +28,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 const PORT: u16 = 7000;
 /// Where the server listens behind our proxy.
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);
-/// Nobody listens here behind our proxy's second door, nor on the real link.
+const PRIVATE_V6: Ipv6Addr = Ipv6Addr::LOCALHOST;
 const BACKLOG: i32 = 64;
 /// Words exchanged before anything is looked at: the round trip is known then, and nothing else.
 const GREETINGS: usize = 4;
@@ -40,6 +40,15 @@ pub enum Path {
     Kernel,
     /// Our proxy stands before the server, with faults of packet grade.
     Proxy,
+}
+
+/// Which addresses client and server have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// Which packets are dropped.
@@ -68,7 +77,9 @@ pub struct Scene {
     path: Path,
     ground: Ground,
     proxy: Option<Proxy>,
-    listener: TcpListener,
+    /// Where the client dials.
+    server: SocketAddr,
+    listener: Option<TcpListener>,
 }
 
 /// The two ends of one connection.
@@ -84,19 +95,21 @@ impl Scene {
     /// Builds a link of its own and a server behind it. Processes that it starts end with the
     /// calling thread.
     #[must_use]
-    pub fn new(path: Path) -> Self {
+    pub fn new(path: Path, family: Family) -> Self {
         let ground = Ground::new();
-        let address = match path {
-            Path::Kernel => address(SERVER),
-            Path::Proxy => SocketAddr::from((PRIVATE, PORT)),
+        let (client, server, private) = match family {
+            Family::V4 => (CLIENT, SERVER, SocketAddr::from((PRIVATE, PORT + 1))),
+            Family::V6 => (CLIENT_V6, SERVER_V6, SocketAddr::from((PRIVATE_V6, PORT + 1))),
         };
+        let server = SocketAddr::new(address(server), PORT);
+        let listens = if path == Path::Proxy { private } else { server };
         let (listener, proxy) = ground.inside(Place::Server, || {
-            let listener = open_listener(address);
-            let proxy = (path == Path::Proxy)
-                .then(|| Proxy::start(address_of(CLIENT), self::address(SERVER), address));
+            let listener = open_listener(listens);
+            let proxy =
+                (path == Path::Proxy).then(|| Proxy::start(address(client), server, private));
             (listener, proxy)
         });
-        Self { path, ground, proxy, listener }
+        Self { path, ground, proxy, server, listener: Some(listener) }
     }
 
     pub(super) fn path(&self) -> Path {
@@ -106,9 +119,9 @@ impl Scene {
     /// Begins a connection in the client's namespace; `prepare` sets options of its socket first.
     pub(super) fn begin(&self, prepare: impl FnOnce(&OwnedFd)) -> TcpStream {
         self.ground.inside(Place::Client, || {
-            let fd = new_socket();
+            let fd = new_socket(self.server);
             prepare(&fd);
-            match connect(&fd, &address(SERVER)) {
+            match connect(&fd, &self.server) {
                 Ok(()) | Err(Errno::INPROGRESS) => TcpStream::from(fd),
                 Err(error) => unreachable!("begin to dial: {error}"),
             }
@@ -145,13 +158,19 @@ impl Scene {
 
     /// The next connection that reaches the server.
     pub(super) fn accept(&self) -> TcpStream {
-        let said = sys::wait(&self.listener, PollFlags::IN, Instant::now() + PATIENCE);
+        let listener = self.listener.as_ref().expect("the server listens");
+        let said = sys::wait(listener, PollFlags::IN, Instant::now() + PATIENCE);
         assert_eq!(said, Some(PollFlags::IN), "a connection reaches the server");
-        let (far, _) = self.listener.accept().expect("accept");
+        let (far, _) = listener.accept().expect("accept");
         far.set_nodelay(true).expect("set nodelay");
         far.set_read_timeout(Some(PATIENCE)).expect("set time-out");
         far.set_write_timeout(Some(PATIENCE)).expect("set time-out");
         far
+    }
+
+    /// The server listens no more.
+    pub(super) fn stop_listening(&mut self) {
+        self.listener = None;
     }
 
     /// Drops every packet of a way. In force when this returns, with the moment.
@@ -166,7 +185,7 @@ impl Scene {
                 if way.is_back() {
                     effects.push((BACK, cut));
                 }
-                proxy.set(&effects);
+                assert!(proxy.set(&effects), "cuts of packets can be had everywhere");
             }
             None => {
                 if way.is_out() {
@@ -183,7 +202,9 @@ impl Scene {
     /// Ends every fault. Healed when this returns, with the moment.
     pub(super) fn heal(&mut self) -> Instant {
         match &mut self.proxy {
-            Some(proxy) => proxy.set(&[]),
+            Some(proxy) => {
+                proxy.set(&[]);
+            }
             None => {
                 for place in [Place::Server, Place::Client] {
                     self.ground.feed(place, "nft", &["-f", "-"], "flush ruleset\n");
@@ -193,13 +214,13 @@ impl Scene {
         Instant::now()
     }
 
-    /// What becomes of packets that arrive in a namespace over the link: dropped here and not where
-    /// they are sent, since a sender is told of what its own machine drops.
+    /// What becomes of segments that arrive in a namespace over the link: dropped here and not where
+    /// they are sent, since a sender is told of what its own machine drops. Neighbours stay known.
     pub(super) fn filter(&self, place: Place, verdict: &str) {
         let rules = format!(
             "add table inet link\n\
              add chain inet link arrive {{ type filter hook prerouting priority raw; }}\n\
-             add rule inet link arrive iifname \"{DEVICE}\" {verdict}\n"
+             add rule inet link arrive iifname \"{DEVICE}\" meta l4proto tcp {verdict}\n"
         );
         self.ground.feed(place, "nft", &["-f", "-"], &rules);
     }
@@ -214,25 +235,22 @@ impl Scene {
     }
 }
 
-fn address_of(text: &str) -> IpAddr {
+fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn address(text: &str) -> SocketAddr {
-    SocketAddr::new(address_of(text), PORT)
-}
-
 /// A socket with the oldest congestion control, which every machine has: the default differs.
-fn new_socket() -> OwnedFd {
+fn new_socket(address: SocketAddr) -> OwnedFd {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = socket_with(family, SocketType::STREAM, flags, None).expect("a socket");
     sockopt::set_tcp_nodelay(&fd, true).expect("set nodelay");
     sockopt::set_tcp_congestion(&fd, "reno").expect("set congestion control");
     fd
 }
 
 fn open_listener(address: SocketAddr) -> TcpListener {
-    let fd = new_socket();
+    let fd = new_socket(address);
     sockopt::set_socket_reuseaddr(&fd, true).expect("set reuse");
     bind(&fd, &address).expect("bind");
     listen(&fd, BACKLOG).expect("listen");

@@ -20,8 +20,6 @@ const INFO_BYTES: usize = 104;
 pub(super) struct Info {
     /// Time-outs in a row without an answer.
     pub(super) retransmits: u8,
-    /// Probes of a closed window in a row without an answer.
-    pub(super) probes: u8,
     /// How often the time-out was doubled.
     pub(super) backoff: u8,
     /// Segments sent and not acknowledged.
@@ -50,13 +48,7 @@ pub(super) fn info(socket: &impl AsFd) -> Info {
     };
     assert_eq!(answer, 0, "ask for tcp_info: {}", io::Error::last_os_error());
     let word = |at: usize| u32::from_ne_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
-    Info {
-        retransmits: raw[2],
-        probes: raw[3],
-        backoff: raw[4],
-        unacked: word(24),
-        total_retrans: word(100),
-    }
+    Info { retransmits: raw[2], backoff: raw[4], unacked: word(24), total_retrans: word(100) }
 }
 
 /// Bytes in the send queue: not sent, or not acknowledged.

@@ -16,6 +16,9 @@ use crate::proxy::{
 
 /// Reads of what a source sends beyond its limit, so that it meets an orderly end and no reset.
 const DISCARDS_MAX: u32 = 64;
+/// Chunks written before other connections, and newer rules, have their turn: a queue of small pieces
+/// holds a hundred thousand, each with a write of its own.
+const WRITES_MAX: u32 = 64;
 
 impl Flow {
     /// Moves what can be moved now, as the rule says.
@@ -36,6 +39,7 @@ impl Flow {
                 None => self.flush_shaped(to, tools, now_ns),
             };
             let Some(shaper) = self.shaper.as_mut() else { return Progress::Again };
+            let more = matches!(flushed, Flushed::More);
             match flushed {
                 Flushed::Lost => return Progress::DestinationLost,
                 Flushed::Empty if shaper.has_jam() => {}
@@ -47,16 +51,22 @@ impl Flow {
                     return Progress::Again;
                 }
                 Flushed::Blocked if !shaper.reads_ahead() => return Progress::Idle,
-                Flushed::Empty | Flushed::Blocked | Flushed::Early => {}
+                // Else the queue would grow faster than it is written.
+                Flushed::More if !shaper.reads_ahead() => return Progress::Again,
+                Flushed::Empty | Flushed::Blocked | Flushed::Early | Flushed::More => {}
             }
             match self.fill_shaped(from, tools, now_ns) {
-                Filled::Dry => return Progress::Idle,
+                Filled::Dry if !more => return Progress::Idle,
+                Filled::Dry => {}
                 Filled::Ended => {}
                 Filled::Some => {
                     if self.gate == Gate::Ajar && self.spend(tools) {
                         return Progress::Spent;
                     }
                 }
+            }
+            if more {
+                break;
             }
         }
         Progress::Again
@@ -69,6 +79,7 @@ impl Flow {
         else {
             return flushed;
         };
+        let mut writes = 0;
         while let Some(due_ns) = shaper.queue.next_ns() {
             if due_ns > now_ns {
                 wake_at(shaper, due_ns, now_ns, tools);
@@ -77,6 +88,10 @@ impl Flow {
             if !to.writable {
                 return Flushed::Blocked;
             }
+            if writes == WRITES_MAX {
+                return Flushed::More;
+            }
+            writes += 1;
             // Each chunk has a write of its own, so that pieces can arrive as pieces.
             match to.write(shaper.queue.head()) {
                 Ok(count) => shaper.queue.advance(count),
@@ -88,9 +103,10 @@ impl Flow {
 
     /// Reads once, or lets something out of the jam.
     fn fill_shaped(&mut self, from: &mut Side, tools: &mut Tools, now_ns: u64) -> Filled {
+        let scratch = self.bite(tools.scratch.len());
         let Some(shaper) = self.shaper.as_mut() else { return Filled::Dry };
         let mut most = match shaper.room(now_ns) {
-            Room::Bytes(most) => most.min(tools.scratch.len()),
+            Room::Bytes(most) => most.min(scratch),
             Room::None => return Filled::Dry,
             Room::From(from_ns) => {
                 wake_at(shaper, from_ns, now_ns, tools);
@@ -123,6 +139,8 @@ impl Flow {
             return self.dry_shaped(now_ns);
         }
         match from.read(&mut tools.scratch[..most]) {
+            // A write to a socket that was reset may have taken the error before this read.
+            Ok(0) if from.failed => self.ended_shaped(Source::Reset, now_ns),
             Ok(0) => self.ended_shaped(Source::Ended, now_ns),
             Ok(count) => {
                 let bytes = &mut tools.scratch[..count];

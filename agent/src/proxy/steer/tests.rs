@@ -19,6 +19,7 @@ fn run(program: &[Instruction], source: IpAddr) -> u32 {
                 word = u32::from_be_bytes(bytes);
             }
             JUMP_IF_EQUAL => at += usize::from(if word == k { jt } else { jf }),
+            JUMP => at += k as usize,
             RETURN => return k,
             other => panic!("unknown instruction {other:#x}"),
         }
@@ -58,6 +59,17 @@ fn addresses_of_the_newer_protocol_are_compared_whole() {
             ("fd78::1", 1),
         ],
     );
+}
+
+#[test]
+fn five_hundred_parties_of_the_newer_protocol_fit() {
+    let address = |n: u16| IpAddr::from([0xfd77, 0, 0, n % 7, 0, 0, 0, n]);
+    let places = (0..500).map(|n| (address(n), u32::from(n) + 2)).collect();
+    let program = program(&Steering { places, others: REAL }, false).unwrap();
+    for n in 0..500 {
+        assert_eq!(run(&program, address(n)), u32::from(n) + 2);
+    }
+    assert_eq!(run(&program, address(501)), REAL);
 }
 
 #[test]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use faultbed_common::{
     duration::Span,
-    proxy_spec::{Deadline, Delay},
+    effect::Ratio,
+    fault::HealPolicy,
+    proxy_spec::{Deadline, Delay, LinkEffect},
+    rules::combine,
 };
 use proptest::prelude::*;
 
@@ -13,7 +16,8 @@ use super::*;
 const BOOT: &str = "this boot";
 
 fn here(now_ns: u64) -> Here<'static> {
-    Here { boot_id: BOOT, now_ns, best: Grade::Packet }
+    let can = Abilities { deafness: true, ..Abilities::default() };
+    Here { boot_id: BOOT, now_ns, can }
 }
 
 fn file(faults: &[(&str, LinkFault)]) -> ProxyFile {
@@ -24,7 +28,7 @@ fn file(faults: &[(&str, LinkFault)]) -> ProxyFile {
     file
 }
 
-fn cut(links: &[&str]) -> LinkFault {
+pub(super) fn cut(links: &[&str]) -> LinkFault {
     LinkFault {
         revision: FaultRevision(1),
         lasts: None,
@@ -37,6 +41,20 @@ fn cut(links: &[&str]) -> LinkFault {
         canary: false,
         fast_heal: false,
     }
+}
+
+/// A fault's share in an order, for tests of others.
+pub(crate) fn acting(life: u32) -> Arc<Acting> {
+    Arc::new(Acting {
+        life: Life(life),
+        began_ns: 0,
+        heal: HealPolicy::Resume,
+        effect: LinkEffect::default(),
+        kernel: Kernel::default(),
+        probability: None,
+        seed: u64::from(life),
+        fast_heal: false,
+    })
 }
 
 fn ends(file: &mut ProxyFile, name: &str, revision: u64, boottime_ns: Option<u64>) {
@@ -116,7 +134,7 @@ fn at_grade_stream_packets_are_held_like_bytes() {
     let table = read(&file(&[("split", fault)]), &mut Memory::default(), here(0));
     assert_eq!(table.links.values().next().unwrap().rule.cut, Some(Cut::Bytes));
     let cut_packets = file(&[("split", cut(&["x>y"]))]);
-    let poor = Here { best: Grade::Stream, ..here(0) };
+    let poor = Here { can: Abilities::default(), ..here(0) };
     let table = read(&cut_packets, &mut Memory::default(), poor);
     assert_eq!(table.links.values().next().unwrap().rule.cut, Some(Cut::Bytes));
 }
@@ -125,7 +143,7 @@ fn at_grade_stream_packets_are_held_like_bytes() {
 fn a_grade_the_host_does_not_have_is_refused() {
     let mut fault = cut(&["x>y"]);
     fault.grade = Some(Grade::Packet);
-    let poor = Here { best: Grade::Stream, ..here(0) };
+    let poor = Here { can: Abilities::default(), ..here(0) };
     let table = read(&file(&[("split", fault)]), &mut Memory::default(), poor);
     assert!(matches!(standing(&table, "split"), Standing::Refused(_)));
     assert!(table.links.is_empty());
@@ -135,10 +153,78 @@ fn a_grade_the_host_does_not_have_is_refused() {
 fn packets_cut_one_way_keep_diallers_out_both_ways() {
     let table = read(&file(&[("a", cut(&["x>y"]))]), &mut Memory::default(), here(0));
     for (node, dialler) in [("y", "x"), ("x", "y")] {
-        let parties = cut_diallers(&table.links, &node.parse().unwrap());
-        assert_eq!(parties.into_keys().map(Party::to_string).collect::<Vec<_>>(), [dialler]);
+        let parties = &table.kept_out[&node.parse::<NodeName>().unwrap()];
+        assert_eq!(parties.keys().map(Party::to_string).collect::<Vec<_>>(), [dialler]);
+        assert_eq!(parties.values().collect::<Vec<_>>(), [&Dials::TimeOut]);
     }
-    assert!(cut_diallers(&table.links, &"z".parse().unwrap()).is_empty());
+    assert_eq!(table.kept_out.len(), 2, "nobody else's");
+}
+
+#[test]
+fn dials_that_fail_do_so_in_their_direction_only() {
+    let mut fault = cut(&["x>y"]);
+    fault.effect = LinkEffect { dials: Some(Dials::Refuse), ..LinkEffect::default() };
+    let refuse = file(&[("a", fault.clone())]);
+    let table = read(&refuse, &mut Memory::default(), here(0));
+    assert!(table.kept_out.is_empty(), "who cannot refuse a SYN does it after the accept");
+    let can = Abilities { deafness: true, filters: true, programs: true };
+    let rich = Here { can, ..here(0) };
+    let table = read(&refuse, &mut Memory::default(), rich);
+    let parties = &table.kept_out[&"y".parse::<NodeName>().unwrap()];
+    assert_eq!((parties.len(), table.kept_out.len()), (1, 1));
+    assert_eq!(parties.values().next(), Some(&Dials::Refuse));
+    let table = read(&file(&[("a", fault), ("b", cut(&["x>y"]))]), &mut Memory::default(), rich);
+    let parties = &table.kept_out[&"y".parse::<NodeName>().unwrap()];
+    assert_eq!(parties.values().next(), Some(&Dials::TimeOut), "a cut wins");
+}
+
+#[test]
+fn what_does_not_change_stays_the_same_order() {
+    let mut memory = Memory::default();
+    let both = [("a", cut(&["x>y", "y>x"])), ("b", cut(&["z>x"]))];
+    let first = read(&file(&both), &mut memory, here(0));
+    assert_eq!(first.changed.len(), 3);
+    let again = read(&file(&both), &mut memory, here(1));
+    assert!(Arc::ptr_eq(&first.links, &again.links) && again.changed.is_empty());
+    let mut other = both.clone();
+    other[1].1.effect.accept_delay_us = 7;
+    let third = read(&file(&other), &mut memory, here(2));
+    let changed: Vec<String> = third.changed.iter().map(ToString::to_string).collect();
+    assert_eq!(changed, ["z>x"]);
+    let link: Link = "x>y".parse().unwrap();
+    assert!(Arc::ptr_eq(&first.links[&link], &third.links[&link]));
+    let gone = read(&file(&other[..1]), &mut memory, here(3));
+    assert_eq!(gone.changed.iter().map(ToString::to_string).collect::<Vec<_>>(), ["z>x"]);
+    assert_eq!(gone.links.len(), 2);
+}
+
+#[test]
+fn a_share_of_connections_is_fixed_by_seed_and_number() {
+    let share = |seed, ppm| {
+        let probability = Some(Ratio::from_ppm(ppm));
+        let mut fault = LinkFault { seed, probability, ..cut(&["x>y"]) };
+        fault.effect.accept_delay_us = 5;
+        let always = LinkFault { seed: 1, ..cut(&["x>y"]) };
+        let table =
+            read(&file(&[("some", fault), ("each", always)]), &mut Memory::default(), here(0));
+        Arc::clone(&table.links[&"x>y".parse::<Link>().unwrap()])
+    };
+    let met = |order: &Order, number| {
+        let part = order.for_connection(number);
+        let met = part.acting.len() == 2;
+        assert_eq!(part.rule.accept_delay_us, if met { 5 } else { 0 });
+        assert_eq!(part.rule.cut, Some(Cut::Packets), "the other fault acts on all");
+        met
+    };
+    let order = share(7, 300_000);
+    let count = (0..10_000).filter(|number| met(&order, *number)).count();
+    assert!((2_800..3_200).contains(&count), "{count} of 10000 with seed 7");
+    let again = share(7, 300_000);
+    assert!((0..1_000).all(|number| met(&order, number) == met(&again, number)));
+    let other = share(8, 300_000);
+    assert!((0..1_000).any(|number| met(&order, number) != met(&other, number)));
+    let (none, all) = (share(7, 0), share(7, 1_000_000));
+    assert!((0..1_000).all(|number| !met(&none, number) && met(&all, number)));
 }
 
 fn faults() -> impl Strategy<Value = Vec<LinkFault>> {
@@ -166,7 +252,7 @@ proptest! {
         let table = read(&file(&named), &mut Memory::default(), here(0));
         let touched: BTreeSet<&Link> = all.iter().flat_map(|fault| &fault.links).collect();
         prop_assert_eq!(table.links.keys().collect::<BTreeSet<_>>(), touched);
-        for (link, order) in &table.links {
+        for (link, order) in &*table.links {
             let acting: Vec<_> = all.iter().filter(|f| f.links.contains(link)).collect();
             prop_assert_eq!(&order.rule, &combine(acting.iter().map(|fault| &fault.effect)));
             prop_assert_eq!(order.acting.len(), acting.len());

@@ -151,7 +151,7 @@ fn a_stall_stops_the_sender_and_delivers_late() {
     near.set_nonblocking(true).unwrap();
     let part = noise(6, 1 << 16);
     let mut sent = Vec::new();
-    let mut is_full = || match (&mut &near).write(&part[sent.len() % part.len()..]) {
+    let is_full = || match (&mut &near).write(&part[sent.len() % part.len()..]) {
         Ok(count) => {
             let at = sent.len() % part.len();
             sent.extend_from_slice(&part[at..at + count]);
@@ -159,7 +159,7 @@ fn a_stall_stops_the_sender_and_delivers_late() {
         }
         Err(error) => error.kind() == io::ErrorKind::WouldBlock && unacknowledged(&near) > 0,
     };
-    eventually("the sender is stopped", || is_full());
+    eventually("the sender is stopped", is_full);
     assert!(is_silent(&far), "nothing is delivered");
     eventually("it is counted", || lab.evidence("stall", "x>y").held_bytes > 0);
     near.set_nonblocking(false).unwrap();
@@ -263,4 +263,28 @@ fn half_closed_streams_live_under_every_effect() {
             assert!(got == bytes, "{told}");
         }
     }
+}
+
+#[test]
+fn what_a_dead_sender_had_sent_is_delivered_after_a_stall_and_then_its_end() {
+    let mut lab = Lab::start(&["x", "y"]);
+    let (near, far) = lab.join("x", "y");
+    lab.inject("stall", hold(Hold::Stall), &["x>y"]);
+    lab.apply();
+    (&mut &near).write_all(b"last words").unwrap();
+    eventually("they are held", || lab.evidence("stall", "x>y").held_bytes == 10);
+    rustix::net::sockopt::set_socket_linger(&near, Some(Duration::ZERO)).unwrap();
+    drop(near);
+    // The other way finds out that nobody is there, and keeps it to itself.
+    (&mut &far).write_all(b"hello?").unwrap();
+    eventually("it has got nowhere", || unacknowledged(&far) == 0);
+    (&mut &far).write_all(b"hello?").unwrap();
+    eventually("it has got nowhere", || unacknowledged(&far) == 0);
+    assert!(is_silent(&far), "a reset does not cross a stall");
+    lab.heal("stall");
+    let mut got = [0; 10];
+    (&mut &far).read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"last words");
+    let end = (&mut &far).read(&mut got).unwrap_err();
+    assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
 }

@@ -75,9 +75,10 @@ impl Lab {
         let file = ProxyFile { version: 1, boot_id, ..ProxyFile::default() };
         let mut lab = Self { dir, file, proxy: None, nodes: BTreeMap::new() };
         for name in nodes {
-            let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+            // Long tests start thousands of labs, one after the other: numbers come round again.
+            let number = LAST.fetch_add(1, Ordering::Relaxed) % 254 + 1;
             let process = u8::try_from(std::process::id() % 251).expect("a byte");
-            let number = u8::try_from(number).expect("tests have few nodes");
+            let number = u8::try_from(number).expect("at most 254");
             let private = IpAddr::V4(Ipv4Addr::new(127, 140, process, number));
             let server = TcpListener::bind((private, 0)).expect("listen as a node");
             let upstream = server.local_addr().expect("have an address");
@@ -99,6 +100,13 @@ impl Lab {
     pub(super) fn run(&mut self) {
         self.write();
         self.proxy = Some(Proxy::start(self.dir.path(), &self.socket()).expect("start the proxy"));
+    }
+
+    /// Another data plane takes over from the one that runs.
+    pub(super) fn hand_over(&mut self) {
+        let next = Proxy::take_over(self.dir.path(), &self.socket()).expect("take over");
+        next.dismiss_predecessor();
+        self.proxy = Some(next);
     }
 
     /// Ends the proxy.
@@ -184,6 +192,11 @@ impl Lab {
         self.nodes[name].listen
     }
 
+    /// The private address of a node, from which it dials.
+    pub(super) fn address(&self, name: &str) -> IpAddr {
+        self.nodes[name].private
+    }
+
     pub(super) fn server(&self, name: &str) -> &TcpListener {
         &self.nodes[name].server
     }
@@ -212,6 +225,12 @@ impl Lab {
         let dial = self.begin_dial(from, to).expect("begin to dial");
         drop(self.dial(other, to).expect("the other dials"));
         drop(self.nodes[to].server.accept().expect("accept the other"));
+        matches!(finish(dial, Duration::from_millis(300)), Err(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    /// Whether a dial from a node gets no answer for a while.
+    pub(super) fn is_unanswered_by(&self, from: &str, to: &str) -> bool {
+        let dial = self.begin_dial(from, to).expect("begin to dial");
         matches!(finish(dial, Duration::from_millis(300)), Err(error) if error.kind() == io::ErrorKind::TimedOut)
     }
 }
@@ -298,10 +317,34 @@ fn ioctl(stream: &TcpStream, request: libc::c_ulong) -> i32 {
     answer
 }
 
+/// Whether the kernel runs filters on TCP sockets of this process.
+pub(super) fn may_filter() -> bool {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("listen");
+    crate::proxy::sys::attach_filter(&socket, &crate::proxy::pair::losing(0)).is_ok()
+}
+
+/// Whether the kernel takes programs with memory from this process.
+pub(super) fn may_load_programs() -> bool {
+    may_filter() && crate::proxy::sys::bpf::is_allowed()
+}
+
+/// Segments a socket has sent.
+pub(super) fn segments_sent(stream: &TcpStream) -> u32 {
+    let info = tcp_info(stream);
+    u32::from_ne_bytes(info[136..140].try_into().expect("four bytes"))
+}
+
 /// Segments a socket has sent again.
-#[allow(unsafe_code, reason = "asks the kernel about a socket of the test")]
 pub(super) fn retransmissions(stream: &TcpStream) -> u32 {
-    let mut info = [0_u8; 104];
+    let info = tcp_info(stream);
+    // Where the peer's window was full, the kernel sends probes of it instead of data again.
+    let probes = u32::from(info[3]);
+    probes + u32::from_ne_bytes(info[100..104].try_into().expect("four bytes"))
+}
+
+#[allow(unsafe_code, reason = "asks the kernel about a socket of the test")]
+fn tcp_info(stream: &TcpStream) -> [u8; 140] {
+    let mut info = [0_u8; 140];
     let mut length = libc::socklen_t::try_from(info.len()).expect("short");
     // SAFETY: `info` is valid for writes of `length` bytes.
     let answer = unsafe {
@@ -314,9 +357,7 @@ pub(super) fn retransmissions(stream: &TcpStream) -> u32 {
         )
     };
     assert_eq!(answer, 0);
-    // Where the peer's window was full, the kernel sends probes of it instead of data again.
-    let probes = u32::from(info[3]);
-    probes + u32::from_ne_bytes(info[100..104].try_into().expect("four bytes"))
+    info
 }
 
 /// Bytes that look random and depend on a seed.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use faultbed_common::proxy_spec::Cut;
+use faultbed_common::proxy_spec::{Cut, Hold, LinkEffect};
 
 use super::harness::{Lab, cut, eventually, late, noise, retransmissions, unread};
 
@@ -97,6 +97,29 @@ fn a_stream_survives_any_sequence_of_faults_whole() {
     });
 }
 
+/// One of the effects that change no byte and end no stream.
+fn any_effect(throw: usize) -> LinkEffect {
+    let none = LinkEffect::default;
+    match throw % 11 {
+        0 => cut(Cut::Packets),
+        1 => cut(Cut::Bytes),
+        2 => late(Duration::from_millis(5), Duration::from_millis(5)),
+        3 => late(Duration::from_micros(100), Duration::ZERO),
+        4 => LinkEffect { hold: Some(Hold::Jam), ..none() },
+        5 => LinkEffect { hold: Some(Hold::Stall), ..none() },
+        6 => LinkEffect { bandwidth: Some("8Mbit".parse().unwrap()), ..none() },
+        7 => LinkEffect { bandwidth: Some("900Mbit".parse().unwrap()), ..none() },
+        8 => LinkEffect { loss: vec!["0.1%".parse().unwrap()], ..none() },
+        9 => LinkEffect { slice: Some("200B variation=100B delay=5us".parse().unwrap()), ..none() },
+        _ => LinkEffect {
+            loss: vec!["p=1% r=50%".parse().unwrap(), "burst=1ms every=20ms".parse().unwrap()],
+            bandwidth: Some("80Mbit".parse().unwrap()),
+            slice: Some("1kB".parse().unwrap()),
+            ..late(Duration::from_millis(1), Duration::from_millis(1))
+        },
+    }
+}
+
 fn survive(seed: u64) {
     let mut lab = Lab::start(&["x", "y"]);
     let joined = [lab.join("x", "y"), lab.join("y", "x")];
@@ -131,14 +154,9 @@ fn survive(seed: u64) {
                 });
             }
         }
-        for (step, throw) in dice.iter().take(12).enumerate() {
+        for (step, throw) in dice.iter().take(16).enumerate() {
             let links: &[&str] = [&BOTH[..], &BOTH[..1], &BOTH[1..]][throw % 3];
-            let effect = match throw / 3 % 4 {
-                0 => cut(Cut::Packets),
-                1 => cut(Cut::Bytes),
-                2 => late(Duration::from_millis(5), Duration::from_millis(5)),
-                _ => late(Duration::from_micros(100), Duration::ZERO),
-            };
+            let effect = any_effect(throw / 3);
             lab.inject(&format!("f{}", step % 3), effect, links);
             lab.apply();
             let seen = lab.report().report.generation;

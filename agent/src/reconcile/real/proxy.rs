@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use super::watch;
 use crate::{
     node::ProcessId,
     node::records::record_file,
-    proxy::{self, Applied, FailedListener, FaultInForce, ProxyClient, ProxyState},
+    proxy::{self, Applied, FailedListener, FaultInForce, Programs, ProxyClient, ProxyState},
     reconcile::hands::{ProxyApplied, ProxySeen},
 };
 
@@ -33,12 +34,13 @@ pub(super) struct Proxy {
     dir: PathBuf,
     socket: PathBuf,
     client: ProxyClient,
+    programs: Mutex<Programs>,
 }
 
 impl Proxy {
     pub(super) fn new(dir: PathBuf, socket: PathBuf) -> Self {
         let client = ProxyClient::new(&socket);
-        Self { dir, socket, client }
+        Self { dir, socket, client, programs: Mutex::default() }
     }
 
     pub(super) fn find(&self) -> Option<u32> {
@@ -64,8 +66,21 @@ impl Proxy {
             Some(_) => {}
         }
         let began = Instant::now();
-        let Applied { failed, faults, .. } = self.client.apply().map_err(describe)?;
+        let mut applied = self.client.apply().map_err(describe)?;
         tracing::debug!(generation = %file.spec.generation, took = ?began.elapsed(), "rules applied");
+        // Rules first: they do not wait for a new process.
+        let outdated = match self.upgrade() {
+            Ok(false) => None,
+            Ok(true) => {
+                applied = self.client.apply().map_err(describe)?;
+                None
+            }
+            Err(why) => {
+                tracing::warn!(%why, "upgrade the proxy");
+                Some(why)
+            }
+        };
+        let Applied { failed, faults, .. } = applied;
         let failed = failed.into_iter().map(|FailedListener { listener, why }| (listener, why));
         let fault = |name, FaultInForce { grade, active, why }| {
             let links = file.spec.faults.get(&name);
@@ -75,7 +90,28 @@ impl Proxy {
         Ok(ProxyApplied {
             failed: failed.collect(),
             faults: faults.into_iter().map(|(name, stands)| fault(name, stands)).collect(),
+            outdated,
         })
+    }
+
+    /// Has a proxy that runs another program than this agent hand over to one that does not. Says
+    /// whether it did; without one, or where that cannot be told, it does not.
+    fn upgrade(&self) -> Result<bool, String> {
+        let Some(old) = proxy::find(&self.dir) else { return Ok(false) };
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        match programs.differ(&old) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                tracing::debug!(%error, "compare the proxy's program");
+                return Ok(false);
+            }
+        }
+        let began = Instant::now();
+        let new = proxy::spawn(&self.dir, &self.socket)
+            .map_err(|error| format!("hand over to a new process: {error}"))?;
+        tracing::info!(old = old.pid, pid = new.pid, took = ?began.elapsed(), "proxy upgraded");
+        Ok(true)
     }
 
     fn start(&self) -> Result<(), String> {

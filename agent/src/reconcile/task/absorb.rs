@@ -13,7 +13,7 @@ use crate::{
         Failure, Hands, NodeAct, ObservedNode, Readiness, Run, StepKind,
         execute::Done,
         hands::{ProxyApplied, ProxySeen},
-        report::{self, ENDED_FAULTS_MAX, NodeFacts},
+        report::{self, NodeFacts},
         step::Cause,
     },
 };
@@ -35,15 +35,21 @@ impl<H: Hands> Reconciler<H> {
             Wake::ProxyEnded => self.proxy_ended(),
             Wake::ProxySeen(told_times, seen) => self.proxy_answered(told_times, *seen),
             Wake::Fact(fact) => self.take_fact(fact),
+            Wake::AskedBefore(answers) => self.asked_before(&answers),
+            Wake::Asked(key, found) => self.asked(&key, &found),
             Wake::Identified(node, result) => self.identified(&node, *result),
             Wake::Surveyed(survey) => {
                 (self.is_surveying, self.has_surveyed) = (false, true);
                 self.survey = survey;
+                self.keep_bypasses();
             }
             Wake::Settled(result) => self.ledger_settled(result),
             Wake::Timer => self.inspect_unsettled(),
             Wake::Recheck => self.recheck(),
-            Wake::Evidence => self.ask_proxy(),
+            Wake::Evidence => {
+                self.save_evidence();
+                self.ask_proxy();
+            }
         }
     }
 
@@ -69,6 +75,9 @@ impl<H: Hands> Reconciler<H> {
             Err(error) => tracing::error!(%error, "list nodes"),
         }
         self.observed.proxy.running = self.hands.find_proxy().is_some();
+        self.load_evidence();
+        self.take_canaries();
+        self.canaries.skip_before();
         self.survey();
         self.ask_proxy();
     }
@@ -121,32 +130,9 @@ impl<H: Hands> Reconciler<H> {
         if let Some(before) = &before {
             self.note_ended_faults(before);
         }
+        self.take_canaries();
         new.iter().for_each(|node| self.meet(node));
         self.settle();
-    }
-
-    /// Faults on nodes that left the orders stay visible as ended.
-    fn note_ended_faults(&mut self, before: &crate::ledger::Accepted) {
-        let Some(accepted) = self.ledger.accepted() else { return };
-        let now = self.hands.now();
-        let faults_of = |of: &crate::ledger::Accepted| -> Vec<_> {
-            let nodes = of.spec.nodes.values();
-            nodes.flat_map(|n| n.faults.iter().map(|(k, f)| (k.clone(), f.revision))).collect()
-        };
-        let wanted = faults_of(accepted);
-        for (name, _) in &wanted {
-            self.ended_faults.remove(name);
-        }
-        for (name, revision) in faults_of(before) {
-            if !wanted.iter().any(|(held, _)| *held == name) {
-                let expired = before.is_over(&name, now);
-                let ended = FaultReport { revision, expired, ..FaultReport::default() };
-                self.ended_faults.insert(name, ended);
-            }
-        }
-        while self.ended_faults.len() > ENDED_FAULTS_MAX {
-            self.ended_faults.pop_first();
-        }
     }
 
     fn recheck(&mut self) {
@@ -168,6 +154,7 @@ impl<H: Hands> Reconciler<H> {
         if self.ledger.retry() || self.unsettled.is_some() {
             self.settle();
         }
+        self.save_evidence();
         self.survey();
         self.ask_proxy();
     }
@@ -292,6 +279,7 @@ impl<H: Hands> Reconciler<H> {
                 if observed.record.binary.as_ref().is_some_and(|held| held.is_same_file(&binary)) {
                     observed.record.binary = Some(binary);
                     save(&*self.hands, node, observed);
+                    self.prune_binaries();
                 }
             }
             Err(why) => tracing::warn!(%node, %why, "hash its program"),
@@ -335,11 +323,12 @@ impl<H: Hands> Reconciler<H> {
         proxy.busy = false;
         let file = proxy.telling.take();
         match told {
-            Ok(ProxyApplied { failed, faults }) => {
+            Ok(ProxyApplied { failed, faults, outdated }) => {
                 proxy.running = true;
                 proxy.applied = file.map(|file| *file);
                 proxy.applied_at = now;
                 proxy.failed = failed;
+                proxy.outdated = outdated;
                 proxy.failure = None;
                 let seen = self.proxy_seen.get_or_insert_default();
                 // It enforces what it named and nothing else.
@@ -358,6 +347,8 @@ impl<H: Hands> Reconciler<H> {
                     };
                     seen.faults.insert(name, fault);
                 }
+                let now = self.hands.now();
+                self.canaries.proxy_says(&seen.faults, now);
                 if self.proxy_watch.is_none() {
                     self.watch_proxy();
                 }
@@ -373,8 +364,13 @@ impl<H: Hands> Reconciler<H> {
     }
 
     fn proxy_ended(&mut self) {
-        tracing::error!("the proxy process ended");
         self.proxy_watch = None;
+        // Another one has taken over from it, with all that it had.
+        if self.hands.find_proxy().is_some() {
+            self.watch_proxy();
+            return;
+        }
+        tracing::error!("the proxy process ended");
         let proxy = &mut self.observed.proxy;
         proxy.running = false;
         proxy.applied = None;
@@ -398,7 +394,11 @@ impl<H: Hands> Reconciler<H> {
         }
         match seen {
             Ok(_) if !self.observed.proxy.running => {}
-            Ok(seen) => self.proxy_seen = Some(seen),
+            Ok(seen) => {
+                self.canaries.proxy_says(&seen.faults, self.hands.now());
+                self.kept.proxy_says(&seen.faults);
+                self.proxy_seen = Some(seen);
+            }
             Err(why) => tracing::debug!(%why, "ask the proxy"),
         }
     }

@@ -30,16 +30,27 @@ impl<H: Hands> Reconciler<H> {
         self.observed.proxy.busy = true;
         self.observed.proxy.telling = Some(Box::new(file.clone()));
         let file = file.clone();
-        self.block(move |hands| Wake::ProxyTold(Box::new(hands.apply_proxy(&file))));
+        let first = self.canaries.to_ask_before();
+        if first.is_empty() {
+            self.block(move |hands| Wake::ProxyTold(Box::new(hands.apply_proxy(&file))));
+        } else {
+            self.begin_proxy_after(first, file);
+        }
     }
 
     /// Runs something that may block for a moment, beside the loop.
-    fn block(&self, work: impl FnOnce(&H) -> Wake + Send + 'static) {
+    pub(super) fn block(&self, work: impl FnOnce(&H) -> Wake + Send + 'static) {
         let (hands, notes) = (Arc::clone(&self.hands), self.notes.clone());
         tokio::task::spawn_blocking(move || {
             // The loop is gone only when the agent stops.
             notes.blocking_send(work(&hands)).ok();
         });
+    }
+
+    /// Runs something that may block for a moment and that nobody waits for.
+    pub(super) fn block_quietly(&self, work: impl FnOnce(&H) + Send + 'static) {
+        let hands = Arc::clone(&self.hands);
+        tokio::task::spawn_blocking(move || work(&hands));
     }
 
     /// Runs something asynchronous, beside the loop.

@@ -6,9 +6,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use faultbed_common::{
     generation::{FaultRevision, Generation, Incarnation},
-    host_spec::{HostSpec, NodeEffect, NodeFault, NodeSpec, Wanted},
-    name::NodeName,
-    report::{HostReport, NodeState},
+    host_spec::{HostSpec, NodeEffect, NodeFault, NodePort, NodeSpec, Wanted},
+    link::Link,
+    name::{FaultName, NodeName},
+    proxy_spec::{Dials, LinkEffect, LinkFault},
+    report::{CanaryVerdict, HostReport, NodeState},
     spec::OnCrash,
 };
 use proptest::prelude::*;
@@ -421,4 +423,62 @@ proptest! {
         let stopped = end[&node("kv-2")].0;
         prop_assert!(matches!(stopped, NodeState::Stopped | NodeState::Absent), "{stopped:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_canary_asks_before_while_and_after_a_cut() {
+    let mut lab = Harness::new();
+    let mut spec = node_spec();
+    let port = NodePort { port: 2379, proxied: true, url: None };
+    spec.ports.insert("client".parse().unwrap(), port);
+    lab.set("kv-2", spec);
+    lab.order().await;
+    lab.wait_state("kv-2", NodeState::Ready).await;
+    let link: Link = "kv-1>kv-2".parse().unwrap();
+    let effect = LinkEffect { dials: Some(Dials::TimeOut), ..LinkEffect::default() };
+    let fault = LinkFault { effect, canary: true, links: [link.clone()].into(), ..link_fault() };
+    let name: FaultName = "split".parse().unwrap();
+    lab.spec.proxy.diallers.insert("127.128.0.1".parse().unwrap(), node("kv-1"));
+    lab.spec.proxy.faults.insert(name.clone(), fault);
+    lab.order().await;
+    let canary = |report: &HostReport| report.faults.get(&name)?.canary.get(&link).cloned();
+    let agrees = |report: &HostReport| {
+        canary(report).is_some_and(|canary| {
+            canary.verdict == CanaryVerdict::Agrees && canary.before == Some(true)
+        })
+    };
+    lab.wait("it agrees", agrees).await;
+    lab.spec.proxy.faults.clear();
+    lab.order().await;
+    let is_over = |report: &HostReport| canary(report).is_some_and(|canary| canary.is_over);
+    let report = lab.wait("it is over", is_over).await;
+    let canary = canary(&report).unwrap();
+    assert_eq!((canary.verdict, canary.answers), (CanaryVerdict::Agrees, 0), "{canary:?}");
+    assert!(canary.healed_after_ms.is_some(), "{canary:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn evidence_survives_the_agent() {
+    let mut lab = Harness::new();
+    let mut spec = node_spec();
+    let name: FaultName = "held".parse().unwrap();
+    let fault = NodeFault { revision: FaultRevision(1), lasts: None, effect: NodeEffect::Pause };
+    spec.faults.insert(name.clone(), fault);
+    lab.set("kv-1", spec);
+    lab.order().await;
+    lab.wait_state("kv-1", NodeState::Paused).await;
+    lab.edit("kv-1").faults.clear();
+    lab.order().await;
+    let is_over = |report: &HostReport| report.faults.get(&name).is_some_and(|fault| !fault.active);
+    lab.wait("it is over", is_over).await;
+    let is_kept = |lab: &Harness| lab.hands.kept().ended.contains_key(&name);
+    tokio::time::timeout(PATIENCE, async {
+        while !is_kept(&lab) {
+            lab.reports.changed().await.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    lab.restart().await;
+    lab.wait("it is known to have been", is_over).await;
 }

@@ -6,7 +6,7 @@ use crate::{
     effect::{Distribution, Loss, Ratio},
     fault::{FaultSpec, Grade, HealPolicy, OneWay},
     preset,
-    proxy_spec::Cut,
+    proxy_spec::{Cut, LinkEffect},
     shape::{ShapeError, chance::Chance, cut, words},
 };
 
@@ -45,8 +45,9 @@ const EITHER: [(&str, &str, &str); 6] = [
     ("reset_after", "close_after", "a connection ends once"),
 ];
 
-/// Effects that are made in user space, which is grade "stream".
-const IN_USER_SPACE: [(&str, &str); 11] = [
+/// Effects that are made in user space, which is grade "stream". Ends of connections are none: a RST
+/// or a FIN is a real one, whoever asked for it.
+const IN_USER_SPACE: [(&str, &str); 10] = [
     ("latency", "a delay"),
     ("rtt", "a delay"),
     ("bandwidth", "a bandwidth"),
@@ -55,7 +56,6 @@ const IN_USER_SPACE: [(&str, &str); 11] = [
     ("stall", "holding bytes"),
     ("jam", "holding bytes"),
     ("accept_delay", "a late accept"),
-    ("close_after", "closing connections"),
     ("limit", "counting bytes"),
     ("slow_close", "a late end"),
 ];
@@ -288,7 +288,7 @@ fn one_way(spec: &FaultSpec, shape: Shape<'_>, named: &[&str]) -> Result<(), Sha
     let others = named.iter().find(|word| **word != "cut");
     if let (OneWay::Packets, Some(word)) = (one_way, others) {
         return Err(malformed(&format!(
-            "`one_way = \"packets\"` is for cuts: `{word}` meets the bytes of one way"
+            "`one_way = \"packets\"` is for cuts, and `{word}` meets bytes: write `one_way = \"bytes\"`"
         )));
     }
     Ok(())
@@ -297,6 +297,7 @@ fn one_way(spec: &FaultSpec, shape: Shape<'_>, named: &[&str]) -> Result<(), Sha
 /// A grade that no host could give is refused here; one that some host lacks when it begins.
 fn grade(spec: &FaultSpec) -> Result<(), ShapeError> {
     let named = fields(spec);
+    let is_cut = words::cuts(spec);
     match spec.grade {
         Some(Grade::Packet) => {
             let is_named = |(word, _): &&(&str, &str)| named.contains(word);
@@ -305,16 +306,16 @@ fn grade(spec: &FaultSpec) -> Result<(), ShapeError> {
                     "{what} is made in user space, which is grade \"stream\": leave `grade` out"
                 )));
             }
-            let resets = ["reset", "reset_after", "refuse"];
-            if let Some(word) = resets.into_iter().find(|word| named.contains(word)) {
-                return Err(malformed(&format!(
-                    "`{word}` sends a real RST whatever the grade: leave `grade` out"
-                )));
-            }
-            if words::cuts(spec) && cut(spec) == Cut::Bytes {
+            if is_cut && cut(spec) == Cut::Bytes {
                 return Err(malformed(
                     "stopping the bytes of one way is grade \"stream\", as handshakes pass: write \
                      `one_way = \"packets\"` for a cut of packets, or leave `grade` out",
+                ));
+            }
+            if is_shared(spec) && (is_cut || spec.refuse) {
+                return Err(malformed(
+                    "grade \"packet\" drops or answers SYNs, which are of no connection yet, so it \
+                     cannot be had for a share of them: leave `grade` or `probability` out",
                 ));
             }
             Ok(())
@@ -322,36 +323,62 @@ fn grade(spec: &FaultSpec) -> Result<(), ShapeError> {
         Some(Grade::Stream) if spec.one_way == Some(OneWay::Packets) => Err(malformed(
             "grade \"stream\" cannot stop packets: write `one_way = \"bytes\"`, or leave `grade` out",
         )),
+        Some(Grade::Stream) if spec.time_out => Err(malformed(
+            "a connection that grade \"stream\" has accepted does not time out: write `refuse`, or \
+             leave `grade` out",
+        )),
         Some(Grade::Stream) | None => Ok(()),
     }
+}
+
+/// Whether some connections meet it and others do not.
+fn is_shared(spec: &FaultSpec) -> bool {
+    spec.probability.is_some_and(|share| share < Ratio::ONE)
+}
+
+/// Whether somebody who asks over the link can tell that the fault is on it.
+fn is_told_by_canary(spec: &FaultSpec) -> bool {
+    let LinkEffect { cut, hold, delay, dials, accept_delay_us, .. } = crate::shape::effect(spec);
+    cut.is_some() || hold.is_some() || delay.is_some() || dials.is_some() || accept_delay_us > 0
 }
 
 /// What is asked beside the effects.
 fn options(spec: &FaultSpec) -> Result<(), ShapeError> {
     let is_cut = words::cuts(spec);
-    if spec.probability.is_some() && spec.time_out {
-        return Err(malformed(
-            "`probability` is drawn when a connection is accepted, and with `time_out` none is",
-        ));
-    }
-    if spec.canary && !is_cut {
-        return Err(malformed("`canary` proves a cut; what other effects did is counted anyway"));
-    }
-    if spec.canary && spec.probability.is_some() {
-        return Err(malformed(
-            "`canary` proves that nothing passes, and with `probability` some connections do: write \
-             one",
-        ));
-    }
-    if spec.fast_heal && (!is_cut || cut(spec) != Cut::Packets) {
-        return Err(malformed(
-            "`fast_heal` is for a cut of packets: only after one do peers wait before they try again",
-        ));
-    }
-    if spec.fast_heal && matches!(spec.heal, Some(HealPolicy::Reset | HealPolicy::Close)) {
-        return Err(malformed(
+    let of_packets = is_cut && cut(spec) == Cut::Packets;
+    let refusals = [
+        (
+            is_shared(spec) && spec.time_out,
+            "`probability` is drawn when a connection is accepted, and with `time_out` none is: \
+             write `refuse`, or leave `probability` out",
+        ),
+        (
+            is_shared(spec) && spec.one_way == Some(OneWay::Packets),
+            "`probability` is drawn for connections, and a packet that makes one is of none yet: \
+             write `one_way = \"bytes\"`",
+        ),
+        (
+            spec.canary && !is_told_by_canary(spec),
+            "`canary` proves a cut, a hold, a delay or a refusal; what other effects did is counted \
+             anyway: leave it out",
+        ),
+        (
+            spec.canary && is_shared(spec),
+            "`canary` proves what every connection meets, and with `probability` some are spared: \
+             write one",
+        ),
+        (
+            spec.fast_heal && (!of_packets || is_shared(spec) || spec.grade == Some(Grade::Stream)),
+            "`fast_heal` is for a cut of packets: only after one do peers wait before they try \
+             again: leave it out",
+        ),
+        (
+            spec.fast_heal && matches!(spec.heal, Some(HealPolicy::Reset | HealPolicy::Close)),
             "`fast_heal` is for connections that go on, and this `heal` ends them: write one",
-        ));
+        ),
+    ];
+    match refusals.into_iter().find(|(is, _)| *is) {
+        Some((_, why)) => Err(malformed(why)),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -47,7 +47,11 @@ fn each_fate_is_waited_for_in_its_own_way() {
     let goals = goals(&edit, &reply, Some(&before));
     assert_eq!(
         goals,
-        [Goal::Ready("kv-1".parse().unwrap(), Incarnation(1)), Goal::Down("kv-2".parse().unwrap())]
+        [
+            Goal::Ready("kv-1".parse().unwrap(), Incarnation(1)),
+            Goal::Hashed("kv-1".parse().unwrap(), Incarnation(1)),
+            Goal::Down("kv-2".parse().unwrap())
+        ]
     );
 }
 

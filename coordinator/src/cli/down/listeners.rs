@@ -1,6 +1,7 @@
 //! Finds the listening sockets of a lab in /proc: hosts' addresses and nodes' private ones.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
@@ -11,9 +12,9 @@ const LISTEN: &str = "0A";
 /// Private addresses of one lab.
 const PRIVATE_COUNT: u32 = 32_768;
 
-/// Listeners on the addresses of a lab.
+/// The addresses of a lab that are listened on, each once however many sockets share it.
 #[must_use]
-pub fn of_octet(octet: u8) -> Vec<SocketAddr> {
+pub fn of_octet(octet: u8) -> BTreeSet<SocketAddr> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())

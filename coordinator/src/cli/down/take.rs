@@ -2,8 +2,9 @@
 //! then it is verified that nothing is. Blocking; callers keep their signals.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -66,7 +67,7 @@ pub fn take_down(places: &Places, context: &Context, wipe: bool) -> Result<Repor
     let still = await_closed(context.octet);
     let closed = listening.len().saturating_sub(still.len());
     if closed > 0 {
-        report.gone.push(format!("{closed} listeners"));
+        report.gone.push(format!("listeners on {closed} addresses"));
     }
     report.left = inventory::processes(&context.dir).iter().map(describe).collect();
     report.left.extend(still.iter().map(|address| format!("a listener on {address}")));
@@ -203,7 +204,7 @@ fn end_processes(dir: &Path) {
 }
 
 /// Listeners close when their processes do; a moment is left for the kernel.
-fn await_closed(octet: u8) -> Vec<std::net::SocketAddr> {
+fn await_closed(octet: u8) -> BTreeSet<SocketAddr> {
     let begun = Instant::now();
     loop {
         let still = listeners::of_octet(octet);

@@ -10,7 +10,7 @@ use super::{Goal, Judgement, judge};
 use crate::cli::{
     client::{Client, Documents},
     failure::{Exit, Failure},
-    output,
+    output, table,
 };
 
 /// Goals that depend on how long they are waited for are judged again this often.
@@ -30,6 +30,12 @@ const SAID_AGAIN_EVERY: Duration = Duration::from_secs(20);
 
 /// Progress is not shown for what is over sooner, so that quick commands do not flicker.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
+
+/// Columns of a terminal that does not say how wide it is.
+const WIDTH_DEFAULT: usize = 80;
+
+/// Columns of a moving line beside its message: the spinner before it, the time after it.
+const AROUND_MESSAGE: usize = 12;
 
 /// How waiting ended well.
 #[derive(Debug, Clone)]
@@ -143,7 +149,9 @@ impl Progress {
             return;
         }
         if output::is_watched() {
-            self.bar.get_or_insert_with(spinner).set_message(why.join("; "));
+            let width = table::columns(std::io::stderr()).unwrap_or(WIDTH_DEFAULT);
+            let text = table::shorten(&why.join("; "), width.saturating_sub(AROUND_MESSAGE));
+            self.bar.get_or_insert_with(spinner).set_message(text);
             return;
         }
         // The first line comes late: most waits are over by then.

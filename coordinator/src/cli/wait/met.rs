@@ -9,7 +9,11 @@ use crate::cli::{status::words, table::tone};
 #[must_use]
 pub fn met(status: &Status, goal: &Goal) -> String {
     match goal {
-        Goal::Ready(name, _) | Goal::Down(name) | Goal::Is(name, _) => state(status, name),
+        Goal::Ready(name, _)
+        | Goal::Hashed(name, _)
+        | Goal::Goes(name)
+        | Goal::Down(name)
+        | Goal::Is(name, _) => state(status, name),
         Goal::Removed(name, ..) => format!("{name} is gone"),
         Goal::InForce(name) | Goal::Ended(name) | Goal::Confirmed(name) | Goal::Judged(name) => {
             match fault(status, name) {

@@ -130,7 +130,7 @@ pub(super) fn accept(
             }
             Err(error) => return Err(refuse(&error)),
         };
-    note_untouched(change, name, &resolved);
+    note_untouched(change, name, spec, &resolved);
     let revision = change.revision();
     let fault = Fault { spec: spec.clone(), origin, revision, phase, resolved };
     change.lab.faults.insert(name.clone(), fault);
@@ -166,11 +166,24 @@ pub(in crate::decide) fn check_grade(
     Ok(())
 }
 
-fn note_untouched(change: &mut Change<'_>, name: &FaultName, resolved: &Resolved) {
+fn note_untouched(
+    change: &mut Change<'_>,
+    name: &FaultName,
+    spec: &FaultSpec,
+    resolved: &Resolved,
+) {
     // `isolate` and `partition` say which nodes are left out; pairs are exactly what was named.
-    if !resolved.untouched.is_empty() {
-        let nodes: Vec<&str> = resolved.untouched.iter().map(|node| node.as_str()).collect();
-        change.note(format!("{} is in no group of {name} and keeps its links", nodes.join(", ")));
+    if spec.from.is_some() || spec.between.is_some() {
+        return;
+    }
+    let nodes: Vec<&str> = resolved.untouched.iter().map(|node| node.as_str()).collect();
+    match nodes.as_slice() {
+        [] => {}
+        [one] => change.note(format!("{one} is in no group of {name} and keeps its links")),
+        many => {
+            let many = many.join(", ");
+            change.note(format!("{many} are in no group of {name} and keep their links"));
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use expect_test::{Expect, expect};
 use faultbed_common::{
-    edit::{Edit, NodeVerb},
+    edit::{Edit, HistoryEntry, NodeVerb, ObjectChange},
+    generation::Generation,
     report::{ExitReport, LinkEvidence, NodeState},
 };
 
-use super::events;
+use super::{change, events};
 use crate::decide::fixtures::{World, key, ready};
 
 /// The events of one act.
@@ -40,7 +41,6 @@ fn a_stop_and_a_start_are_told() {
             world.obey();
         },
         &expect![[r#"
-            Change dev: generation 3 is accepted
             Node kv-2: kv-2 is stopped
         "#]],
     );
@@ -51,7 +51,6 @@ fn a_stop_and_a_start_are_told() {
             world.obey();
         },
         &expect![[r#"
-            Change dev: generation 4 is accepted
             Node kv-2: kv-2 is ready, incarnation 2
         "#]],
     );
@@ -114,7 +113,6 @@ fn a_fault_is_told_from_its_beginning_to_its_end() {
             world.inject("isolate = \"kv-1\"").unwrap();
         },
         &expect![[r#"
-            Change dev: generation 3 is accepted
             Fault isolate-3: isolate-3 begins: cut, kv-1 | kv-2,kv-3
         "#]],
     );
@@ -144,7 +142,6 @@ fn a_fault_is_told_from_its_beginning_to_its_end() {
             world.edit(Edit::Heal { faults: vec![] }).unwrap();
         },
         &expect![[r#"
-            Change dev: generation 4 is accepted
             Fault isolate-3: isolate-3 is healed; it acted (confirmed)
         "#]],
     );
@@ -163,4 +160,28 @@ fn a_host_that_goes_takes_its_nodes_out_of_sight() {
             Node kv-3: kv-3 is unknown: h3 has not reported yet
         "#]],
     );
+}
+
+#[test]
+fn a_change_says_who_asked_for_what_and_what_it_changed() {
+    let object = |kind: &str, name: &str| ObjectChange {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        before: None,
+        after: None,
+    };
+    let entry = |what: &str, objects: Vec<ObjectChange>| HistoryEntry {
+        generation: Generation(6),
+        at_unix_ms: 1,
+        by: "ann".to_owned(),
+        what: what.to_owned(),
+        objects,
+    };
+    let told = |entry| change(&"dev".parse().unwrap(), &entry).2;
+    let applied = told(entry("apply", vec![object("cluster", "kv"), object("fault", "split")]));
+    assert_eq!(applied, "generation 6 by ann: apply (cluster kv, fault split)");
+    let healed = told(entry("heal split", vec![object("fault", "split")]));
+    assert_eq!(healed, "generation 6 by ann: heal split");
+    let many = (0..7).map(|n| object("fault", &format!("f{n}"))).collect();
+    assert!(told(entry("apply", many)).ends_with("fault f4 and 2 more)"));
 }

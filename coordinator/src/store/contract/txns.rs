@@ -55,6 +55,7 @@ pub(super) async fn a_failed_comparison_changes_nothing_and_takes_the_other_bran
         when: vec![Compare::Absent("b".into()), Compare::Absent("a".into())],
         then: vec![Op::put("b", "never")],
         or_else: vec![Op::Get("a".into()), Op::Get("b".into())],
+        ..Txn::default()
     };
     let out = store.txn(guarded.clone()).await.unwrap();
     assert!(!out.succeeded);

@@ -150,7 +150,8 @@ fn txn(step: &Step, model: &Model) -> Option<Txn> {
         }
     };
     let ops = |ops: &[(u8, u8, u8, u8)]| ops.iter().map(|raw| op(*raw, &model.leases)).collect();
-    Some(Txn { when: when.iter().map(compare).collect(), then: ops(then), or_else: ops(or_else) })
+    let when = when.iter().map(compare).collect();
+    Some(Txn { when, then: ops(then), or_else: ops(or_else), is_passing: false })
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -1,13 +1,13 @@
 //! The embedded store's file: a log of events by revision over a snapshot, in one redb database.
 //!
-//! Each commit is one durable redb transaction with a row per event. Compaction folds log rows into
+//! Each commit is one redb transaction with a row per event, durable or made so by the next durable one. Compaction folds log rows into
 //! the snapshot rows of their keys. A revision is here as a whole or not at all.
 
 use std::{fs, io, path::Path, time::Duration};
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    WriteTransaction,
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, WriteTransaction,
 };
 
 use crate::store::{
@@ -107,7 +107,16 @@ impl Disk {
         &self,
         body: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, redb::Error> {
-        let txn = self.database.begin_write()?;
+        self.write_as(Durability::Immediate, body)
+    }
+
+    fn write_as<T>(
+        &self,
+        durability: Durability,
+        body: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        let mut txn = self.database.begin_write()?;
+        txn.set_durability(durability)?;
         let value = body(&txn)?;
         txn.commit()?;
         Ok(value)
@@ -169,9 +178,18 @@ impl Disk {
         Ok((leases, LeaseId(last)))
     }
 
-    /// Writes a commit. When this returns it survives anything.
+    /// Writes a commit. When this returns it survives anything, and so does all that came before.
     pub(super) fn commit(&self, commit: &Commit) -> Result<(), redb::Error> {
-        self.write(|txn| {
+        self.write_commit(Durability::Immediate, commit)
+    }
+
+    /// Writes a commit that the next durable one makes durable too.
+    pub(super) fn commit_passing(&self, commit: &Commit) -> Result<(), redb::Error> {
+        self.write_commit(Durability::None, commit)
+    }
+
+    fn write_commit(&self, durability: Durability, commit: &Commit) -> Result<(), redb::Error> {
+        self.write_as(durability, |txn| {
             let mut log = txn.open_table(LOG)?;
             for (position, event) in (0u32..).zip(&commit.events) {
                 let row = match event {

@@ -290,3 +290,55 @@ async fn closing_the_store_ends_its_watches() {
     let ended = tokio::time::timeout(SOON, watch.next()).await.unwrap();
     assert!(matches!(ended, Some(Err(StoreError::Unavailable(_)))), "{ended:?}");
 }
+
+/// A commit that a crash may take back.
+async fn pass(store: &Embedded, key: &str, value: &str) -> Result<Revision, StoreError> {
+    let then = vec![Op::put(key, value)];
+    let out = store.txn(Txn { then, is_passing: true, ..Txn::default() }).await?;
+    Ok(out.revision)
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_power_failure_only_the_last_passing_commits_are_gone() {
+    let seed = seed("passing_commits");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let medium = Medium::default();
+    let store = embedded(&medium).await;
+    pass(&store, "r", "1").await.unwrap();
+    put(&store, "a", "1").await;
+    pass(&store, "r", "2").await.unwrap();
+    let seen = pass(&store, "r", "3").await.unwrap();
+    assert_eq!(value(&store, "r").await.as_deref(), Some("3"), "it is seen at once");
+    // A crash is no orderly end: what is there now is all there is.
+    let crashed = medium.copy();
+    crashed.power_cycle(&mut rng);
+    let after = embedded(&crashed).await;
+    assert_eq!(value(&after, "a").await.as_deref(), Some("1"));
+    let r: u64 = value(&after, "r").await.unwrap().parse().unwrap();
+    assert!((1..=3).contains(&r), "seed {seed}: what came before a durable commit is durable");
+    assert!(after.range(b"").await.unwrap().0 <= seen);
+    // One a second waits for the disk, so no more than that is ever at stake.
+    tokio::time::advance(Duration::from_secs(1)).await;
+    pass(&store, "r", "4").await.unwrap();
+    let crashed = medium.copy();
+    crashed.power_cycle(&mut rng);
+    assert_eq!(value(&embedded(&crashed).await, "r").await.as_deref(), Some("4"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_takes_back_nothing_that_was_seen() {
+    let medium = Medium::default();
+    let store = embedded(&medium).await;
+    put(&store, "a", "1").await;
+    pass(&store, "r", "1").await.unwrap();
+    let last = pass(&store, "r", "2").await.unwrap();
+    medium.set_full(true);
+    let refused = store.txn(Txn { then: vec![Op::put("a", "2")], ..Txn::default() }).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert_eq!(value(&store, "r").await.as_deref(), Some("2"));
+    medium.set_full(false);
+    assert_eq!(put(&store, "a", "3").await, last.next(), "no revision is given twice");
+    assert_eq!(value(&store, "r").await.as_deref(), Some("2"));
+    drop(store);
+    assert_eq!(value(&embedded(&medium).await, "r").await.as_deref(), Some("2"));
+}

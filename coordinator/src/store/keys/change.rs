@@ -99,7 +99,7 @@ fn accept(keys: &Keys, after: &Lab, entry: &HistoryEntry, op: &OpId, head_seen: 
         then.push(Op::Delete(keys.history(Generation(oldest))));
     }
     let when = vec![Compare::Modified(keys.head(), head_seen)];
-    Txn { when, then, or_else: vec![Op::Get(history)] }
+    Txn { when, then, or_else: vec![Op::Get(history)], is_passing: false }
 }
 
 fn record(entry: &HistoryEntry, op: &OpId) -> String {
@@ -172,7 +172,7 @@ pub fn folds(keys: &Keys, kvs: &Kvs) -> Result<Vec<Txn>, KeysError> {
             Op::put(keys.head(), encode(&done)),
             Op::DeletePrefix(keys.staged_for(done.generation)),
         ],
-        or_else: Vec::new(),
+        ..Txn::default()
     });
     Ok(txns)
 }
@@ -183,7 +183,7 @@ pub fn found(keys: &Keys, lab: &Lab) -> Txn {
     Txn {
         when: vec![Compare::Absent(keys.head())],
         then: vec![Op::put(keys.head(), encode(&head(lab, None)))],
-        or_else: Vec::new(),
+        ..Txn::default()
     }
 }
 

@@ -21,9 +21,11 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     binaries::{self, Binary},
+    canary::{Answer, Question},
     clock::BootTime,
     reconcile::{
         Asked, Ended, NodeOrders, NodeRecord, Run, Running, Why,
+        evidence::Kept,
         hands::{
             CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
             SurveyOrder,
@@ -37,6 +39,7 @@ struct World {
     nodes: BTreeMap<NodeName, Node>,
     rules: Option<ProxyFile>,
     has_proxy: bool,
+    evidence: Kept,
     held: BTreeMap<SocketAddr, String>,
     stubborn: BTreeSet<NodeName>,
     calls: Vec<String>,
@@ -174,6 +177,13 @@ impl FakeHands {
                 changes.changed().await.ok();
             }
         }
+    }
+}
+
+impl FakeHands {
+    /// What is kept of faults.
+    pub(super) fn kept(&self) -> Kept {
+        self.world.lock().unwrap().evidence.clone()
     }
 }
 
@@ -330,6 +340,18 @@ impl Hands for FakeHands {
         Ok(())
     }
 
+    async fn ask_as_peer(&self, _: Question, patience: Duration) -> Answer {
+        let is_cut = {
+            let world = self.world.lock().unwrap();
+            world.rules.as_ref().is_some_and(|file| !file.spec.faults.is_empty())
+        };
+        if is_cut {
+            tokio::time::sleep(patience).await;
+            return Answer::None;
+        }
+        Answer::In(300)
+    }
+
     fn last_lines(&self, _: &NodeName, _: Incarnation, _: usize) -> Vec<String> {
         vec!["its last words".to_owned()]
     }
@@ -355,6 +377,7 @@ impl Hands for FakeHands {
             Ok(ProxyApplied {
                 failed: failed.collect(),
                 faults: faults.map(|(name, f)| (name.clone(), fault(f.revision))).collect(),
+                outdated: None,
             })
         })
     }
@@ -371,6 +394,17 @@ impl Hands for FakeHands {
         std::thread::sleep(delay);
         Ok(seen)
     }
+
+    fn load_evidence(&self) -> io::Result<Kept> {
+        Ok(self.world.lock().unwrap().evidence.clone())
+    }
+
+    fn save_evidence(&self, kept: &Kept) -> io::Result<()> {
+        self.change(|world| world.evidence = kept.clone());
+        Ok(())
+    }
+
+    fn prune_binaries(&self, _: &BTreeSet<String>) {}
 
     fn survey(&self, _: &SurveyOrder) -> Survey {
         Survey::default()

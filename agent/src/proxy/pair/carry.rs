@@ -1,0 +1,17 @@
+//! What another process needs to know of a connection that it takes over.
+
+use std::os::fd::OwnedFd;
+
+use crate::proxy::pair::Pair;
+
+impl Pair {
+    pub(crate) fn far_fd(&self) -> Option<&OwnedFd> {
+        self.far.as_ref().map(|side| &side.fd)
+    }
+
+    /// How many pipes it has.
+    pub(crate) fn pipes(&self) -> usize {
+        let flows = [&self.forward.flow, &self.backward.flow];
+        flows.into_iter().filter(|flow| flow.has_pipe()).count()
+    }
+}

@@ -1,0 +1,84 @@
+//! Between the records of shims and the words of the loop, and records that may be lost.
+
+use std::{fs, io, io::Write as _, path::Path};
+
+use faultbed_common::generation::Incarnation;
+use serde::Serialize;
+
+use crate::{
+    clock::BootTime,
+    node::{AskedRecord, AskedWhy, Pause, RunState, ShimOrders, records::record_file},
+    reconcile::{Asked, Ended, NodeOrders, PauseUntil, Run, Running, Why},
+};
+
+/// Writes a record that a power cut may take back: it is whole or the one before.
+pub(super) fn write_unsettled(dir: &Path, name: &str, record: &impl Serialize) -> io::Result<()> {
+    let draft = dir.join(format!("{name}.draft"));
+    record_file(&draft)?.write_all(&serde_json::to_vec(record)?)?;
+    fs::rename(draft, dir.join(name))
+}
+
+pub(super) fn shim_orders(orders: &NodeOrders) -> ShimOrders {
+    ShimOrders {
+        dials: orders.dials.clone(),
+        pause: orders.pause.map(|until| Pause {
+            until_boottime_ns: match until {
+                PauseUntil::Healed => None,
+                PauseUntil::BoottimeNs(ns) => Some(ns),
+            },
+        }),
+    }
+}
+
+pub(super) fn asked_record(asked: &Asked) -> AskedRecord {
+    let why = match asked.why {
+        Why::Stop => AskedWhy::Stop,
+        Why::Kill => AskedWhy::Kill,
+        Why::Restart => AskedWhy::Restart,
+        Why::Wipe => AskedWhy::Wipe,
+        Why::Remove => AskedWhy::Remove,
+    };
+    AskedRecord { why, signal: asked.signal, at_boot_ms: asked.at.ms() }
+}
+
+fn asked(record: &AskedRecord) -> Asked {
+    let why = match record.why {
+        AskedWhy::Stop => Why::Stop,
+        AskedWhy::Kill => Why::Kill,
+        AskedWhy::Restart => Why::Restart,
+        AskedWhy::Wipe => Why::Wipe,
+        AskedWhy::Remove => Why::Remove,
+    };
+    Asked { why, signal: record.signal, at: BootTime::from_ms(record.at_boot_ms) }
+}
+
+pub(super) fn run(incarnation: Incarnation, state: RunState) -> Run {
+    let pid = |pid: i32| u32::try_from(pid).unwrap_or(0);
+    match state {
+        RunState::None => Run::None,
+        RunState::Unknown { why } => Run::Unknown { why },
+        RunState::Running { record, paused, asked: request } => Run::Running(Running {
+            incarnation,
+            pid: pid(record.node.pid),
+            shim: pid(record.shim.pid),
+            started: BootTime::from_ms(record.started_boot_ms),
+            paused,
+            asked: request.as_ref().map(asked),
+        }),
+        RunState::Exited { exit, asked: request } => Run::Ended(Ended {
+            incarnation,
+            code: exit.code,
+            signal: exit.signal,
+            at: BootTime::from_ms(exit.at_boot_ms),
+            asked: request.filter(|r| exit.was_asked(Some(r))).map(|r| asked(&r).why),
+        }),
+    }
+}
+
+/// What is over already need not be asked for.
+pub(super) fn gone_is_fine(result: io::Result<()>) -> Result<(), String> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
