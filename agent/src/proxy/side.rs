@@ -1,7 +1,7 @@
 //! One socket of a connection: what epoll said of it, and how it is tuned, made deaf and reset.
 
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::OnceLock,
@@ -27,6 +27,12 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE_HEALED: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 3;
+/// What the kernel takes in before it is read. Left to itself it grows to many megabytes as soon as a
+/// sender is faster than its receiver; then bytes leave the processor's cache before anybody reads
+/// them, which costs sender, proxy and receiver a quarter of what they carry.
+const UNREAD_BYTES_MAX: usize = 1024 * 1024;
+/// The largest such bound that the system grants; asking for more would leave too little.
+const GRANTED: &str = "/proc/sys/net/core/rmem_max";
 /// How long a socket without an answer lives during a cut: longer than any fault.
 const PATIENCE_CUT_MS: u32 = i32::MAX as u32;
 /// The longest time between its retransmissions meanwhile.
@@ -243,6 +249,11 @@ pub(crate) fn tune(fd: &OwnedFd) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(fd, KEEPALIVE_COUNT)?;
     sys::bound_unsent(fd)?;
+    static BOUNDED: OnceLock<bool> = OnceLock::new();
+    let granted = || fs::read_to_string(GRANTED).ok()?.trim().parse::<usize>().ok();
+    if *BOUNDED.get_or_init(|| granted().is_some_and(|bytes| bytes >= UNREAD_BYTES_MAX)) {
+        sockopt::set_socket_recv_buffer_size(fd, UNREAD_BYTES_MAX)?;
+    }
     // Which one is allowed does not change while the process lives. The default may be bbr, which
     // halves what loopback can do.
     static CONGESTION: OnceLock<Option<&str>> = OnceLock::new();

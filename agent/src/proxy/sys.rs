@@ -24,8 +24,10 @@ const TCP_RTO_MAX_MS: libc::c_int = 44;
 /// `TCP_RTO_MAX`: what the kernel does by itself.
 const BACKOFF_DEFAULT: Duration = Duration::from_secs(120);
 const SIOCOUTQNSD: libc::c_ulong = 0x894B;
-/// Unsent bytes above which a socket is not writable: what a cut cannot call back.
-const NOTSENT_BYTES_MAX: libc::c_int = 256 * 1024;
+/// Unsent bytes above which a socket is not writable. A receiver that keeps up leaves none unsent;
+/// with one that does not, this is what a cut of bytes lets pass besides its window (a cut of packets
+/// has the peer drop it too). As much as a pipe: a quarter of it costs a fifth more processor time.
+const NOTSENT_BYTES_MAX: libc::c_int = 1024 * 1024;
 
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub(crate) fn monotonic_ns() -> u64 {

@@ -63,7 +63,7 @@ const fn most(bound: f64) -> Bound {
     Bound::AtMost(bound)
 }
 
-const METRICS: [Metric; 13] = [
+const METRICS: [Metric; 16] = [
     (
         "bulk1",
         "bulk, 1 stream",
@@ -80,6 +80,7 @@ const METRICS: [Metric; 13] = [
         "s/GB",
         &[(HAPROXY, &[most(0.6), most(0.4)]), (TOXIPROXY, &[most(0.12)])],
     ),
+    ("bulk1", "CPU of all, 1 stream", "s/GB", &[(HAPROXY, &[])]),
     ("bulk8", "bulk, 8 streams", "GB/s", &[(HAPROXY, &[least(1.7)]), (DIRECT, &[least(0.5)])]),
     (
         "bulk8",
@@ -87,8 +88,10 @@ const METRICS: [Metric; 13] = [
         "s/GB",
         &[(HAPROXY, &[most(0.6), most(0.4)]), (TOXIPROXY, &[most(0.12)])],
     ),
+    ("bulk8", "CPU of all, 8 streams", "s/GB", &[(HAPROXY, &[])]),
     ("default", "bulk, default control", "GB/s", &[(HAPROXY, &[least(2.0)]), (DIRECT, &[])]),
     ("default", "CPU, default control", "s/GB", &[(HAPROXY, &[])]),
+    ("default", "CPU of all, default control", "s/GB", &[(HAPROXY, &[])]),
     ("rtt", "64 B, 1 conn., p50", "us", &[(HAPROXY, &[most(1.0)]), (DIRECT, &[most(1.4)])]),
     ("rtt", "64 B, 1 conn., p99", "us", &[(HAPROXY, &[]), (DIRECT, &[])]),
     ("requests", "64 B, 64 conn., requests", "k/s", &[(HAPROXY, &[least(1.2)]), (DIRECT, &[])]),
@@ -187,7 +190,8 @@ impl Bench {
                 let how = (streams, congestion, BULK_WINDOW);
                 let bulk = client::bulk(&target.route, &target.processes, &self.seen, how)?;
                 let cpu = (contender.kind != Kind::Direct).then_some(bulk.cpu_s_per_gb);
-                self.note(test, name, [Some(bulk.gigabytes_per_s), cpu]);
+                let all = Some(bulk.all_cpu_s_per_gb);
+                self.note(test, name, [Some(bulk.gigabytes_per_s), cpu, all]);
             }
             "rtt" => {
                 let took = client::one_by_one(&target.route, REQUEST_WINDOW)?;

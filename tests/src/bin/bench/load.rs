@@ -41,6 +41,28 @@ pub(crate) const BULK_BYTES: usize = 256 * 1024;
 /// Bytes of a request and of its response.
 pub(crate) const REQUEST_BYTES: usize = 64;
 
+/// Which processor a thread stays on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    First,
+    Last,
+}
+
+/// Keeps the calling thread on one processor. Client and server of single requests are on different
+/// ones, as if on different machines: else it is chance whether an answer has to wake a processor,
+/// which takes longer than everything else about it.
+pub(crate) fn stay_at(place: Place) {
+    let Ok(allowed) = rustix::thread::sched_getaffinity(None) else { return };
+    let mut usable = (0..rustix::thread::CpuSet::MAX_CPU).filter(|at| allowed.is_set(*at));
+    let chosen = match place {
+        Place::First => usable.next(),
+        Place::Last => usable.next_back(),
+    };
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(chosen.unwrap_or(0));
+    let _anywhere = rustix::thread::sched_setaffinity(None, &set);
+}
+
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -17,9 +17,10 @@ use rustix::{
 };
 
 use super::{
-    BULK_BYTES, Mode, REQUEST_BYTES,
+    BULK_BYTES, Mode, Place, REQUEST_BYTES,
     server::{DOORS, REQUEST_DOOR, SHORT_DOOR, STREAM_DOOR, Seen},
     socket::{Congestion, dial},
+    stay_at,
 };
 use crate::bench::{cost::Processes, table::at};
 
@@ -103,6 +104,8 @@ pub(crate) struct Bulk {
     pub(crate) gigabytes_per_s: f64,
     /// Processor time of the target for each gigabyte.
     pub(crate) cpu_s_per_gb: f64,
+    /// That of client and server besides.
+    pub(crate) all_cpu_s_per_gb: f64,
 }
 
 /// Bulk through a target.
@@ -117,11 +120,13 @@ pub(crate) fn bulk(
 ) -> anyhow::Result<Bulk> {
     let flood = Flood::start(route, Mode::Sink, streams, congestion)?;
     thread::sleep(WARM_UP);
-    let (start, cpu, bytes) =
-        (Instant::now(), processes.cpu_seconds(), seen.sunk.load(Ordering::Relaxed));
+    // What is in flight between the three meets their processor's cache: the sum tells it.
+    let all = Processes::of(Some(std::process::id()));
+    let (start, bytes) = (Instant::now(), seen.sunk.load(Ordering::Relaxed));
+    let (cpu, all_cpu) = (processes.cpu_seconds(), all.cpu_seconds());
     thread::sleep(window);
-    let bytes = seen.sunk.load(Ordering::Relaxed) - bytes;
-    let (took, cpu) = (start.elapsed(), processes.cpu_seconds() - cpu);
+    let (bytes, took) = (seen.sunk.load(Ordering::Relaxed) - bytes, start.elapsed());
+    let (cpu, all_cpu) = (processes.cpu_seconds() - cpu, all.cpu_seconds() - all_cpu);
     drop(flood);
     let end = Instant::now() + PATIENCE;
     while seen.sinks.load(Ordering::SeqCst) > 0 {
@@ -131,7 +136,11 @@ pub(crate) fn bulk(
     anyhow::ensure!(bytes > 0, "nothing flowed");
     #[expect(clippy::cast_precision_loss, reason = "gigabytes")]
     let gigabytes = bytes as f64 / 1e9;
-    Ok(Bulk { gigabytes_per_s: gigabytes / took.as_secs_f64(), cpu_s_per_gb: cpu / gigabytes })
+    Ok(Bulk {
+        gigabytes_per_s: gigabytes / took.as_secs_f64(),
+        cpu_s_per_gb: cpu / gigabytes,
+        all_cpu_s_per_gb: all_cpu / gigabytes,
+    })
 }
 
 /// What requests reached.
@@ -155,6 +164,16 @@ fn requests(mut took_us: Vec<f64>, over: Duration) -> anyhow::Result<Requests> {
 /// # Errors
 /// Where an answer does not come.
 pub(crate) fn one_by_one(route: &Route, window: Duration) -> anyhow::Result<Requests> {
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            stay_at(Place::First);
+            ask_one_by_one(route, window)
+        });
+        client.join().map_err(|_| anyhow::anyhow!("the client panicked"))?
+    })
+}
+
+fn ask_one_by_one(route: &Route, window: Duration) -> anyhow::Result<Requests> {
     let mut stream = route.stream(Mode::Echo, Congestion::Plain)?;
     let (request, mut response) = ([7; REQUEST_BYTES], [0; REQUEST_BYTES]);
     let mut exchange = || -> io::Result<f64> {

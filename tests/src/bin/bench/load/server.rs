@@ -16,7 +16,7 @@ use rustix::{
     event::epoll::{self, EventData, EventFlags},
 };
 
-use super::{BULK_BYTES, Mode, REQUEST_BYTES, monotonic_ns};
+use super::{BULK_BYTES, Mode, Place, REQUEST_BYTES, monotonic_ns, stay_at};
 
 /// Doors of every target: for streams, for many requests, and for short connections.
 pub(crate) const DOORS: u16 = 10;
@@ -103,7 +103,10 @@ fn serve(mut stream: TcpStream, seen: &Seen) {
             seen.sinks.fetch_sub(1, Ordering::SeqCst);
             ended
         }
-        Some(Mode::Echo) => echo(&mut stream),
+        Some(Mode::Echo) => {
+            stay_at(Place::Last);
+            echo(&mut stream)
+        }
         Some(Mode::Record) => record(stream, seen),
         Some(Mode::Stamps) => read_stamps(&mut stream, seen),
         None => Ok(()),
