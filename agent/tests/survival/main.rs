@@ -36,7 +36,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn say(text: &str) {
-    writeln!(io::stderr(), "{text}").unwrap();
+    io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
 }
 
 fn cut(cut: Cut) -> LinkEffect {

@@ -21,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use faultbed_common::{generation::FaultRevision, proxy_spec::LinkFault};
+use faultbed_common::{
+    generation::FaultRevision,
+    proxy_spec::{LinkEffect, LinkFault},
+};
 
 use super::harness::Lab;
 use dice::{Plan, Step};
@@ -111,7 +114,8 @@ fn round(seed: u64) -> u64 {
     for outcome in &outcomes {
         bytes += outcome.got;
         let whole = outcome.ending == Ending::End && outcome.sent == Some(outcome.got);
-        if !whole && !(outcome.may_be_promised() && windows.cover(outcome)) {
+        let promised = outcome.may_be_promised() && windows.cover(outcome);
+        if !(whole || promised) {
             wrong.push(outcome);
         }
     }
@@ -145,7 +149,7 @@ fn take(step: &Step, lab: &mut Lab, windows: &mut Windows) {
             let order = LinkFault {
                 revision: FaultRevision(1),
                 lasts: None,
-                effect: effect.clone(),
+                effect: LinkEffect::clone(effect),
                 grade: None,
                 heal: *heal,
                 links,

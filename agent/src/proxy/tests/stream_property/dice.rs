@@ -27,7 +27,7 @@ pub(super) enum Step {
     /// Puts a fault in the place of the one that has the name.
     Inject {
         fault: &'static str,
-        effect: LinkEffect,
+        effect: Box<LinkEffect>,
         links: &'static [&'static str],
         heal: HealPolicy,
         probability: Option<Ratio>,
@@ -77,7 +77,7 @@ fn inject(dice: &mut StdRng, fault: &'static str, ends: bool) -> Step {
     let part = dice.random_ratio(1, 5);
     let probability = part.then(|| Ratio::from_ppm(dice.random_range(1..=1_000_000)));
     let promises = heal != HealPolicy::Resume || ends_connections(&effect);
-    Step::Inject { fault, effect, links, heal, probability, ends: promises }
+    Step::Inject { fault, effect: Box::new(effect), links, heal, probability, ends: promises }
 }
 
 /// Whether an effect ends connections, or keeps new ones from being made.
