@@ -30,7 +30,7 @@ const KEEPALIVE_COUNT: u32 = 3;
 /// What the kernel takes in before it is read. Left to itself it grows to many megabytes as soon as a
 /// sender is faster than its receiver; then bytes leave the processor's cache before anybody reads
 /// them, which costs sender, proxy and receiver a quarter of what they carry.
-const UNREAD_BYTES_MAX: usize = 1024 * 1024;
+const UNREAD_BYTES_MAX: usize = 512 * 1024;
 /// The largest such bound that the system grants; asking for more would leave too little.
 const GRANTED: &str = "/proc/sys/net/core/rmem_max";
 /// How long a socket without an answer lives during a cut: longer than any fault.

@@ -32,6 +32,7 @@ use crate::proxy::{
     evidence::Ledger,
     handover::Freeze,
     identify::{Lookup, Question},
+    lookout::Lookout,
     pair::{Fate, Pair, Which},
     rule_set::{Board, RuleSet, lock},
     side::{INTEREST, new_socket},
@@ -207,17 +208,24 @@ impl Worker {
     /// Carries connections until the board says stop.
     pub(crate) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut lookout = Lookout::default();
         while !self.board.is_stopped() {
             let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-            let timeout = if self.ready.is_empty() { None } else { Some(&now) };
+            let sleeps = self.ready.is_empty() && !lookout.is_awake();
+            let timeout = if sleeps { None } else { Some(&now) };
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(count) => lookout.saw(count),
+                Err(Errno::INTR) => {}
                 Err(error) => {
                     tracing::error!(%error, "wait for events");
                     return;
                 }
             }
             self.obey_newest();
+            if events.is_empty() && lookout.is_awake() {
+                // Who would send the next bytes may need this processor.
+                std::thread::yield_now();
+            }
             for event in events.drain(..) {
                 match event.data.u64() {
                     WAKE => self.read_mail(),
