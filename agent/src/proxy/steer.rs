@@ -298,20 +298,20 @@ impl Gate {
             None => {
                 let fd = new_deaf(self.listen)?;
                 listen(&fd, 1)?;
+                // Once only: the kernel takes no socket that has a place already, not even its own.
+                if let Some(group) = &self.group {
+                    group.put(drop_place(self.drops.len())?, &fd)?;
+                }
                 self.drops.push(DropListener { fd, party: None, counted: 0 });
                 self.drops.len() - 1
             }
         };
-        let place = u32::try_from(at).map_err(io::Error::other)? + FIRST_DROP;
         let listener = &mut self.drops[at];
         if listener.party.as_ref() != Some(party) {
             listener.party = Some(party.clone());
             listener.counted = sys::drops(&listener.fd);
         }
-        if let Some(group) = &self.group {
-            group.put(place, &self.drops[at].fd)?;
-        }
-        Ok(place)
+        drop_place(at)
     }
 
     /// The place that stands for a refusal, counted for a party.
@@ -393,6 +393,11 @@ impl Gate {
         }
         Ok(())
     }
+}
+
+/// The place in the group of a deaf listener.
+fn drop_place(at: usize) -> io::Result<u32> {
+    Ok(u32::try_from(at).map_err(io::Error::other)? + FIRST_DROP)
 }
 
 /// A socket that joins the group of an address when it listens, and hears nothing.
