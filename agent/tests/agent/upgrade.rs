@@ -141,7 +141,7 @@ fn a_new_release_of_the_agent_upgrades_its_proxy_and_no_stream_notices() {
             lab.start_agent();
             let is_other = |r: &HostReport| proxy_pid(r).is_some_and(|other| other != pid);
             let report = lab.wait("another process is the proxy", is_other);
-            assert!(!is_alive(pid), "the old one is gone");
+            lab.wait("the old one is gone", |_| !is_alive(pid));
             assert!(is_active(&report), "{report:?}");
             assert_eq!(report.proxy.as_ref().unwrap().outdated, None);
             pid = proxy_pid(&report).unwrap();

@@ -232,6 +232,7 @@ fn without_descriptors_dials_are_reset_and_later_ones_carried_and_it_is_said() {
     assert!(log.lines().count() < 20, "and not for each: {log}");
     // Those that are carried are carried on, and when they end there is room again, by itself.
     let (mut near, far) = (&carried[0], &served);
+    far.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
     near.write_all(b"?").unwrap();
     eventually("it carries", || {
         far.iter().any(|mut stream| stream.read(&mut [0]).is_ok_and(|count| count == 1))
