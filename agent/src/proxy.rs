@@ -44,6 +44,7 @@ mod flow;
 mod handover;
 mod identify;
 mod lane;
+mod lookout;
 mod lossy;
 mod pair;
 mod process;

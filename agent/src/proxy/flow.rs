@@ -27,7 +27,7 @@ use crate::proxy::{
 mod shaped;
 
 /// Chunks moved before other connections have their turn.
-const ROUNDS_MAX: u32 = 16;
+const ROUNDS_MAX: u32 = 4;
 /// Full reads in a row after which bytes are worth a pipe.
 const FULL_READS: u8 = 2;
 /// Bytes below which a trip through a pipe was not worth it.

@@ -47,6 +47,8 @@ pub(crate) struct Share<'a> {
 /// What has been counted since a cut or a hold came into force.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stopped {
+    /// What stopped it; a hold has no cut.
+    cut: Option<Cut>,
     /// Of the destination when it came into force, and as far as counted.
     written: u64,
     unsent: u64,
@@ -122,12 +124,14 @@ impl Lane {
     pub(crate) fn note_stop(&mut self, to: Option<&Side>) {
         match (self.cut.is_some() || self.is_held, &self.stopped) {
             (false, _) => self.stopped = None,
-            (true, Some(_)) => {}
-            (true, None) => {
+            (true, Some(stopped)) if stopped.cut == self.cut => {}
+            // Another kind of stop has its own beginning: until now the kernel sent what it had.
+            (true, stopped) => {
                 self.stopped = Some(Stopped {
+                    cut: self.cut,
                     written: to.map_or(0, |side| side.written),
                     unsent: to.map_or(0, Side::unsent_bytes),
-                    held: 0,
+                    held: stopped.as_ref().map_or(0, |stopped| stopped.held),
                 });
             }
         }

@@ -366,7 +366,8 @@ impl Pair {
             }
             Alarm::Burst => {
                 self.enforce_losses(tools);
-                Fate::Live
+                // What is done with may have waited for its sockets to hear.
+                if self.stage == Stage::Carrying { self.pump(tools) } else { Fate::Live }
             }
             Alarm::Dial
             | Alarm::Origin
@@ -487,6 +488,7 @@ impl Pair {
     /// Gives back what it has borrowed, before it is dropped.
     pub(crate) fn release(&mut self, tools: &mut Tools) {
         self.sample(tools);
+        self.end_losses();
         self.forward.flow.release(tools);
         self.backward.flow.release(tools);
     }

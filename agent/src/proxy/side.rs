@@ -30,11 +30,12 @@ const KEEPALIVE_COUNT: u32 = 3;
 /// What the kernel takes in before it is read. Left to itself it grows to many megabytes as soon as a
 /// sender is faster than its receiver; then bytes leave the processor's cache before anybody reads
 /// them, which costs sender, proxy and receiver a quarter of what they carry.
-const UNREAD_BYTES_MAX: usize = 1024 * 1024;
+const UNREAD_BYTES_MAX: usize = 512 * 1024;
 /// The largest such bound that the system grants; asking for more would leave too little.
 const GRANTED: &str = "/proc/sys/net/core/rmem_max";
-/// How long a socket without an answer lives during a cut: longer than any fault.
-const PATIENCE_CUT_MS: u32 = i32::MAX as u32;
+/// How long a socket without an answer lives during a cut: longer than the quarter of an hour that
+/// its peer has (tcp_retries2), and not for ever, should this process die meanwhile.
+const PATIENCE_CUT_MS: u32 = 20 * 60 * 1000;
 /// The longest time between its retransmissions meanwhile.
 const BACKOFF_CUT: Duration = Duration::from_secs(1);
 /// What epoll is asked for, once, when a socket joins a worker.

@@ -13,6 +13,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::Arc,
+    time::Duration,
 };
 
 use faultbed_common::{
@@ -46,6 +47,9 @@ const PROGRAM_MAX: usize = 4096;
 const PARTIES_MAX: usize = 256;
 /// Addresses that are tried after a program is attached.
 const TRIED_MAX: usize = 2;
+/// How often, and how long apart, it is looked whether such a SYN has arrived.
+const TRIES_MAX: u32 = 200;
+const TRY_AGAIN: Duration = Duration::from_millis(1);
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -298,20 +302,20 @@ impl Gate {
             None => {
                 let fd = new_deaf(self.listen)?;
                 listen(&fd, 1)?;
+                // Once only: the kernel takes no socket that has a place already, not even its own.
+                if let Some(group) = &self.group {
+                    group.put(drop_place(self.drops.len())?, &fd)?;
+                }
                 self.drops.push(DropListener { fd, party: None, counted: 0 });
                 self.drops.len() - 1
             }
         };
-        let place = u32::try_from(at).map_err(io::Error::other)? + FIRST_DROP;
         let listener = &mut self.drops[at];
         if listener.party.as_ref() != Some(party) {
             listener.party = Some(party.clone());
             listener.counted = sys::drops(&listener.fd);
         }
-        if let Some(group) = &self.group {
-            group.put(place, &self.drops[at].fd)?;
-        }
-        Ok(place)
+        drop_place(at)
     }
 
     /// The place that stands for a refusal, counted for a party.
@@ -369,7 +373,8 @@ impl Gate {
             .collect();
         for (address, place) in kept_out {
             if place >= REFUSED {
-                if sent_syn(address, self.listen)? == Some(Heard::Nothing) {
+                let Some(syn) = send_syn(address, self.listen)? else { continue };
+                if !in_time(|| Ok(heard(&syn)? == Heard::Refusal))? {
                     return Err(io::Error::other(format!("SYNs from {address} are not refused")));
                 }
                 if let Some(refusal) = self.refusals.get_mut((place - REFUSED) as usize) {
@@ -381,18 +386,24 @@ impl Gate {
                 continue;
             };
             let before = sys::drops(&listener.fd);
-            if sent_syn(address, self.listen)?.is_none() {
-                continue;
-            }
-            let dropped = sys::drops(&listener.fd).wrapping_sub(before);
-            // Loopback delivers before connect returns; what others dial meanwhile counts as well.
-            if dropped == 0 {
+            let Some(syn) = send_syn(address, self.listen)? else { continue };
+            // What others dial meanwhile counts as well.
+            let is_dropped = || match heard(&syn)? {
+                Heard::Nothing => Ok(sys::drops(&listener.fd) != before),
+                Heard::Refusal => Err(Errno::CONNREFUSED.into()),
+            };
+            if !in_time(is_dropped)? {
                 return Err(io::Error::other(format!("SYNs from {address} are not dropped")));
             }
             listener.counted = listener.counted.wrapping_add(1);
         }
         Ok(())
     }
+}
+
+/// The place in the group of a deaf listener.
+fn drop_place(at: usize) -> io::Result<u32> {
+    Ok(u32::try_from(at).map_err(io::Error::other)? + FIRST_DROP)
 }
 
 /// A socket that joins the group of an address when it listens, and hears nothing.
@@ -419,24 +430,52 @@ enum Heard {
     Refusal,
 }
 
+/// Waits until something is so, but not for long; says whether it is. Loopback mostly delivers before
+/// connect returns, and not where the kernel has put that off to a thread of its own under load.
+fn in_time(mut is_so: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    for _ in 0..TRIES_MAX {
+        if is_so()? {
+            return Ok(true);
+        }
+        std::thread::sleep(TRY_AGAIN);
+    }
+    is_so()
+}
+
+/// A SYN that was sent.
+#[derive(Debug)]
+struct Syn {
+    fd: OwnedFd,
+    from: IpAddr,
+    /// Already when it was sent.
+    is_refused: bool,
+}
+
 /// Sends a SYN from an address; `None` where it is not one of this machine.
-fn sent_syn(from: IpAddr, to: SocketAddr) -> io::Result<Option<Heard>> {
+fn send_syn(from: IpAddr, to: SocketAddr) -> io::Result<Option<Syn>> {
     let fd = new_bare(to)?;
     if bind(&fd, &SocketAddr::new(from, 0)).is_err() {
         return Ok(None);
     }
-    let accepted = || io::Error::other(format!("a connection from {from} was accepted"));
     match connect(&fd, &to) {
-        // Loopback delivers before connect returns.
-        Err(Errno::INPROGRESS) => match sockopt::socket_error(&fd)? {
-            Err(Errno::CONNREFUSED) => Ok(Some(Heard::Refusal)),
-            Err(error) => Err(error.into()),
-            Ok(()) if rustix::net::getpeername(&fd).is_ok() => Err(accepted()),
-            Ok(()) => Ok(Some(Heard::Nothing)),
-        },
-        Err(Errno::CONNREFUSED) => Ok(Some(Heard::Refusal)),
-        Ok(()) => Err(accepted()),
+        Err(Errno::INPROGRESS) | Ok(()) => Ok(Some(Syn { fd, from, is_refused: false })),
+        Err(Errno::CONNREFUSED) => Ok(Some(Syn { fd, from, is_refused: true })),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What has come back to a SYN so far.
+fn heard(syn: &Syn) -> io::Result<Heard> {
+    if syn.is_refused {
+        return Ok(Heard::Refusal);
+    }
+    match sockopt::socket_error(&syn.fd)? {
+        Err(Errno::CONNREFUSED) => Ok(Heard::Refusal),
+        Err(error) => Err(error.into()),
+        Ok(()) if rustix::net::getpeername(&syn.fd).is_ok() => {
+            Err(io::Error::other(format!("a connection from {} was accepted", syn.from)))
+        }
+        Ok(()) => Ok(Heard::Nothing),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::proxy::{
     evidence::Ledger,
     handover::Freeze,
     identify::{Lookup, Question},
+    lookout::Lookout,
     pair::{Fate, Pair, Which},
     rule_set::{Board, RuleSet, lock},
     side::{INTEREST, new_socket},
@@ -49,6 +50,8 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 const EVENTS_MAX: usize = 256;
 /// Connections of one cut link that are kept without a node behind them, in the whole process.
 pub(crate) const WAITING_MAX: usize = 64;
+/// Alarms that ring before events and other connections have their turn.
+const ALARMS_MAX: u32 = 1024;
 const WAKE: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
 
@@ -207,17 +210,24 @@ impl Worker {
     /// Carries connections until the board says stop.
     pub(crate) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut lookout = Lookout::default();
         while !self.board.is_stopped() {
             let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-            let timeout = if self.ready.is_empty() { None } else { Some(&now) };
+            let sleeps = self.ready.is_empty() && !lookout.is_awake();
+            let timeout = if sleeps { None } else { Some(&now) };
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(count) => lookout.saw(count),
+                Err(Errno::INTR) => {}
                 Err(error) => {
                     tracing::error!(%error, "wait for events");
                     return;
                 }
             }
             self.obey_newest();
+            if events.is_empty() && lookout.is_awake() {
+                // Who would send the next bytes may need this processor.
+                std::thread::yield_now();
+            }
             for event in events.drain(..) {
                 match event.data.u64() {
                     WAKE => self.read_mail(),
@@ -293,6 +303,8 @@ impl Worker {
         self.obey_newest();
         let messages = std::mem::take(&mut *lock(&self.mailbox.messages));
         for message in messages {
+            // A storm of new connections is many messages.
+            self.obey_newest();
             match message {
                 Message::Adopt { door, arrival } => self.adopt(door, arrival),
                 Message::Identified { key, party: Some(party) } => self.identified(key, party),
@@ -342,6 +354,8 @@ impl Worker {
 
     fn sample(&mut self, reply: &SyncSender<Sample>) {
         for key in self.pairs.keys() {
+            // Thousands of connections are several system calls each.
+            self.obey_newest();
             self.look_at(key, |pair, tools| {
                 pair.sample(tools);
                 Fate::Live
@@ -360,10 +374,12 @@ impl Worker {
         let mut count = [0_u8; 8];
         let _nothing = rustix::io::read(self.tools.timers.fd(), &mut count[..]);
         let now_ns = sys::monotonic_ns();
-        while let Some((key, alarm)) = self.tools.timers.next_due(now_ns) {
+        for _ in 0..ALARMS_MAX {
+            let Some((key, alarm)) = self.tools.timers.next_due(now_ns) else { break };
             self.obey_newest();
             self.look_at(key, |pair, tools| pair.alarm(alarm, tools));
         }
+        // Where more are due, the timer fires at once.
         self.tools.timers.rearm();
     }
 

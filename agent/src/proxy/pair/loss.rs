@@ -177,6 +177,22 @@ impl Pair {
             self.losses = None;
         }
     }
+
+    /// Lets both sockets hear everything from now on. A socket that is closed while it loses cannot be
+    /// healed any more: what it has still to pass on might be lost for ever.
+    pub(super) fn end_losses(&mut self) {
+        let Some(losses) = self.losses.take() else { return };
+        let sides = [Some(&mut self.near), self.far.as_mut()];
+        for (losing, side) in losses.sides.iter().zip(sides) {
+            let Some(side) = side else { continue };
+            if !losing.attached.is_empty() {
+                sys::detach_filter(&side.fd);
+            }
+            if let Err(error) = side.set_storm(false) {
+                tracing::error!(%error, "let a socket hear before it is closed");
+            }
+        }
+    }
 }
 
 /// Of 2^32 even throws, how many fall on a segment that is lost, where each of these losses is drawn
