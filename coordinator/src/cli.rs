@@ -36,7 +36,10 @@ pub mod wait;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::ArgMatches;
+use clap::{
+    ArgMatches,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use faultbed_common::edit::NodeVerb;
 
 use args::{Args, Verb};
@@ -82,11 +85,31 @@ pub fn main() -> ExitCode {
             }))
         }
         Err(error) => {
+            if let Some(amount) = negative_amount(&error, &argv) {
+                return end(Err(Failure::refused(format!(
+                    "\"{amount}\" is below zero; write an amount like 50ms, 1% or 10Mbit"
+                ))
+                .next("faultbed inject --help")));
+            }
             // Help goes to stdout; nobody reading it is no failure.
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::REFUSED.0))
         }
     }
+}
+
+/// The amount below zero, such as `-3s`, that clap took for an option nobody knows.
+fn negative_amount<'a>(error: &clap::Error, argv: &'a [OsString]) -> Option<&'a str> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let is_number = option.strip_prefix('-')?.starts_with(|c: char| c.is_ascii_digit());
+    argv.iter()
+        .filter_map(|word| word.to_str())
+        .find(|word| is_number && word.starts_with(option.as_str()))
 }
 
 /// Prints a failure and gives the exit code.

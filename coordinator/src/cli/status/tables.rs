@@ -113,10 +113,18 @@ fn short_version(line: &str) -> &str {
         .unwrap_or(line)
 }
 
+/// Names in a cell; where there are many, the first and how many more.
 fn names<T: std::fmt::Display>(names: &[T]) -> Cell {
-    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    cell(names.join(" "), Tone::Warn)
+    let more = names.len().saturating_sub(NAMES_SHOWN);
+    let mut shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(ToString::to_string).collect();
+    if more > 0 {
+        shown.push(format!("+{more}"));
+    }
+    cell(shown.join(" "), Tone::Warn)
 }
+
+/// Names that one cell holds; the faults themselves have a table of their own.
+const NAMES_SHOWN: usize = 3;
 
 /// The faults of a lab, the newest last.
 #[must_use]

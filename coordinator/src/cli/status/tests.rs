@@ -126,3 +126,14 @@ fn unknown_names_bring_the_nearest() {
           next: faultbed status"#]]
     .assert_eq(&failure.to_string());
 }
+
+#[test]
+fn a_node_with_many_faults_keeps_its_row_short() {
+    let mut status = testing::three_nodes();
+    for name in ["split", "wan", "ocean", "rude", "bridge"] {
+        status.nodes[0].faults.push(name.parse().unwrap());
+    }
+    let text = anstream::adapter::strip_str(&overview(&status)).to_string();
+    let row = text.lines().find(|line| line.starts_with("kv-1")).unwrap();
+    assert!(row.ends_with("  split wan ocean +2"), "{row}");
+}
