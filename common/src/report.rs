@@ -408,6 +408,12 @@ pub struct ProxyReport {
     /// Why it still runs another program than its agent; `None` where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outdated: Option<String>,
+    /// Connections it refused for want of descriptors.
+    #[serde(default)]
+    pub refused: u64,
+    /// Connections it reset because nobody could say who had dialled while that mattered.
+    #[serde(default)]
+    pub unknown_reset: u64,
 }
 
 #[cfg(test)]

@@ -57,6 +57,9 @@ pub struct HostStatus {
     pub version: String,
     /// How old its last report is; `None` where there never was one.
     pub seen_age_ms: Option<u64>,
+    /// What is not as it should be there although everything wanted is in force, and what helps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Whether a host's agent is connected to any coordinator.

@@ -396,11 +396,11 @@ impl Engine {
                 connections: total.connections,
                 best_grade: Some(self.can.best()),
                 outdated: None,
+                refused: self.crew.acceptor.refused() + total.refused,
+                unknown_reset: total.unknown_reset,
             },
             faults,
             failed: self.failed_listeners(),
-            unknown_reset: total.unknown_reset,
-            refused: self.crew.acceptor.refused() + total.refused,
             unnamed_nodes: self.crew.lookup.has_unnamed_nodes(),
         }
     }

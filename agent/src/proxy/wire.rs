@@ -79,10 +79,6 @@ pub struct ProxyState {
     pub faults: BTreeMap<FaultName, FaultReport>,
     /// Listeners that are wanted and not open.
     pub failed: Vec<FailedListener>,
-    /// Connections reset because nobody could say who had dialled while that mattered.
-    pub unknown_reset: u64,
-    /// Connections refused for want of descriptors.
-    pub refused: u64,
     /// Nodes were seen to dial from addresses that are not theirs.
     pub unnamed_nodes: bool,
 }

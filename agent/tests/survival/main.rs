@@ -226,7 +226,7 @@ fn without_descriptors_dials_are_reset_and_later_ones_carried_and_it_is_said() {
     lab.limit_descriptors(600);
     let (carried, served, refused) = storm(&lab, 1_000);
     assert!(carried.len() > 100 && refused > 0, "{} {refused}", carried.len());
-    eventually("all are accounted for", || lab.report().refused == refused as u64);
+    eventually("all are accounted for", || lab.report().report.refused == refused as u64);
     let log = lab.log();
     assert!(log.contains("descriptor"), "it is said: {log}");
     assert!(log.lines().count() < 20, "and not for each: {log}");

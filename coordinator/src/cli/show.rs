@@ -200,6 +200,9 @@ fn show_host(host: &HostStatus, now: &Status) -> String {
         text.push_str("\n\n");
         text.push_str(&tables::nodes(&Status { nodes, ..now.clone() }));
     }
+    for warning in &host.warnings {
+        text.push_str(&format!("\n\nwarning  {warning}"));
+    }
     text
 }
 

@@ -139,12 +139,20 @@ fn problems(status: &Status) -> Vec<String> {
         .iter()
         .map(|b| format!("{} reaches {} at {} around its proxy", b.from, b.to, b.address))
         .collect();
+    let warnings: Vec<String> = status
+        .hosts
+        .iter()
+        .flat_map(|host| {
+            host.warnings.iter().map(move |what| format!("host {}: {what}", host.name))
+        })
+        .collect();
     let unnamed: Vec<String> = status.nodes.iter().filter_map(unnamed).collect();
     [
         ("pending", &status.pending, Tone::Calm),
         ("stuck", &status.stuck, Tone::Bad),
         ("down", &down, Tone::Bad),
         ("bypass", &bypasses, Tone::Bad),
+        ("warning", &warnings, Tone::Bad),
         ("lookup", &unnamed, Tone::Faint),
     ]
     .into_iter()

@@ -45,6 +45,7 @@ fn host(number: u8) -> HostStatus {
         generation: Generation(4),
         version: "0.1.0".into(),
         seen_age_ms: Some(120),
+        warnings: Vec::new(),
     }
 }
 

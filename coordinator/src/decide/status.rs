@@ -7,7 +7,7 @@ use faultbed_common::{
     host_spec::Wanted,
     lab::{Cluster, Lab},
     name::{ClusterName, HostName},
-    report::{HostReport, NodeState},
+    report::{HostReport, NodeState, ProxyReport},
     status::{
         BypassStatus, ClusterState, ClusterStatus, HostState, HostStatus, NodeStatus, Status,
     },
@@ -92,7 +92,28 @@ fn host(view: &View<'_>, name: &HostName) -> HostStatus {
         generation: seen.map_or(Generation::default(), |seen| seen.report.generation),
         version: seen.map(|seen| seen.report.version.clone()).unwrap_or_default(),
         seen_age_ms: seen.map(|seen| seen.age_ms),
+        warnings: seen.and_then(|seen| seen.report.proxy.as_ref()).map_or(Vec::new(), warnings),
     }
+}
+
+/// What a host's proxy could not do, in words.
+fn warnings(proxy: &ProxyReport) -> Vec<String> {
+    let ProxyReport { refused, unknown_reset, outdated, .. } = proxy;
+    let refused = (*refused > 0).then(|| {
+        format!(
+            "its proxy refused {refused} connections for want of descriptors; raise the limit \
+             (ulimit -Hn) of what starts the agent"
+        )
+    });
+    let unknown = (*unknown_reset > 0).then(|| {
+        format!(
+            "its proxy reset {unknown_reset} connections under a fault: nobody said who dialled"
+        )
+    });
+    let outdated = outdated
+        .as_ref()
+        .map(|why| format!("its proxy still runs the program of before the upgrade: {why}"));
+    [refused, unknown, outdated].into_iter().flatten().collect()
 }
 
 fn cluster(name: &ClusterName, cluster: &Cluster, nodes: &[NodeStatus]) -> ClusterStatus {

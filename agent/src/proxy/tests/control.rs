@@ -169,5 +169,5 @@ fn without_descriptors_connections_are_refused_and_later_ones_carried() {
     drop(taken);
     let (near, far) = lab.join("x", "y");
     pass(&near, &far, "room again");
-    assert!(lab.report().refused > 0);
+    assert!(lab.report().report.refused > 0);
 }

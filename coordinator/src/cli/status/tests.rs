@@ -90,6 +90,7 @@ fn faults_show_what_they_did_and_problems_stand_below() {
         to: "kv-1".parse().unwrap(),
         address: "127.128.128.1:2379".into(),
     });
+    status.hosts[0].warnings.push("its proxy refused 7 connections".into());
     status.nodes[1].identity = Identity::Lookup("seccomp is not available".into());
     check(
         &status,
@@ -108,6 +109,7 @@ fn faults_show_what_they_did_and_problems_stand_below() {
             stuck  port 2379 of kv-2 is held by pid 12 (etcd); move it with: …
             down  host h3 is down, last seen 42s ago
             bypass  pid 99 (curl) reaches kv-1 at 127.128.128.1:2379 around its proxy
+            warning  host h1: its proxy refused 7 connections
             lookup  kv-2's connections are named by asking the kernel: seccomp is not available"#]],
     );
 }

@@ -4,7 +4,9 @@ use faultbed_common::{
     edit::NodeVerb,
     generation::Incarnation,
     link::Link,
-    report::{Bypass, CanaryReport, CanaryVerdict, ExitReport, LinkEvidence, NodeState},
+    report::{
+        Bypass, CanaryReport, CanaryVerdict, ExitReport, LinkEvidence, NodeState, ProxyReport,
+    },
     status::{ClusterState, FaultGrade, FaultState, HostState, Status, Verdict},
 };
 
@@ -65,6 +67,18 @@ fn a_dead_host_is_stuck_and_its_nodes_unknown() {
     assert_eq!((node.observed, node.pid, node.leader), (NodeState::Unknown, None, None));
     assert_eq!(node.why.as_deref(), Some("h2 is down"));
     assert_eq!(status.clusters[0].state, ClusterState::Degraded);
+}
+
+#[test]
+fn what_a_proxy_could_not_do_is_a_warning_with_what_helps() {
+    let mut world = ready();
+    world.obey();
+    let proxy = |refused| Some(ProxyReport { refused, ..ProxyReport::default() });
+    world.reports.get_mut(&key("h1")).unwrap().proxy = proxy(0);
+    assert_eq!(world.status().hosts[0].warnings, Vec::<String>::new());
+    world.reports.get_mut(&key("h1")).unwrap().proxy = proxy(7);
+    let warnings = &world.status().hosts[0].warnings;
+    assert!(warnings[0].contains("refused 7 connections") && warnings[0].contains("ulimit"));
 }
 
 #[test]
