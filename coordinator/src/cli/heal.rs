@@ -110,7 +110,7 @@ fn is_confirmed(status: &Status, name: &FaultName) -> bool {
     wait::fault(status, name).is_some_and(|fault| fault.evidence.verdict == Verdict::Confirmed)
 }
 
-/// Why a fault is not confirmed: `split is quiet (no traffic met it)`.
+/// Why a fault is not confirmed: `split is quiet (it met nothing that it could act on)`.
 fn unmet(fault: &FaultStatus) -> Option<String> {
     let name = &fault.name;
     match fault.evidence.verdict {
@@ -119,7 +119,7 @@ fn unmet(fault: &FaultStatus) -> Option<String> {
             "{name} is quiet: {} connections met it, and it had nothing to do",
             fault.evidence.total.connections
         )),
-        Verdict::Quiet => Some(format!("{name} is quiet: no traffic met it")),
+        Verdict::Quiet => Some(format!("{name} is quiet: it met nothing that it could act on")),
         Verdict::Mismatch => Some(format!("{name} is a {}", words::mismatch(fault))),
     }
 }
@@ -141,7 +141,7 @@ mod tests {
         let mut quiet = with(Verdict::Quiet);
         assert!(unmet(&quiet).unwrap().contains("2 connections met it"));
         quiet.evidence.total.connections = 0;
-        assert_eq!(unmet(&quiet).unwrap(), "split is quiet: no traffic met it");
+        assert_eq!(unmet(&quiet).unwrap(), "split is quiet: it met nothing that it could act on");
         let mut bad = with(Verdict::Mismatch);
         bad.evidence.why = Some("7 bytes crossed kv-1>kv-2 while it was cut".into());
         assert_eq!(

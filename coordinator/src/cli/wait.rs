@@ -242,9 +242,10 @@ fn judge_confirmed(fault: &FaultStatus) -> Judgement {
         (Verdict::Quiet, FaultState::Active | FaultState::Pending) => {
             Judgement::NotYet(format!("no traffic has met fault {} yet", fault.name))
         }
-        (Verdict::Quiet, FaultState::Expired | FaultState::Healed) => {
-            Judgement::Never(format!("fault {} ended and no traffic met it", fault.name))
-        }
+        (Verdict::Quiet, FaultState::Expired | FaultState::Healed) => Judgement::Never(format!(
+            "fault {} ended and met nothing that it could act on",
+            fault.name
+        )),
     }
 }
 
@@ -255,7 +256,10 @@ fn judge_judged(fault: &FaultStatus, waited: Duration) -> Judgement {
     } else if let Some((link, _)) = canaries.iter().find(|(_, canary)| !canary.is_over) {
         Judgement::NotYet(format!("the canary {link} has not answered since the heal"))
     } else if fault.evidence.verdict == Verdict::Quiet && waited < LAST_COUNTS {
-        Judgement::NotYet(format!("no traffic met fault {}, as far as is known", fault.name))
+        Judgement::NotYet(format!(
+            "fault {} has met nothing to act on, as far as is known",
+            fault.name
+        ))
     } else {
         Judgement::Met(None)
     }
