@@ -51,7 +51,7 @@ fn bad_requests_to_a_running_lab_change_nothing() {
         (&["partition", "kv-1"], &["two"]),
         (&["partition", "kv-1", "kv-9"], &["kv-9", "kv-"]),
         (&["isolate", "leader:nosuch"], &["nosuch"]),
-        (&["inject", "latency", "-3s", "--from", "kv-1", "--to", "kv-2"], &["'-3'"]),
+        (&["inject", "latency", "-3s", "--from", "kv-1", "--to", "kv-2"], &["-3s", "below zero"]),
         (&["inject", "latnecy", "3s", "--from", "kv-1", "--to", "kv-2"], &["latency"]),
         (&["stop", "zk-1"], &["zk-1"]),
         (&["start", "cluster", "--name", "a/b", "--etcd.count", "1"], &["a/b"]),
