@@ -65,9 +65,11 @@ fn young(scene: &mut Scene) -> Reading {
     let joined = scene.join();
     let cut_at = scene.cut(Way::Both);
     let taken = fill(&joined.near, ENDLESS);
-    let mut reading = vec![row("taken before a write blocks", bytes(taken), Like::Same)];
+    let wide = "the proxy's socket offers a wider window from the start";
+    let mut reading =
+        vec![row("taken before a write blocks", bytes(taken), Like::Same).apart(wide)];
     until(cut_at, CUT);
-    reading.extend(counted("blocked", &joined));
+    reading.extend(counted("blocked", &joined).into_iter().map(|row| row.apart(wide)));
     let healed_at = scene.heal();
     let at = arrival(&joined.far, &vec![b'b'; taken]);
     let like = Like::Near { share: 0.1, slack: 500.0 };
