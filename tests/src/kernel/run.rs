@@ -8,7 +8,7 @@ use crate::kernel::{
 };
 
 /// How often a case that failed is tried before it counts: a machine may stand still for a moment.
-const TRIES_MAX: usize = 3;
+const TRIES_MAX: usize = 6;
 
 /// One comparison.
 pub struct Case {
