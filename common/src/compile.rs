@@ -37,7 +37,11 @@ pub fn compile(lab: &Lab) -> Result<BTreeMap<HostName, HostSpec>, RenderError> {
     }
     let dials: BTreeSet<SocketAddr> = nodes.values().flat_map(advertised).collect();
     for spec in nodes.values_mut() {
-        spec.dials.clone_from(&dials);
+        // From its private address a node reaches its own machine only: that is where simulated
+        // hosts are, and of another machine nothing but itself.
+        let own = spec.address;
+        let here = |to: &&SocketAddr| to.ip() == own || to.ip().is_loopback() && own.is_loopback();
+        spec.dials = dials.iter().filter(here).copied().collect();
     }
     let diallers: BTreeMap<IpAddr, NodeName> =
         nodes.iter().map(|(name, spec)| (spec.private, name.clone())).collect();
