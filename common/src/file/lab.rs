@@ -95,8 +95,7 @@ fn read_host(item: &Item<'_>) -> Option<HostSection> {
 }
 
 /// Fields that people write one table too high.
-const ROLE_FIELDS: [&str; 7] =
-    ["count", "path", "config", "hosts", "args", "env", "dial_ports"];
+const ROLE_FIELDS: [&str; 7] = ["count", "path", "config", "hosts", "args", "env", "dial_ports"];
 
 fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
     let section = item.section()?;

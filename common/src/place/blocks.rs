@@ -127,7 +127,12 @@ fn find(
     search(from).or_else(|| (from > FIRST).then(|| search(FIRST)).flatten())
 }
 
-fn search((low, high): (u16, u16), occupied: &Occupied, count: u16, from: u16) -> Option<PortBlock> {
+fn search(
+    (low, high): (u16, u16),
+    occupied: &Occupied,
+    count: u16,
+    from: u16,
+) -> Option<PortBlock> {
     let kernel = PortBlock { first: low, count: high.saturating_sub(low).saturating_add(1) };
     let mut first = u32::from(from);
     loop {

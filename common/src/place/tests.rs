@@ -291,7 +291,10 @@ fn blocks_keep_clear_of_the_kernels_range_of_listeners_and_of_service_ports() {
     };
     let foreign: Foreign = BTreeMap::from([("h1".parse().unwrap(), vec![listener(30100)])]);
     replace_among(&mut lab, "kv", etcd(2, |_| ()), &foreign).unwrap();
-    assert_eq!(blocks(&lab), [("kv-1 h1".to_owned(), 30101, 128), ("kv-2 h1".to_owned(), 30229, 128)]);
+    assert_eq!(
+        blocks(&lab),
+        [("kv-1 h1".to_owned(), 30101, 128), ("kv-2 h1".to_owned(), 30229, 128)]
+    );
     // Ports of later nodes keep clear of the blocks that are there.
     let taken = ports::Taken::on(
         &lab,
@@ -300,12 +303,8 @@ fn blocks_keep_clear_of_the_kernels_range_of_listeners_and_of_service_ports() {
         &"h1".parse().unwrap(),
         &Foreign::new(),
     );
-    let wanted = crate::blueprint::Port {
-        default: 30101,
-        url: None,
-        reserve: Vec::new(),
-        proxied: true,
-    };
+    let wanted =
+        crate::blueprint::Port { default: 30101, url: None, reserve: Vec::new(), proxied: true };
     let wanted = BTreeMap::from([("client".parse().unwrap(), wanted)]);
     let node = "other-1".parse().unwrap();
     let chosen = ports::choose(&node, &"h1".parse().unwrap(), &wanted, &taken).unwrap();
