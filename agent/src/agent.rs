@@ -88,6 +88,7 @@ async fn serve(
         address: args.address,
         dir,
         version,
+        port_range: port_range(),
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
     if let Some(spec) = &spec {
@@ -190,4 +191,11 @@ fn notify_ready() {
     if let Err(error) = sent {
         tracing::warn!(%error, "tell systemd that the agent is ready");
     }
+}
+
+/// The ports that the kernel gives to connections which name none.
+fn port_range() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }

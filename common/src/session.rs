@@ -22,6 +22,10 @@ pub struct Hello {
     pub dir: PathBuf,
     /// Its version.
     pub version: String,
+    /// The ports its kernel gives to connections that name none, first and last; `None` where it
+    /// cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_range: Option<(u16, u16)>,
 }
 
 /// A host spec on its way to its host.
