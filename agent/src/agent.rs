@@ -66,6 +66,7 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
         dir,
         version,
         port_range: port_range(),
+        identity_port: None,
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
     if let Some(spec) = &spec {
