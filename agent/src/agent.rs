@@ -89,6 +89,7 @@ async fn serve(
         dir,
         version,
         port_range: port_range(),
+        identity_port: None,
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
     if let Some(spec) = &spec {

@@ -37,6 +37,7 @@ mod client;
 mod control;
 mod cut;
 mod delay;
+mod diallers;
 mod dice;
 mod engine;
 mod evidence;

@@ -126,6 +126,9 @@ pub struct Host {
     /// last; `None` where it has not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_range: Option<(u16, u16)>,
+    /// Where its proxy answers who dialled from there, at its address; `None` where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_port: Option<u16>,
     /// From here on blocks of ports are sought for new nodes, so that those of nodes that have gone
     /// rest while sockets may still have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,7 +139,14 @@ impl Host {
     /// A host of which nothing else is known.
     #[must_use]
     pub fn new(address: IpAddr, dir: PathBuf) -> Self {
-        Self { address, dir, labels: BTreeMap::new(), port_range: None, next_block: None }
+        Self {
+            address,
+            dir,
+            labels: BTreeMap::new(),
+            port_range: None,
+            identity_port: None,
+            next_block: None,
+        }
     }
 
     /// Whether it only stands for a machine: all of these are one machine, on its loopback.

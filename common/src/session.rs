@@ -26,6 +26,9 @@ pub struct Hello {
     /// cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_range: Option<(u16, u16)>,
+    /// Where its proxy answers who dialled from there, at its address; `None` where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_port: Option<u16>,
 }
 
 /// A host spec on its way to its host.

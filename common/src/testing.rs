@@ -20,6 +20,7 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
             dir: PathBuf::from(format!("/lab/hosts/h{n}")),
             labels: BTreeMap::from([("n".to_owned(), n.to_string())]),
             port_range: None,
+            identity_port: None,
             next_block: None,
         };
         (format!("h{n}").parse().unwrap(), host)

@@ -317,7 +317,7 @@ impl Worker {
     }
 
     fn adopt(&mut self, door: Arc<Door>, arrival: Arrival) {
-        let dialler = self.rules.dialler(arrival.peer.ip());
+        let dialler = self.rules.dialler(arrival.peer);
         let mut pair = Pair::new(door, arrival);
         if let Some(party) = dialler {
             pair.identify(party);

@@ -109,6 +109,7 @@ impl AgentService {
             let seen = self.mirror.now();
             let host = Host {
                 port_range: hello.port_range,
+                identity_port: hello.identity_port,
                 ..Host::new(hello.address, hello.dir.clone())
             };
             let decision = host_joins(&seen.lab, (&hello.host, host), &asked(AUTOMATIC))
