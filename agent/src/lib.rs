@@ -20,4 +20,5 @@ pub mod proxy;
 pub mod reconcile;
 pub mod session;
 pub mod shim;
+mod socket_tables;
 pub mod sockets;
