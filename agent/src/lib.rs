@@ -18,6 +18,7 @@ pub mod node;
 pub mod probe;
 pub mod proxy;
 pub mod reconcile;
+pub mod reload;
 pub mod session;
 pub mod shim;
 mod socket_tables;
