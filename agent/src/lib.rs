@@ -17,6 +17,7 @@ pub mod node;
 pub mod probe;
 pub mod proxy;
 pub mod reconcile;
+pub mod search;
 pub mod session;
 pub mod shim;
 pub mod sockets;
