@@ -10,6 +10,7 @@ pub mod bypass;
 pub mod canary;
 pub mod clock;
 pub mod down;
+pub mod facts;
 pub mod ledger;
 pub mod listeners;
 pub mod logs;
