@@ -18,7 +18,11 @@ pub mod node;
 pub mod probe;
 pub mod proxy;
 pub mod reconcile;
+<<<<<<< HEAD
 pub mod reload;
+=======
+pub mod search;
+>>>>>>> refs/heads/dbs
 pub mod session;
 pub mod shim;
 mod socket_tables;
