@@ -1,6 +1,7 @@
 //! Wires the agent together: one lock, one loop, one session; nodes and proxy outlive it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::net::UnixDatagram,
@@ -19,12 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::AgentArgs,
-    clock,
+    clock, facts,
     ledger::Ledger,
+    proxy,
     reconcile::{
         real::RealHands,
         task::{Identity, ORDERS_MAX, Reconciler},
     },
+    reload::Program,
     session::{Coordinator, Session},
 };
 
@@ -36,21 +39,42 @@ const BLOCKING_THREADS_MAX: usize = 16;
 /// # Errors
 /// It cannot begin: another agent has the directory, or the disk refuses it.
 pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
+    let program = Program::own()?;
     let coordinator: Coordinator = args.coordinator.parse().map_err(anyhow::Error::msg)?;
     let dir = std::path::absolute(&args.dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     // Held as long as we live.
-    let _lock = Lock::take(&dir)?;
+    let lock = Lock::take(&dir)?;
     note_runtime(&dir, &args.runtime)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    runtime.block_on(serve(args, dir, coordinator))
+    proxy::collect_own(&dir.join("proxy"));
+    match runtime.block_on(serve(args, dir, coordinator, &program))? {
+        End::Stop => Ok(()),
+        End::Reload => {
+            drop(runtime);
+            drop(lock);
+            Err(program.exec())
+        }
+    }
 }
 
-async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyhow::Result<()> {
+/// What an agent does when it is done.
+enum End {
+    Stop,
+    /// Goes on as the program that is now at its path.
+    Reload,
+}
+
+async fn serve(
+    args: &AgentArgs,
+    dir: PathBuf,
+    coordinator: Coordinator,
+    program: &Program,
+) -> anyhow::Result<End> {
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -65,8 +89,9 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
         address: args.address,
         dir,
         version,
-        port_range: port_range(),
-        identity_port: None,
+        port_range: facts::port_range(),
+        labels: BTreeMap::new(),
+        identity_port: identity_port(args),
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
     if let Some(spec) = &spec {
@@ -75,18 +100,29 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
     let talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let end = loop {
+        tokio::select! {
+            _ = terminate.recv() => break End::Stop,
+            _ = interrupt.recv() => break End::Stop,
+            _ = hangup.recv() => match program.try_out().await {
+                Ok(()) => break End::Reload,
+                Err(error) => tracing::error!("not reloaded: {error:#}"),
+            },
+        }
+    };
+    match end {
+        End::Stop => tracing::info!("agent stops; nodes and proxy go on"),
+        End::Reload => tracing::info!(program = %program.path().display(), "agent reloads"),
     }
-    tracing::info!("agent stops; nodes and proxy go on");
     stop.cancel();
     passes.await.context("end the loop")?;
-    talks.await.context("end the session")
+    talks.await.context("end the session")?;
+    Ok(end)
 }
 
 /// The pid file of an agent's directory, locked while the agent lives.
@@ -160,9 +196,8 @@ fn notify_ready() {
     }
 }
 
-/// The ports that the kernel gives to connections which name none.
-fn port_range() -> Option<(u16, u16)> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
+/// Where the proxy answers other hosts; simulated hosts are one machine, which needs nobody to ask.
+fn identity_port(args: &AgentArgs) -> Option<u16> {
+    let is_simulated = args.address.is_ipv4() && args.address.is_loopback();
+    (!is_simulated).then_some(args.identity_port)
 }

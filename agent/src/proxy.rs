@@ -47,6 +47,7 @@ mod identify;
 mod lane;
 mod lookout;
 mod lossy;
+mod origin;
 mod pair;
 mod process;
 mod processes;
@@ -65,7 +66,7 @@ mod wire;
 mod worker;
 
 pub use client::{ProxyClient, ProxyError};
-pub use process::{Programs, find, spawn, spawn_program};
+pub use process::{Programs, collect_own, find, spawn, spawn_program};
 pub use wire::{Applied, FailedListener, FaultInForce, ProxyState};
 
 use acceptor::Acceptor;
