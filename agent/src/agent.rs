@@ -1,6 +1,7 @@
 //! Wires the agent together: one lock, one loop, one session; nodes and proxy outlive it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::net::UnixDatagram,
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::AgentArgs,
-    clock,
+    clock, facts,
     ledger::Ledger,
     proxy,
     reconcile::{
@@ -88,8 +89,9 @@ async fn serve(
         address: args.address,
         dir,
         version,
-        port_range: port_range(),
-        identity_port: None,
+        port_range: facts::port_range(),
+        labels: BTreeMap::new(),
+        identity_port: identity_port(args),
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
     if let Some(spec) = &spec {
@@ -194,9 +196,8 @@ fn notify_ready() {
     }
 }
 
-/// The ports that the kernel gives to connections which name none.
-fn port_range() -> Option<(u16, u16)> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
+/// Where the proxy answers other hosts; simulated hosts are one machine, which needs nobody to ask.
+fn identity_port(args: &AgentArgs) -> Option<u16> {
+    let is_simulated = args.address.is_ipv4() && args.address.is_loopback();
+    (!is_simulated).then_some(args.identity_port)
 }

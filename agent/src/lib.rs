@@ -10,6 +10,7 @@ pub mod bypass;
 pub mod canary;
 pub mod clock;
 pub mod down;
+pub mod facts;
 pub mod ledger;
 pub mod listeners;
 pub mod logs;
@@ -17,7 +18,11 @@ pub mod node;
 pub mod probe;
 pub mod proxy;
 pub mod reconcile;
+<<<<<<< HEAD
 pub mod reload;
+=======
+pub mod search;
+>>>>>>> refs/heads/dbs
 pub mod session;
 pub mod shim;
 mod socket_tables;

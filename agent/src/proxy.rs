@@ -47,6 +47,7 @@ mod identify;
 mod lane;
 mod lookout;
 mod lossy;
+mod origin;
 mod pair;
 mod process;
 mod processes;

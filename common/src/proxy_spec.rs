@@ -34,6 +34,9 @@ pub struct ProxySpec {
     /// dials from elsewhere, by no name, is no node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hosts: BTreeMap<IpAddr, HostDesk>,
+    /// Where this host answers the others who dialled from here; `None` where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desk: Option<SocketAddr>,
     /// The faults in force on links that touch this host's nodes.
     pub faults: BTreeMap<FaultName, LinkFault>,
 }

@@ -77,6 +77,12 @@ impl<'a> Parties<'a> {
         };
         others.map(|(name, host)| (host.address, desk(name, host))).collect()
     }
+
+    /// Where a host answers the others.
+    pub(super) fn desk(&self, host: &HostName) -> Option<SocketAddr> {
+        let own = self.lab.hosts.get(host)?;
+        Some(SocketAddr::new(own.address, own.identity_port?))
+    }
 }
 
 /// The addresses of a node that proxies own.

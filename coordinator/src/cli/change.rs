@@ -211,7 +211,10 @@ fn touches_nodes(edit: &Edit) -> bool {
         | Edit::DeleteCluster { .. }
         | Edit::Node { .. }
         | Edit::Set { .. } => true,
-        Edit::Inject { .. } | Edit::Heal { .. } | Edit::DeleteFault { .. } => false,
+        Edit::Inject { .. }
+        | Edit::Heal { .. }
+        | Edit::DeleteFault { .. }
+        | Edit::LabLease { .. } => false,
     }
 }
 
@@ -276,6 +279,7 @@ fn fault_goals(edit: &Edit, reply: &EditReply) -> Vec<Goal> {
         Edit::StartCluster { .. }
         | Edit::DeleteCluster { .. }
         | Edit::Node { .. }
+        | Edit::LabLease { .. }
         | Edit::Set { .. } => Vec::new(),
     }
 }

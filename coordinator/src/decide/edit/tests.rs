@@ -3,6 +3,7 @@
 mod apply;
 mod faults;
 mod laws;
+mod leases;
 mod nodes;
 mod own;
 

@@ -53,7 +53,9 @@ impl Orders {
             generation: Generation(1),
             listeners,
             diallers: diallers?,
-            ..ProxySpec::default()
+            blocks: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            faults: BTreeMap::new(),
         };
         let file = ProxyFile { version: 1, lab: None, boot_id, spec, deadlines: BTreeMap::new() };
         Ok(Self { dir: dir.to_owned(), file })
