@@ -18,8 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::AgentArgs,
-    clock,
+    args::{AgentArgs, DownArgs},
+    clock, down,
     ledger::Ledger,
     reconcile::{
         real::RealHands,
@@ -40,17 +40,36 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
     let dir = std::path::absolute(&args.dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     // Held as long as we live.
-    let _lock = Lock::take(&dir)?;
+    let lock = Lock::take(&dir)?;
     note_runtime(&dir, &args.runtime)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    runtime.block_on(serve(args, dir, coordinator))
+    let end = runtime.block_on(serve(args, dir.clone(), coordinator))?;
+    // Nothing of the lab is left to run when others begin to look after the host.
+    drop(runtime);
+    match end {
+        End::Asked => Ok(()),
+        End::Removed(why) => {
+            tracing::warn!("{why}: this host stops everything and keeps its data");
+            drop(lock);
+            down::run(&DownArgs { dir, wipe: false, runtime: Some(args.runtime.clone()) })?;
+            Ok(())
+        }
+    }
 }
 
-async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyhow::Result<()> {
+/// Why an agent ends.
+enum End {
+    /// By a signal: nodes and proxy go on.
+    Asked,
+    /// Its host is of the lab no more, in these words.
+    Removed(String),
+}
+
+async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyhow::Result<End> {
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -74,17 +93,25 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
-    let talks = tokio::spawn(session.run(stop.clone()));
+    let mut talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let over = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        over = &mut talks => Some(over),
+    };
+    if over.is_none() {
+        tracing::info!("agent stops; nodes and proxy go on");
     }
-    tracing::info!("agent stops; nodes and proxy go on");
     stop.cancel();
     passes.await.context("end the loop")?;
-    talks.await.context("end the session")
+    let told = match over {
+        Some(told) => told,
+        None => talks.await,
+    };
+    // The host may be removed in the moment in which it is asked to stop.
+    Ok(told.context("end the session")?.map_or(End::Asked, End::Removed))
 }
 
 /// The pid file of an agent's directory, locked while the agent lives.

@@ -3,10 +3,11 @@
 //! Stored as one JSON value per object. Choices made once (hosts, ports, addresses, resolved
 //! targets) are here and never made again.
 
+mod host;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ use crate::{
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
     spec::ClusterSpec,
 };
+
+pub use host::{Host, LABEL_BYTES_MAX, LABELS_MAX, Said, check_label};
 
 /// The whole accepted lab at one generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +43,22 @@ pub struct Lab {
     /// node of the same name on that host drops the entry.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed_wiped: BTreeMap<HostName, BTreeSet<NodeName>>,
+    /// Hosts that were removed, and by whom: their agents are told so and end, and what identified
+    /// them counts for nothing until they are admitted again (the last [`REMOVED_HOSTS_MAX`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_hosts: BTreeMap<HostName, RemovedHost>,
+}
+
+/// Removed hosts that are remembered.
+pub const REMOVED_HOSTS_MAX: usize = 1000;
+
+/// That a host was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedHost {
+    /// Who removed it.
+    pub by: String,
+    /// By which generation.
+    pub generation: Generation,
 }
 
 /// A node with the cluster it is of.
@@ -67,6 +86,7 @@ impl Lab {
             clusters: BTreeMap::new(),
             faults: BTreeMap::new(),
             removed_wiped: BTreeMap::new(),
+            removed_hosts: BTreeMap::new(),
         }
     }
 
@@ -110,18 +130,6 @@ impl Cluster {
 
 /// Ended faults that stay visible.
 pub const ENDED_FAULTS_MAX: usize = 50;
-
-/// A host of the lab.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
-    /// Where other hosts reach it.
-    pub address: IpAddr,
-    /// Under which its agent keeps everything.
-    pub dir: PathBuf,
-    /// Its labels.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-}
 
 /// Who made an object and by which means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

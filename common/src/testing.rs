@@ -1,6 +1,6 @@
 //! Labs for tests.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::LazyLock};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use crate::{
     blueprint::Blueprint,
@@ -15,11 +15,8 @@ use crate::{
 /// Hosts `h1` to `hN` and nothing else.
 pub(crate) fn empty_lab(hosts: u8) -> Lab {
     let host = |n: u8| {
-        let host = Host {
-            address: [127, 77, 5, n].into(),
-            dir: PathBuf::from(format!("/lab/hosts/h{n}")),
-            labels: BTreeMap::from([("n".to_owned(), n.to_string())]),
-        };
+        let mut host = Host::new([127, 77, 5, n].into(), format!("/lab/hosts/h{n}"));
+        host.relabel(|said| said.file = BTreeMap::from([("n".to_owned(), n.to_string())]));
         (format!("h{n}").parse().unwrap(), host)
     };
     Lab {
@@ -30,6 +27,7 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
+        removed_hosts: BTreeMap::new(),
     }
 }
 

@@ -110,6 +110,7 @@ fn lab(generation: u64) -> Lab {
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
+        removed_hosts: BTreeMap::new(),
     }
 }
 
@@ -174,11 +175,8 @@ fn fault(phase: Phase) -> Fault {
 
 fn full(generation: u64) -> Lab {
     let mut lab = lab(generation);
-    let host = Host {
-        address: "127.77.7.1".parse().unwrap(),
-        dir: "/h1".into(),
-        labels: BTreeMap::from([("dc".into(), "east".into())]),
-    };
+    let mut host = Host::new("127.77.7.1".parse().unwrap(), "/h1");
+    host.relabel(|said| said.file = BTreeMap::from([("dc".into(), "east".into())]));
     lab.hosts.insert(HostName::parse("h1").unwrap(), host);
     lab.clusters.insert(ClusterName::parse("kv").unwrap(), cluster("--a=1"));
     lab.faults
