@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod bypass;
 pub mod canary;
 pub mod clock;
+pub mod doctor;
 pub mod down;
 pub mod ledger;
 pub mod listeners;
