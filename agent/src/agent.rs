@@ -1,6 +1,7 @@
 //! Wires the agent together: one lock, one loop, one session; nodes and proxy outlive it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::net::UnixDatagram,
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{AgentArgs, DownArgs},
-    clock, down,
+    clock, down, facts,
     ledger::Ledger,
     reconcile::{
         real::RealHands,
@@ -84,6 +85,8 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
         address: args.address,
         dir,
         version,
+        port_range: facts::port_range(),
+        labels: BTreeMap::new(),
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
     if let Some(spec) = &spec {

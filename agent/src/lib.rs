@@ -11,6 +11,7 @@ pub mod canary;
 pub mod clock;
 pub mod doctor;
 pub mod down;
+pub mod facts;
 pub mod ledger;
 pub mod listeners;
 pub mod logs;

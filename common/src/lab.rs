@@ -19,6 +19,7 @@ use crate::{
     host_spec::{StopBy, Wanted},
     link::{Link, Party},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    port_block::PortBlock,
     spec::ClusterSpec,
 };
 
@@ -186,6 +187,10 @@ pub struct Placement {
     pub private: IpAddr,
     /// Its ports.
     pub ports: BTreeMap<PortName, u16>,
+    /// The ports it dials other hosts from, unique on its host's address; `None` on simulated hosts,
+    /// and where its host had none left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<PortBlock>,
     /// Whether it should run.
     #[serde(default)]
     pub wanted: Wanted,

@@ -22,6 +22,13 @@ pub struct Hello {
     pub dir: PathBuf,
     /// Its version.
     pub version: String,
+    /// The ports its kernel gives to sockets that ask for any, first and last, as its
+    /// `ip_local_port_range` said; `None` where it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_range: Option<(u16, u16)>,
+    /// What its own settings say of it. They count until somebody gives the host others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A host spec on its way to its host.

@@ -15,7 +15,7 @@ use crate::{
 /// Hosts `h1` to `hN` and nothing else.
 pub(crate) fn empty_lab(hosts: u8) -> Lab {
     let host = |n: u8| {
-        let mut host = Host::new([127, 77, 5, n].into(), format!("/lab/hosts/h{n}"));
+        let mut host = Host::new([127, 77, 5, n].into(), format!("/lab/hosts/h{n}").into());
         host.relabel(|said| said.file = BTreeMap::from([("n".to_owned(), n.to_string())]));
         (format!("h{n}").parse().unwrap(), host)
     };

@@ -27,6 +27,14 @@ pub struct Host {
     /// Whether no new node may come to it. What runs there goes on.
     #[serde(default, skip_serializing_if = "is_false")]
     pub drained: bool,
+    /// The ports its kernel gives to connections that name none (`ip_local_port_range`), first and
+    /// last; `None` where it has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_range: Option<(u16, u16)>,
+    /// From here on blocks of ports are sought for new nodes, so that those of nodes that have gone
+    /// rest while sockets may still have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_block: Option<u16>,
 }
 
 /// Who said which label of a host. Each means keeps its own list and changes no other.
@@ -55,14 +63,28 @@ impl Said {
 impl Host {
     /// A host without labels that takes nodes.
     #[must_use]
-    pub fn new(address: IpAddr, dir: impl Into<PathBuf>) -> Self {
+    pub fn new(address: IpAddr, dir: PathBuf) -> Self {
         Self {
             address,
-            dir: dir.into(),
+            dir,
             labels: BTreeMap::new(),
             said: Said::default(),
             drained: false,
+            port_range: None,
+            next_block: None,
         }
+    }
+
+    /// Whether it only stands for a machine: all of these are one machine, on its loopback.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.address, IpAddr::V4(address) if address.is_loopback())
+    }
+
+    /// Whether what listens on the loopback of one is there for the other.
+    #[must_use]
+    pub fn shares_machine(&self, other: &Self) -> bool {
+        self.address == other.address || self.is_simulated() && other.is_simulated()
     }
 
     /// Changes what was said of its labels, and makes `labels` follow: of each label, `host label`
@@ -114,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_verb_goes_before_the_file_and_the_file_before_the_join() {
-        let mut host = Host::new([10, 0, 0, 1].into(), "/lab");
+        let mut host = Host::new([10, 0, 0, 1].into(), "/lab".into());
         host.relabel(|said| said.join = pairs("dc=west disk=nvme"));
         host.relabel(|said| said.file = pairs("dc=east rack=1"));
         host.relabel(|said| said.verb = pairs("rack=2"));

@@ -37,7 +37,7 @@ pub(super) async fn start(store: &Arc<dyn Store>) -> Arc<MirrorHandle> {
 pub(super) fn next(before: &Lab, says: &str) -> (Lab, HistoryEntry) {
     let mut lab = before.clone();
     lab.generation = before.generation.next();
-    let mut h1 = Host::new("127.77.7.1".parse().unwrap(), "/h1");
+    let mut h1 = Host::new("127.77.7.1".parse().unwrap(), "/h1".into());
     h1.relabel(|said| said.file = [("says".to_owned(), says.to_owned())].into());
     lab.hosts.insert(host("h1"), h1);
     let entry = HistoryEntry {

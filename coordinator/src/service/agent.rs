@@ -116,7 +116,11 @@ impl AgentService {
     async fn register(&self, hello: &Hello) -> Result<(), Status> {
         loop {
             let seen = self.mirror.now();
-            let host = Host::new(hello.address, hello.dir.clone());
+            let host = Host {
+                port_range: hello.port_range,
+                labels: hello.labels.clone(),
+                ..Host::new(hello.address, hello.dir.clone())
+            };
             let decision = host_joins(&seen.lab, (&hello.host, host), &asked(AUTOMATIC))
                 .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
             if !decision.reply.changed {

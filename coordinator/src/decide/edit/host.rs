@@ -60,6 +60,7 @@ fn enter(lab: &Lab, (name, host): (&HostName, Host), asked: &Asked) -> Result<De
     let mut next = known.unwrap_or_else(|| Host::new(host.address, host.dir.clone()));
     next.address = host.address;
     next.dir = host.dir;
+    next.port_range = host.port_range;
     if !host.labels.is_empty() {
         check_labels(name, &host.labels)?;
         next.relabel(|said| said.join = host.labels);
