@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::cli::{
     apply, blueprint, completion, contexts, down, endpoints, events, failure::Failure, fault,
-    guard, heal, logs, node, object, output, show, start, status, up, wait,
+    guard, heal, host, logs, node, object, output, show, start, status, up, wait,
 };
 
 /// Shown where nothing is asked: the way of the first five minutes.
@@ -57,6 +57,9 @@ Faults:
 Files:
   plan, apply -f FILE       What a file would change; make it so
   get, delete               Objects as they were accepted; remove them
+
+Many machines:
+  host                      The machines of a lab: token
 
 And:
   blueprint                 How databases are run: list, show, check a file of your own
@@ -190,6 +193,8 @@ pub enum Verb {
     History(events::HistoryArgs),
     /// How databases are run
     Blueprint(blueprint::BlueprintArgs),
+    /// The machines of a lab
+    Host(host::HostArgs),
     /// Whether this machine can run a lab
     Doctor(output::OutputArgs),
     /// The labs of this user
