@@ -51,6 +51,10 @@ pub struct Role {
     /// Its ports.
     #[serde(default, rename = "port")]
     pub ports: BTreeMap<PortName, Port>,
+    /// Connections that a node may have to one address of another host at a time;
+    /// [`BLOCK_DEFAULT`](crate::port_block::BLOCK_DEFAULT) where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dial_ports: Option<u16>,
     /// Arguments.
     #[serde(default)]
     pub args: Vec<Template>,

@@ -3,10 +3,14 @@
 #[cfg(test)]
 mod tests;
 
+mod parties;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
 };
+
+use parties::Parties;
 
 use crate::{
     duration::Span,
@@ -35,12 +39,12 @@ pub fn compile(lab: &Lab) -> Result<BTreeMap<HostName, HostSpec>, RenderError> {
             nodes.insert(node.clone(), spec);
         }
     }
-    let dials: BTreeSet<SocketAddr> = nodes.values().flat_map(advertised).collect();
-    for spec in nodes.values_mut() {
-        spec.dials.clone_from(&dials);
+    let parties = Parties::new(lab, &nodes);
+    for node in lab.nodes() {
+        if let Some(spec) = nodes.get_mut(node.name) {
+            parties.tell(spec, node.placement);
+        }
     }
-    let diallers: BTreeMap<IpAddr, NodeName> =
-        nodes.iter().map(|(name, spec)| (spec.private, name.clone())).collect();
 
     let mut by_host: BTreeMap<HostName, BTreeMap<NodeName, NodeSpec>> =
         lab.hosts.keys().map(|host| (host.clone(), BTreeMap::new())).collect();
@@ -51,7 +55,7 @@ pub fn compile(lab: &Lab) -> Result<BTreeMap<HostName, HostSpec>, RenderError> {
     }
     Ok(by_host
         .into_iter()
-        .map(|(host, nodes)| (host.clone(), host_spec(lab, host, nodes, &diallers)))
+        .map(|(host, nodes)| (host.clone(), host_spec(lab, host, nodes, &parties)))
         .collect())
 }
 
@@ -59,7 +63,7 @@ fn host_spec(
     lab: &Lab,
     host: HostName,
     nodes: BTreeMap<NodeName, NodeSpec>,
-    diallers: &BTreeMap<IpAddr, NodeName>,
+    parties: &Parties<'_>,
 ) -> HostSpec {
     let mut listeners: Vec<Listener> =
         nodes.iter().flat_map(|(n, spec)| listeners(n, spec)).collect();
@@ -67,7 +71,9 @@ fn host_spec(
     let proxy = ProxySpec {
         generation: lab.generation,
         listeners,
-        diallers: diallers.clone(),
+        diallers: parties.diallers(&host),
+        blocks: parties.blocks.clone(),
+        hosts: parties.others(&host),
         faults: lab
             .faults
             .iter()
@@ -83,12 +89,6 @@ fn host_spec(
         nodes,
         proxy,
     }
-}
-
-/// The addresses of a node that proxies own.
-fn advertised(spec: &NodeSpec) -> impl Iterator<Item = SocketAddr> + '_ {
-    let proxied = spec.ports.values().filter(|port| port.proxied);
-    proxied.map(|port| SocketAddr::new(spec.address, port.port))
 }
 
 fn listeners<'a>(name: &'a NodeName, spec: &'a NodeSpec) -> impl Iterator<Item = Listener> + 'a {

@@ -12,6 +12,7 @@ use crate::{
     duration::Span,
     generation::{FaultRevision, Generation, Incarnation},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    port_block::FarDials,
     probe::{Probe, RoleProbe},
     proxy_spec::ProxySpec,
     spec::OnCrash,
@@ -85,8 +86,11 @@ pub struct NodeSpec {
     /// Faults on the node itself.
     #[serde(default)]
     pub faults: BTreeMap<FaultName, NodeFault>,
-    /// Proxies of the lab: a connect to one of these is bound to the private address.
+    /// Proxies on this machine: a connect to one of these is bound to the private address.
     pub dials: BTreeSet<std::net::SocketAddr>,
+    /// Proxies that see it come from its host's address: those of other hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub far: Option<FarDials>,
 }
 
 /// What is run and with what.

@@ -18,6 +18,7 @@ use crate::{
     host_spec::{StopBy, Wanted},
     link::{Link, Party},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    port_block::PortBlock,
     spec::ClusterSpec,
 };
 
@@ -121,6 +122,34 @@ pub struct Host {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The ports its kernel gives to connections that name none (`ip_local_port_range`), first and
+    /// last; `None` where it has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_range: Option<(u16, u16)>,
+    /// From here on blocks of ports are sought for new nodes, so that those of nodes that have gone
+    /// rest while sockets may still have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_block: Option<u16>,
+}
+
+impl Host {
+    /// A host of which nothing else is known.
+    #[must_use]
+    pub fn new(address: IpAddr, dir: PathBuf) -> Self {
+        Self { address, dir, labels: BTreeMap::new(), port_range: None, next_block: None }
+    }
+
+    /// Whether it only stands for a machine: all of these are one machine, on its loopback.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.address, IpAddr::V4(address) if address.is_loopback())
+    }
+
+    /// Whether what listens on the loopback of one is there for the other.
+    #[must_use]
+    pub fn shares_machine(&self, other: &Self) -> bool {
+        self.address == other.address || self.is_simulated() && other.is_simulated()
+    }
 }
 
 /// Who made an object and by which means.
@@ -178,6 +207,10 @@ pub struct Placement {
     pub private: IpAddr,
     /// Its ports.
     pub ports: BTreeMap<PortName, u16>,
+    /// The ports it dials other hosts from, unique on its host's address; `None` on simulated hosts,
+    /// and where its host had none left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<PortBlock>,
     /// Whether it should run.
     #[serde(default)]
     pub wanted: Wanted,

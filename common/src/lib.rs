@@ -23,6 +23,7 @@ pub mod logs;
 pub mod name;
 pub mod nearest;
 pub mod place;
+pub mod port_block;
 pub mod preset;
 pub mod probe;
 pub mod proxy_spec;

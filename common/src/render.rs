@@ -123,6 +123,7 @@ impl Scene<'_> {
             on_crash: self.cluster.spec.on_crash.unwrap_or(self.cluster.blueprint.on_crash),
             faults: BTreeMap::new(),
             dials: std::collections::BTreeSet::new(),
+            far: None,
         })
     }
 

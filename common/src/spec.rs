@@ -115,6 +115,10 @@ pub struct RoleSpec {
     /// Environment over the blueprint's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Connections that each node may have to one address of another host at a time; the
+    /// blueprint's word where it is not said. Only for new nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dial_ports: Option<u16>,
     /// Fields that differ for one node, by its number from 1.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "by_number")]
     pub node: BTreeMap<u32, NodeOverride>,

@@ -19,6 +19,8 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
             address: [127, 77, 5, n].into(),
             dir: PathBuf::from(format!("/lab/hosts/h{n}")),
             labels: BTreeMap::from([("n".to_owned(), n.to_string())]),
+            port_range: None,
+            next_block: None,
         };
         (format!("h{n}").parse().unwrap(), host)
     };

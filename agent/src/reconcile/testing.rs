@@ -58,6 +58,7 @@ pub(crate) fn node_spec() -> NodeSpec {
         on_crash: OnCrash::Stay,
         faults: BTreeMap::new(),
         dials: BTreeSet::new(),
+        far: None,
     }
 }
 

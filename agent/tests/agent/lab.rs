@@ -332,6 +332,7 @@ impl Lab {
             on_crash: OnCrash::Stay,
             faults: BTreeMap::new(),
             dials: Default::default(),
+            far: None,
         };
         let name: NodeName = name.parse().unwrap();
         self.spec.nodes.insert(name.clone(), spec);

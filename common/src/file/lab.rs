@@ -9,6 +9,7 @@ use crate::{
         walk::{Item, Section},
     },
     name::HostName,
+    port_block::BLOCK_MAX,
     spec::{
         COUNT_MAX, ClusterSpec, HOSTS_DEFAULT, HOSTS_MAX, HostSection, LabFile, LabSection,
         NodeOverride, OnCrash, RoleSpec,
@@ -94,7 +95,7 @@ fn read_host(item: &Item<'_>) -> Option<HostSection> {
 }
 
 /// Fields that people write one table too high.
-const ROLE_FIELDS: [&str; 6] = ["count", "path", "config", "hosts", "args", "env"];
+const ROLE_FIELDS: [&str; 7] = ["count", "path", "config", "hosts", "args", "env", "dial_ports"];
 
 fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
     let section = item.section()?;
@@ -150,7 +151,10 @@ fn read_role(section: &Section<'_>, hosts: &Hosts) -> RoleSpec {
             node.insert(number, own);
         }
     }
+    let dial_ports = section.get("dial_ports");
+    let dial_ports = dial_ports.and_then(|item| item.number(1, BLOCK_MAX.into(), None));
     let spec = RoleSpec {
+        dial_ports: dial_ports.and_then(|count| u16::try_from(count).ok()),
         count: count.and_then(|count| u32::try_from(count).ok()),
         path: read_path(section),
         config: section.get("config").and_then(|item| item.filled_text()).map(str::to_owned),

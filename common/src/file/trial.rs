@@ -88,7 +88,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
     let hosts = (1..=SAMPLE_HOSTS).map(|n| {
         let address = [127, 77, 0, n].into();
         let dir = PathBuf::from(format!("/sample/h{n}"));
-        Some((format!("h{n}").parse().ok()?, Host { address, dir, labels: BTreeMap::new() }))
+        Some((format!("h{n}").parse().ok()?, Host::new(address, dir)))
     });
     let mut lab = Lab {
         name: "sample".parse().ok()?,

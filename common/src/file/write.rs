@@ -136,6 +136,7 @@ impl Display for RoleText<'_> {
         field(&mut out, "hosts", (!spec.hosts.is_empty()).then(|| texts(&spec.hosts)));
         field(&mut out, "args", (!spec.args.is_empty()).then(|| texts(&spec.args)));
         field(&mut out, "env", env(&spec.env));
+        field(&mut out, "dial_ports", spec.dial_ports.map(|count| count.to_string()));
         for (number, own) in &spec.node {
             write_override(&mut out, *number, own);
         }

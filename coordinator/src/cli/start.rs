@@ -280,6 +280,7 @@ fn roles(
             hosts: many("hosts"),
             args: many("arg"),
             env: environment(&flag("env"), &many("env"))?,
+            dial_ports: None,
             node: BTreeMap::new(),
         };
         roles.insert(role.clone(), spec);

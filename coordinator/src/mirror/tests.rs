@@ -39,7 +39,7 @@ pub(super) fn next(before: &Lab, says: &str) -> (Lab, HistoryEntry) {
     lab.generation = before.generation.next();
     let labels = [("says".to_owned(), says.to_owned())].into();
     let address = "127.77.7.1".parse().unwrap();
-    lab.hosts.insert(host("h1"), Host { address, dir: "/h1".into(), labels });
+    lab.hosts.insert(host("h1"), Host { labels, ..Host::new(address, "/h1".into()) });
     let entry = HistoryEntry {
         generation: lab.generation,
         at_unix_ms: 1,

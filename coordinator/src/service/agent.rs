@@ -108,9 +108,9 @@ impl AgentService {
         loop {
             let seen = self.mirror.now();
             let host = Host {
-                address: hello.address,
-                dir: hello.dir.clone(),
+                port_range: hello.port_range,
                 labels: hello.labels.clone(),
+                ..Host::new(hello.address, hello.dir.clone())
             };
             let decision = host_joins(&seen.lab, (&hello.host, host), &asked(AUTOMATIC))
                 .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;

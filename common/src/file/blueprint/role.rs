@@ -12,6 +12,7 @@ use crate::{
     host_spec::Limits,
     name::{PortName, RoleName},
     place::reserved,
+    port_block::BLOCK_MAX,
     spec::COUNT_MAX,
 };
 
@@ -37,10 +38,13 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
     }
     let count = section.get("count").and_then(|item| item.number(1, COUNT_MAX.into(), None));
     let ports = read_ports(&section);
+    let dial_ports = section.get("dial_ports");
+    let dial_ports = dial_ports.and_then(|item| item.number(1, BLOCK_MAX.into(), None));
     let role = Role {
         program: program.and_then(|item| item.filled_text()).unwrap_or_default().to_owned(),
         count: count.and_then(|count| u32::try_from(count).ok()).unwrap_or(1),
         ports,
+        dial_ports: dial_ports.and_then(|count| u16::try_from(count).ok()),
         args: list("args"),
         env: template_table(&section, "env", scope, |_| None),
         dirs: list("dirs"),

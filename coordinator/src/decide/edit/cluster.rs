@@ -9,7 +9,7 @@ use faultbed_common::{
     host_spec::{StopBy, Wanted},
     lab::{Cluster, Origin},
     name::{ClusterName, NodeName, RoleName},
-    place::{counts, place},
+    place::{counts, next_blocks, place},
     spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
 };
 
@@ -98,6 +98,11 @@ pub(super) fn accept(
             .map(|(host, report)| (host.clone(), report.foreign.clone()))
             .collect();
         place(&change.lab, name, &mut next, &foreign).map_err(invalid)?;
+        for (host, from) in next_blocks(&change.lab, name, &next) {
+            if let Some(host) = change.lab.hosts.get_mut(&host) {
+                host.next_block = Some(from);
+            }
+        }
         if let Some(old) = &old {
             restart_changed(change, old, &mut next);
             note_removed(change, old, &next);

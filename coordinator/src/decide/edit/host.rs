@@ -19,8 +19,9 @@ pub fn host_joins(
 ) -> Result<Decision, Refusal> {
     let reports = Reports::new();
     let mut change = Change::new(lab, &reports, asked);
-    let labels = lab.hosts.get(name).map(|known| known.labels.clone());
-    let labels = labels.unwrap_or_else(|| host.labels.clone());
-    change.lab.hosts.insert(name.clone(), Host { labels, ..host });
+    let known = lab.hosts.get(name);
+    let labels = known.map_or_else(|| host.labels.clone(), |known| known.labels.clone());
+    let next_block = known.and_then(|known| known.next_block);
+    change.lab.hosts.insert(name.clone(), Host { labels, next_block, ..host });
     change.finish(format!("host {name} joins"))
 }

@@ -139,6 +139,7 @@ fn cluster(args: &str) -> Cluster {
         host: HostName::parse("h1").unwrap(),
         private: "127.128.0.1".parse().unwrap(),
         ports: BTreeMap::new(),
+        block: None,
         wanted: Wanted::Stopped,
         incarnation: Incarnation(3),
         stop_by: StopBy::Signal(9),
@@ -174,11 +175,8 @@ fn fault(phase: Phase) -> Fault {
 
 fn full(generation: u64) -> Lab {
     let mut lab = lab(generation);
-    let host = Host {
-        address: "127.77.7.1".parse().unwrap(),
-        dir: "/h1".into(),
-        labels: BTreeMap::from([("dc".into(), "east".into())]),
-    };
+    let mut host = Host::new("127.77.7.1".parse().unwrap(), "/h1".into());
+    host.labels = BTreeMap::from([("dc".into(), "east".into())]);
     lab.hosts.insert(HostName::parse("h1").unwrap(), host);
     lab.clusters.insert(ClusterName::parse("kv").unwrap(), cluster("--a=1"));
     lab.faults
