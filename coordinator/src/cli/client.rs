@@ -8,8 +8,9 @@ use faultbed_common::{
     lab::Lab,
     logs::{LogLine, LogQuery},
     status::Status,
+    trust::{TokenReply, TokenRequest},
 };
-use faultbed_proto::v1::{Document, operator_client::OperatorClient};
+use faultbed_proto::v1::{Document, operator_client::OperatorClient, trust_client::TrustClient};
 use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
@@ -34,6 +35,7 @@ pub type Documents<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: OperatorClient<Channel>,
+    trust: TrustClient<Channel>,
     /// The lab.
     pub context: Context,
 }
@@ -54,8 +56,9 @@ impl Client {
             .connect_with_connector(connector)
             .await
             .map_err(|e| unreachable(&context, &root_cause(&e)))?;
+        let trust = TrustClient::new(channel.clone());
         let inner = OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { inner, context })
+        Ok(Self { inner, trust, context })
     }
 
     /// Asks for a change.
@@ -65,6 +68,16 @@ impl Client {
     pub async fn edit(&self, request: &EditRequest) -> Result<EditReply, Failure> {
         let document = self.document(request)?;
         let answer = self.inner.clone().edit(document).await;
+        self.answer(answer)
+    }
+
+    /// A one-time token for a host or a user.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn invite(&self, request: &TokenRequest) -> Result<TokenReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.trust.clone().invite(document).await;
         self.answer(answer)
     }
 
