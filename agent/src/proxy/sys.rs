@@ -12,6 +12,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 
 pub(crate) mod bpf;
+pub(crate) mod stamps;
 
 /// Hop count that no packet of a peer has: the kernel drops whatever arrives with less.
 const HOPS_MAX: libc::c_int = 255;
