@@ -14,7 +14,7 @@ use faultbed_common::{
 use super::edit::{
     Asked, Decision,
     change::Change,
-    fault::{check_grade, not_ready},
+    fault::{check_grade, waits_for},
     lease,
 };
 
@@ -112,15 +112,8 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
 fn begin(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Result<(), String> {
     let clusters = target::clusters(&change.lab, &shape::targets(&fault.spec))
         .map_err(|error| error.to_string())?;
-    let waiting: Vec<&str> = clusters
-        .iter()
-        .filter(|name| {
-            change.lab.clusters.get(*name).is_some_and(|cluster| !cluster.has_been_ready())
-        })
-        .map(|name| name.as_str())
-        .collect();
-    if !waiting.is_empty() {
-        return Err(not_ready(&waiting));
+    if let Some(why) = waits_for(change, &clusters) {
+        return Err(why);
     }
     let seed = fault.spec.seed_for(name);
     let resolved = shape::resolve(&change.lab, change.reports, &fault.spec, seed)

@@ -87,3 +87,41 @@ fn a_waiting_fault_says_what_it_waits_for() {
     world.report("kv-1", |seen| seen.leader = Some(true));
     assert_eq!(world.chores().as_deref(), Some("begin x"));
 }
+
+#[test]
+fn a_fault_of_a_file_waits_for_the_nodes_that_the_file_restarts() {
+    let mut world = ready();
+    let kv = "[cluster.kv]\nblueprint = \"etcd\"\n";
+    let cut = "[fault.cut]\nisolate = \"kv-2\"\nfor = \"5s\"\n";
+    let changed = format!("{kv}[cluster.kv.etcd]\nnode.2.path = \"/opt/etcd-next\"\n{cut}");
+    world.apply(&changed).unwrap();
+    let waits = Phase::Pending { why: "kv restarting".to_owned() };
+    assert_eq!(world.lab.faults[&key("cut")].phase, waits);
+    // The old one has still to end, then the new one to be ready.
+    assert_eq!(world.chores(), None);
+    let wanted = world.placement("kv-2").incarnation;
+    world.report("kv-2", |seen| {
+        seen.incarnation = wanted;
+        seen.been_ready = false;
+        seen.observed = NodeState::Starting;
+    });
+    assert_eq!(world.chores(), None);
+    world.report("kv-2", |seen| seen.been_ready = true);
+    assert_eq!(world.chores().as_deref(), Some("begin cut"));
+}
+
+#[test]
+fn a_fault_does_not_wait_for_a_node_that_its_host_starts_again() {
+    let mut world = ready();
+    world.report("kv-2", |seen| {
+        seen.incarnation = seen.incarnation.next();
+        seen.been_ready = false;
+        seen.observed = NodeState::Starting;
+    });
+    world
+        .apply(
+            "[cluster.kv]\nblueprint = \"etcd\"\n[fault.cut]\nisolate = \"kv-1\"\nfor = \"5s\"\n",
+        )
+        .unwrap();
+    assert!(world.lab.faults[&key("cut")].is_active());
+}
