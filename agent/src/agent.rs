@@ -57,6 +57,7 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let hands = Arc::new(RealHands::new(args, &dir));
     let spec = ledger.accepted().map(|accepted| accepted.spec.clone());
+    let (line, heard) = crate::line::line();
     let (reconciler, reports) =
         Reconciler::new(hands, ledger, Identity { version: version.clone(), boot_id });
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
@@ -70,13 +71,14 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
         labels: BTreeMap::new(),
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
+    session.line = line;
     if let Some(spec) = &spec {
         session.knows(spec);
     }
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
+    let passes = tokio::spawn(reconciler.hearing(heard).run(ordered, stop.clone()));
     let talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod down;
 pub mod facts;
 pub mod ledger;
+pub mod line;
 pub mod listeners;
 pub mod logs;
 pub mod node;

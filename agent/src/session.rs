@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
+    line::Line,
     logs::{self, Places},
     reconcile::report::{Shared, Urgency, urgency},
 };
@@ -96,6 +97,8 @@ pub struct Session {
     pub orders: mpsc::Sender<Orders>,
     /// Where reports come from.
     pub reports: watch::Receiver<Shared>,
+    /// Who must know whether a coordinator is on the line.
+    pub line: Line,
     /// The log files of nodes, by the orders that came last.
     places: Places,
 }
@@ -122,7 +125,14 @@ impl Session {
         orders: mpsc::Sender<Orders>,
         reports: watch::Receiver<Shared>,
     ) -> Self {
-        Self { coordinator, hello, orders, reports, places: Places::default() }
+        Self {
+            coordinator,
+            hello,
+            orders,
+            reports,
+            line: Line::default(),
+            places: Places::default(),
+        }
     }
 
     /// Knows where logs are before the first orders of this run came.
@@ -153,6 +163,7 @@ impl Session {
                     Err(over) => over,
                 },
             };
+            self.line.is_down();
             if matches!(over, Over::Stopping) {
                 return;
             }
@@ -185,6 +196,7 @@ impl Session {
         outbox.try_send(reporter.next()?).ok();
         let mut stream = client.session(ReceiverStream::new(queued)).await?.into_inner();
         tracing::info!("session begun");
+        self.line.is_up();
         let (batches, mut batched) = mpsc::channel::<LogBatch>(LOG_BATCHES_MAX);
         let mut requests = Requests::default();
         loop {

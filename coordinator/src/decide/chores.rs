@@ -99,6 +99,12 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
             Err(_) => None,
         },
         Phase::Active { .. } => {
+            if let Some(why) = healed_by_a_host(change, name, fault) {
+                fault.phase = change.ended(Ended::Healed);
+                let what = format!("{name} healed: {why}");
+                fault.ended_because = Some(why);
+                return Some(what);
+            }
             if ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms) {
                 fault.phase = change.ended(Ended::Expired);
                 return Some(format!("{name} expired"));
@@ -106,6 +112,15 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
             follow(change, name, fault)
         }
     }
+}
+
+/// That a host healed a fault by itself, and why. A fault that is over at one end of a link is half
+/// of what it was, so it ends everywhere.
+fn healed_by_a_host(change: &Change<'_>, name: &FaultName, fault: &Fault) -> Option<String> {
+    change.reports.iter().find_map(|(host, report)| {
+        let said = report.faults.get(name).filter(|said| said.revision == fault.revision)?;
+        Some(format!("host {host} {}", said.healed.as_ref()?))
+    })
 }
 
 /// Begins a fault that has not begun, or says why it cannot yet.
