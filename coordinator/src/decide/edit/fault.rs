@@ -6,7 +6,7 @@ use faultbed_common::{
     duration::Span,
     fault::{FOR_DEFAULT, FaultSpec, Grade, Lasts},
     lab::{Ended, Fault, Origin, Phase, Resolved},
-    name::FaultName,
+    name::{ClusterName, FaultName},
     shape,
     spec::SPEC_BYTES_MAX,
     target,
@@ -103,11 +103,7 @@ pub(super) fn accept(
     }
     shape::check(spec).map_err(|error| refuse(&error))?;
     let named = target::clusters(&change.lab, &shape::targets(spec)).map_err(|e| refuse(&e))?;
-    for cluster in &named {
-        if let Some(there) = change.lab.clusters.get(cluster) {
-            change.own(&format!("fault {name}: cluster {cluster}"), &there.origin)?;
-        }
-    }
+    meet_others(change, name, &named)?;
     let waiting: Vec<&str> = named
         .iter()
         .filter(|cluster| {
@@ -119,7 +115,8 @@ pub(super) fn accept(
     let (phase, resolved) =
         match shape::resolve(&change.lab, change.reports, spec, spec.seed_for(name)) {
             Ok(resolved) if is_due => {
-                change.own_nodes(resolved.touched())?;
+                let met = change.met(&resolved);
+                meet_others(change, name, &met)?;
                 check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
                 (Phase::Active { since_unix_ms: change.asked.now_unix_ms }, resolved)
             }
@@ -143,6 +140,25 @@ pub(super) fn accept(
     };
     change.lab.faults.insert(name.clone(), fault);
     Ok(())
+}
+
+/// A fault that meets clusters of others is refused, or with `--everyone` said, naming all of them.
+fn meet_others(
+    change: &mut Change<'_>,
+    name: &FaultName,
+    clusters: &BTreeSet<ClusterName>,
+) -> Result<(), Refusal> {
+    let others = change.others(&change.asked.by, clusters);
+    let them = if others.len() == 1 { "it" } else { "them" };
+    let others_named = others.join(", ");
+    match others.as_slice() {
+        [] => Ok(()),
+        _ if change.everyone => {
+            change.note(format!("{name} meets what is not yours: {others_named}"));
+            Ok(())
+        }
+        _ => Err(invalid(format!("fault {name}: {others_named}; --everyone touches {them} too"))),
+    }
 }
 
 /// `kv not ready`.
