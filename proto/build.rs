@@ -2,8 +2,10 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
-    let files =
-        protox::compile(["faultbed/v1/operator.proto", "faultbed/v1/agent.proto"], ["protos"])?;
+    let files = protox::compile(
+        ["faultbed/v1/operator.proto", "faultbed/v1/agent.proto", "faultbed/v1/exec.proto"],
+        ["protos"],
+    )?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    allow::Allow,
     args::AgentArgs,
     clock, facts,
     ledger::Ledger,
@@ -55,7 +56,9 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let hands = Arc::new(RealHands::new(args, &dir));
+    // A limit that cannot be read must not be none.
+    let allow = Allow::read(&dir.join("agent.toml")).map_err(anyhow::Error::msg)?;
+    let hands = Arc::new(RealHands::new(args, &dir).allowing(allow.clone()));
     let spec = ledger.accepted().map(|accepted| accepted.spec.clone());
     let (line, heard) = crate::line::line();
     let (reconciler, reports) =
@@ -72,6 +75,7 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
     session.line = line;
+    session.allow(allow);
     if let Some(spec) = &spec {
         session.knows(spec);
     }

@@ -4,12 +4,14 @@
 //! node (`shim`), and the data plane (`proxy`). The last two outlive the first.
 
 pub mod agent;
+pub mod allow;
 pub mod args;
 pub mod binaries;
 pub mod bypass;
 pub mod canary;
 pub mod clock;
 pub mod down;
+pub mod exec;
 pub mod facts;
 pub mod ledger;
 pub mod line;

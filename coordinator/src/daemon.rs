@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Parser;
 use faultbed_common::name::LabName;
-use faultbed_proto::v1::{agent_server::AgentServer, operator_server::OperatorServer};
+use faultbed_proto::v1::{
+    agent_server::AgentServer, exec_server::ExecServer, operator_server::OperatorServer,
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -27,7 +29,9 @@ use crate::{
     listen::{self, Door},
     mirror::Mirror,
     runtime::{Runtime, make_private_dir},
-    service::{DOCUMENT_BYTES_MAX, agent::AgentService, operator::OperatorService},
+    service::{
+        DOCUMENT_BYTES_MAX, agent::AgentService, exec::ExecService, operator::OperatorService,
+    },
     sessions::Sessions,
     store::{self, StoreChoice},
 };
@@ -112,6 +116,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         OperatorServer::new(operator.clone()).max_decoding_message_size(DOCUMENT_BYTES_MAX),
     )
     .add_service(AgentServer::new(agents).max_decoding_message_size(DOCUMENT_BYTES_MAX));
+    let execs = ExecService {
+        mirror: Arc::clone(&mirror),
+        journal: Arc::clone(&journal),
+        desk: Arc::default(),
+    };
+    let grpc =
+        grpc.add_service(ExecServer::new(execs).max_decoding_message_size(DOCUMENT_BYTES_MAX));
     let router = grpc.into_axum_router().merge(http::routes(operator));
 
     let stop = CancellationToken::new();
