@@ -120,6 +120,7 @@ impl AgentService {
             let seen = self.mirror.now();
             let host = Host {
                 port_range: hello.port_range,
+                identity_port: hello.identity_port,
                 labels: hello.labels.clone(),
                 ..Host::new(hello.address, hello.dir.clone())
             };
