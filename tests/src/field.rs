@@ -39,6 +39,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const COORDINATOR: u8 = 21;
 /// The place of clients.
 const OUTSIDE: u8 = 31;
+/// By which link an agent finds its coordinator.
+const DOOR: &str = "coordinator.sock";
 /// Private addresses are the namespace's own, so labs need no octet of their own.
 const OCTET: &str = "7";
 
@@ -53,6 +55,8 @@ pub struct Shape {
     pub coordinators: u8,
     /// Whether daemons have wall clocks of their own.
     pub clocks: bool,
+    /// The size of each agent's disk, where it has one of its own.
+    pub disk_kib: Option<u32>,
 }
 
 /// A lab with all its parts.
@@ -127,6 +131,7 @@ impl Field {
             let agent = field.agent(n);
             field.hosts.push(agent);
         }
+        field.agents_go_to(0);
         for coordinator in &mut field.coordinators {
             coordinator.start();
         }
@@ -181,10 +186,28 @@ impl Field {
         daemon.args = words(&["agent", "--lab", self.shape.name, "--host", &host]);
         daemon.args.extend(words(&["--address", &address, "--dir", &text(&daemon.dir)]));
         daemon.args.extend(words(&["--runtime", &text(&daemon.runtime), "--coordinator"]));
-        let socket = self.coordinators[0].runtime.join("api.sock");
-        daemon.args.push(format!("unix:{}", socket.display()));
+        daemon.args.push(format!("unix:{}", daemon.runtime.join(DOOR).display()));
+        if let Some(kib) = self.shape.disk_kib {
+            let size = format!("size={kib}k");
+            let ran = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "agent"]).arg(&daemon.dir).output();
+            let ran = ran.expect("run mount");
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        }
         self.give_clock(&mut daemon);
         daemon
+    }
+
+    /// Has all agents go to one coordinator from their next try on.
+    ///
+    /// # Panics
+    /// Where the link cannot be made.
+    pub fn agents_go_to(&self, coordinator: usize) {
+        let socket = self.coordinators[coordinator].runtime.join("api.sock");
+        for host in &self.hosts {
+            let fresh = host.runtime.join("door.new");
+            std::os::unix::fs::symlink(&socket, &fresh).expect("make a link");
+            std::fs::rename(&fresh, host.runtime.join(DOOR)).expect("replace a link");
+        }
     }
 
     fn give_clock(&self, daemon: &mut Daemon) {
@@ -337,6 +360,9 @@ impl Drop for Field {
         hosts.iter_mut().for_each(Daemon::kill);
         for host in &mut hosts {
             host.place.end();
+            if self.shape.disk_kib.is_some() {
+                let _goes_with_us = Command::new("umount").arg("-l").arg(&host.dir).status();
+            }
         }
     }
 }
