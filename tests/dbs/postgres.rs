@@ -41,7 +41,9 @@ impl Database for Postgres {
     }
 
     fn elect(&self, lab: &Lab, new: &NodeName) {
-        lab.ok(&["inject", "promote", "--on", new.as_str(), "--for", "10s"]);
+        lab.ok(&["inject", "promote", "--on", new.as_str(), "--name", "new", "--for", "2m"]);
+        lab.ok(&["heal", "new"]);
+        lab.ok(&["delete", "fault", "new"]);
     }
 
     fn take_back(&self, lab: &Lab, old: &NodeName) {
