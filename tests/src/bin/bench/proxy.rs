@@ -55,6 +55,7 @@ impl Orders {
             diallers: diallers?,
             blocks: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            desk: None,
             faults: BTreeMap::new(),
         };
         let file = ProxyFile { version: 1, lab: None, boot_id, spec, deadlines: BTreeMap::new() };
