@@ -19,8 +19,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::AgentArgs,
-    clock, facts,
+    args::{AgentArgs, DownArgs},
+    clock, down, facts,
     ledger::Ledger,
     proxy,
     reconcile::{
@@ -52,21 +52,32 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
     proxy::collect_own(&dir.join("proxy"));
-    match runtime.block_on(serve(args, dir, coordinator, &program))? {
-        End::Stop => Ok(()),
+    let end = runtime.block_on(serve(args, dir.clone(), coordinator, &program))?;
+    // Nothing of the lab is left to run when others begin to look after the host.
+    drop(runtime);
+    match end {
+        End::Asked => Ok(()),
         End::Reload => {
-            drop(runtime);
             drop(lock);
             Err(program.exec())
+        }
+        End::Removed(why) => {
+            tracing::warn!("{why}: this host stops everything and keeps its data");
+            drop(lock);
+            down::run(&DownArgs { dir, wipe: false, runtime: Some(args.runtime.clone()) })?;
+            Ok(())
         }
     }
 }
 
-/// What an agent does when it is done.
+/// Why an agent ends.
 enum End {
-    Stop,
+    /// By a signal: nodes and proxy go on.
+    Asked,
     /// Goes on as the program that is now at its path.
     Reload,
+    /// Its host is of the lab no more, in these words.
+    Removed(String),
 }
 
 async fn serve(
@@ -102,27 +113,37 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
-    let talks = tokio::spawn(session.run(stop.clone()));
+    let mut talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
+    let mut told = None;
     let end = loop {
         tokio::select! {
-            _ = terminate.recv() => break End::Stop,
-            _ = interrupt.recv() => break End::Stop,
+            _ = terminate.recv() => break End::Asked,
+            _ = interrupt.recv() => break End::Asked,
             _ = hangup.recv() => match program.try_out().await {
                 Ok(()) => break End::Reload,
                 Err(error) => tracing::error!("not reloaded: {error:#}"),
             },
+            over = &mut talks => {
+                told = Some(over);
+                break End::Asked;
+            }
         }
     };
-    match end {
-        End::Stop => tracing::info!("agent stops; nodes and proxy go on"),
+    match &end {
         End::Reload => tracing::info!(program = %program.path().display(), "agent reloads"),
+        End::Asked if told.is_none() => tracing::info!("agent stops; nodes and proxy go on"),
+        End::Asked | End::Removed(_) => {}
     }
     stop.cancel();
     passes.await.context("end the loop")?;
-    talks.await.context("end the session")?;
-    Ok(end)
+    let told = match told {
+        Some(told) => told,
+        None => talks.await,
+    };
+    // The host may be removed in the moment in which it is asked to stop.
+    Ok(told.context("end the session")?.map_or(end, End::Removed))
 }
 
 /// The pid file of an agent's directory, locked while the agent lives.

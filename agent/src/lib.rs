@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod bypass;
 pub mod canary;
 pub mod clock;
+pub mod doctor;
 pub mod down;
 pub mod facts;
 pub mod ledger;
@@ -18,11 +19,8 @@ pub mod node;
 pub mod probe;
 pub mod proxy;
 pub mod reconcile;
-<<<<<<< HEAD
 pub mod reload;
-=======
 pub mod search;
->>>>>>> refs/heads/dbs
 pub mod session;
 pub mod shim;
 mod socket_tables;

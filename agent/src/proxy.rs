@@ -71,6 +71,7 @@ pub use wire::{Applied, FailedListener, FaultInForce, ProxyState};
 
 use acceptor::Acceptor;
 use control::{Control, End};
+pub(crate) use engine::abilities;
 use engine::{Crew, Engine};
 use handover::{Base, Fetched, Line, Word, fetch};
 use identify::Lookup;

@@ -22,6 +22,7 @@ use faultbed_common::{
 
 use crate::{
     proxy::{
+        origin::Origin,
         processes::{Owners, node_processes, sockets_of},
         rule_set::{Board, lock},
         slab::Key,

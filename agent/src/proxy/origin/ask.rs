@@ -156,7 +156,8 @@ impl Host {
             // A line is only begun to be read when one can come, and is then read whole: what a
             // dropped read had taken would be lost.
             let heard = async {
-                let heard = timeout_at(until, tokio::io::AsyncBufReadExt::fill_buf(&mut read)).await;
+                let heard =
+                    timeout_at(until, tokio::io::AsyncBufReadExt::fill_buf(&mut read)).await;
                 heard.map(|filled| filled.map(<[u8]>::is_empty))
             };
             tokio::select! {

@@ -86,7 +86,8 @@ mod tests {
             urgent: true,
         };
         let answer = Tell::Node("kv-1".parse().unwrap());
-        let texts = [serde_json::to_string(&ask), serde_json::to_string(&answer)].map(Result::unwrap);
+        let texts =
+            [serde_json::to_string(&ask), serde_json::to_string(&answer)].map(Result::unwrap);
         assert_eq!(texts[1], r#"{"node":"kv-1"}"#);
         faultbed_fuzz::fuzz!(texts, |text: &[u8]| {
             let _refused = serde_json::from_slice::<Ask>(text);
