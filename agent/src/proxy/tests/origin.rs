@@ -91,6 +91,8 @@ impl Two {
         self.here.run();
         let there = &mut self.there;
         self.ground.there(|| there.run());
+        let desk = self.there.file.spec.desk.unwrap();
+        eventually("the other host answers", || TcpStream::connect(desk).is_ok());
     }
 
     /// A process on the other host that dials y from any port, as node or client.
@@ -228,6 +230,7 @@ fn what_dials_from_no_host_of_the_lab_is_a_client_at_once() {
         return;
     }
     let mut two = Two::prepare(0);
+    two.ground.add_addresses();
     two.here.inject("split", cut(Cut::Packets), &["x>y", "y>x"]);
     two.here.run();
     let from = SocketAddr::new(ip("10.77.0.11"), 0);
