@@ -3,6 +3,7 @@
 mod bytes;
 mod connections;
 mod control;
+mod control_fuzz;
 mod cuts;
 mod delays;
 mod far;

@@ -19,7 +19,7 @@ use tokio::{
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::decode;
+use super::{caller, decode};
 use crate::{
     chore::AUTOMATIC,
     decide::edit::{host_joins, removed},
@@ -63,8 +63,10 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<FromAgent>>,
     ) -> Result<Response<ToAgents>, Status> {
+        let caller = caller(&request)?;
         let mut incoming = request.into_inner();
         let hello = read_hello(&mut incoming).await?;
+        caller.must_be_host(&hello.host).map_err(Status::permission_denied)?;
         let lab = self.mirror.now().lab.name.clone();
         if hello.lab != lab {
             return Err(Status::failed_precondition(format!(
@@ -303,7 +305,7 @@ impl Session {
                 match decode::<LogBatch>("log batch", &json) {
                     Ok(batch) => {
                         let id = batch.id;
-                        if !self.service.sessions.deliver(batch).await {
+                        if !self.service.sessions.deliver(&self.host, batch).await {
                             self.service.sessions.end(&self.host, id);
                         }
                         true
