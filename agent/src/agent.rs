@@ -1,7 +1,6 @@
 //! Wires the agent together: one lock, one loop, one session; nodes and proxy outlive it.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::net::UnixDatagram,
@@ -19,14 +18,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::AgentArgs,
     clock, facts,
+    identity::HostIdentity,
     ledger::Ledger,
     reconcile::{
         real::RealHands,
         task::{Identity, ORDERS_MAX, Reconciler},
     },
-    session::{Coordinator, Session},
+    session::Session,
+    settings::Settings,
 };
 
 /// Threads for steps that block. They end when they are idle; a host has as many nodes as it has.
@@ -36,8 +36,7 @@ const BLOCKING_THREADS_MAX: usize = 16;
 ///
 /// # Errors
 /// It cannot begin: another agent has the directory, or the disk refuses it.
-pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
-    let coordinator: Coordinator = args.coordinator.parse().map_err(anyhow::Error::msg)?;
+pub fn run(args: &Settings) -> anyhow::Result<()> {
     let dir = std::path::absolute(&args.dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     // Held as long as we live.
@@ -48,10 +47,14 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    runtime.block_on(serve(args, dir, coordinator))
+    runtime.block_on(serve(args, dir))
 }
 
-async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyhow::Result<()> {
+async fn serve(args: &Settings, dir: PathBuf) -> anyhow::Result<()> {
+    let identity = match args.needs_identity() {
+        true => Some(Arc::new(HostIdentity::open(args)?)),
+        false => None,
+    };
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -67,9 +70,10 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
         dir,
         version,
         port_range: facts::port_range(),
-        labels: BTreeMap::new(),
+        labels: args.labels.clone(),
     };
-    let mut session = Session::new(coordinator, hello, orders, reports);
+    let mut session =
+        Session::new(args.coordinators.clone(), identity.clone(), hello, orders, reports);
     if let Some(spec) = &spec {
         session.knows(spec);
     }
@@ -77,6 +81,10 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
+    if let Some(identity) = identity {
+        // It ends with the runtime; a renewal that is under way loses nothing.
+        tokio::spawn(identity.keep(args.coordinators.clone(), stop.clone()));
+    }
     let talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");

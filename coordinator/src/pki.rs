@@ -25,7 +25,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use self::{
     authority::{Authority, Terms},
-    record::{CoordinatorRecord, MemberRecord, Rejected, TokenRecord, Used, admit, member_of},
+    record::{
+        Bearer, CoordinatorRecord, MemberRecord, Rejected, TokenRecord, Used, admit, member_of,
+    },
 };
 use crate::{
     editor::unix_ms,
@@ -264,7 +266,12 @@ impl Pki {
             let Some(kv) = got else { return Err(Rejected::Unknown.into()) };
             let token: TokenRecord = read(&kv).ok_or(Rejected::Unknown)?;
             let now = unix_ms();
-            let admission = admit(&token, &secret, (request.name.as_ref(), &key), now)?;
+            let bearer = Bearer {
+                name: request.name.as_ref(),
+                machine: request.machine.as_ref(),
+                key: &key,
+            };
+            let admission = admit(&token, &secret, &bearer, now)?;
             let member = member_of(&admission.who);
             if !admission.is_repeated {
                 if admission.must_be_new {
@@ -343,6 +350,12 @@ impl Pki {
             urls: self.urls(),
             labels: BTreeMap::new(),
         })
+    }
+
+    /// Whether some coordinator holds the stream of a host's agent.
+    #[must_use]
+    pub fn is_connected(&self, who: &Who) -> bool {
+        matches!(who, Who::Host(name) if self.mirror.now().alive.contains(name))
     }
 
     /// Takes somebody's membership: the certificate is refused from now on.

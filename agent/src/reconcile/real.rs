@@ -38,7 +38,6 @@ use records::{asked_record, gone_is_fine, run, shim_orders};
 
 pub use crate::node::run_dir;
 use crate::{
-    args::AgentArgs,
     binaries::{self, Binary, Hashes},
     bypass,
     canary::{self, Answer, Question},
@@ -54,6 +53,7 @@ use crate::{
         runs::{RUNS_KEPT, all_runs, try_lock},
     },
     probe::{Asker, command},
+    settings::Settings,
 };
 
 /// The file of a node's marks, in its directory.
@@ -98,9 +98,9 @@ pub struct RealHands {
 impl RealHands {
     /// The hands of the agent of `dir`.
     #[must_use]
-    pub fn new(args: &AgentArgs, dir: &Path) -> Self {
-        let socket = args.runtime.join(format!("{}-proxy.sock", args.host));
-        Self::with(args.lab.clone(), dir, Some(args.address), socket)
+    pub fn new(settings: &Settings, dir: &Path) -> Self {
+        let socket = settings.runtime.join(format!("{}-proxy.sock", settings.host));
+        Self::with(settings.lab.clone(), dir, Some(settings.address), socket)
     }
 
     /// The hands of `down`, which has no agent's command line: what it needs is in the ledger.

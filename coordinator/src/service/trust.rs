@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use faultbed_common::trust::{JoinRequest, RenewRequest, TokenRequest};
+use faultbed_common::trust::{JoinRequest, Presence, RenewRequest, TokenRequest};
 use faultbed_proto::v1::{Document, trust_server::Trust};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -112,6 +112,15 @@ impl Trust for TrustService {
         let issued = self.pki()?.renew(identity, &asked.request)?;
         info!(%identity, "certificate renewed");
         Ok(Response::new(encode(&issued)?))
+    }
+
+    async fn present(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        let caller = caller(&request)?;
+        let connected = match &caller.identity {
+            Some(identity) => self.pki()?.is_connected(&identity.who),
+            None => false,
+        };
+        Ok(Response::new(encode(&Presence { connected })?))
     }
 }
 
