@@ -18,13 +18,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock, facts,
+    args::DownArgs,
+    clock, down, facts,
     identity::HostIdentity,
     ledger::Ledger,
+    proxy,
     reconcile::{
         real::RealHands,
         task::{Identity, ORDERS_MAX, Reconciler},
     },
+    reload::Program,
     session::Session,
     settings::Settings,
 };
@@ -36,21 +39,47 @@ const BLOCKING_THREADS_MAX: usize = 16;
 ///
 /// # Errors
 /// It cannot begin: another agent has the directory, or the disk refuses it.
-pub fn run(args: &Settings) -> anyhow::Result<()> {
+pub fn run(args: &Settings, program: Program) -> anyhow::Result<()> {
     let dir = std::path::absolute(&args.dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     // Held as long as we live.
-    let _lock = Lock::take(&dir)?;
+    let lock = Lock::take(&dir)?;
     note_runtime(&dir, &args.runtime)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    runtime.block_on(serve(args, dir))
+    proxy::collect_own(&dir.join("proxy"));
+    let end = runtime.block_on(serve(args, dir.clone(), &program))?;
+    // Nothing of the lab is left to run when others begin to look after the host.
+    drop(runtime);
+    match end {
+        End::Asked => Ok(()),
+        End::Reload => {
+            drop(lock);
+            Err(program.exec())
+        }
+        End::Removed(why) => {
+            tracing::warn!("{why}: this host stops everything and keeps its data");
+            drop(lock);
+            down::run(&DownArgs { dir, wipe: false, runtime: Some(args.runtime.clone()) })?;
+            Ok(())
+        }
+    }
 }
 
-async fn serve(args: &Settings, dir: PathBuf) -> anyhow::Result<()> {
+/// Why an agent ends.
+enum End {
+    /// By a signal: nodes and proxy go on.
+    Asked,
+    /// Goes on as the program that is now at its path.
+    Reload,
+    /// Its host is of the lab no more, in these words.
+    Removed(String),
+}
+
+async fn serve(args: &Settings, dir: PathBuf, program: &Program) -> anyhow::Result<End> {
     let identity = match args.needs_identity() {
         true => Some(Arc::new(HostIdentity::open(args)?)),
         false => None,
@@ -80,22 +109,43 @@ async fn serve(args: &Settings, dir: PathBuf) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
     if let Some(identity) = identity {
         // It ends with the runtime; a renewal that is under way loses nothing.
         tokio::spawn(identity.keep(args.coordinators.clone(), stop.clone()));
     }
-    let talks = tokio::spawn(session.run(stop.clone()));
+    let mut talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut told = None;
+    let end = loop {
+        tokio::select! {
+            _ = terminate.recv() => break End::Asked,
+            _ = interrupt.recv() => break End::Asked,
+            _ = hangup.recv() => match program.try_out().await {
+                Ok(()) => break End::Reload,
+                Err(error) => tracing::error!("not reloaded: {error:#}"),
+            },
+            over = &mut talks => {
+                told = Some(over);
+                break End::Asked;
+            }
+        }
+    };
+    match &end {
+        End::Reload => tracing::info!(program = %program.path().display(), "agent reloads"),
+        End::Asked if told.is_none() => tracing::info!("agent stops; nodes and proxy go on"),
+        End::Asked | End::Removed(_) => {}
     }
-    tracing::info!("agent stops; nodes and proxy go on");
     stop.cancel();
     passes.await.context("end the loop")?;
-    talks.await.context("end the session")
+    let told = match told {
+        Some(told) => told,
+        None => talks.await,
+    };
+    // The host may be removed in the moment in which it is asked to stop.
+    Ok(told.context("end the session")?.map_or(end, End::Removed))
 }
 
 /// The pid file of an agent's directory, locked while the agent lives.

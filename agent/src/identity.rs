@@ -8,13 +8,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use faultbed_common::trust::{Issued, RenewRequest, Who};
-use faultbed_proto::v1::{Document, trust_client::TrustClient};
+use faultbed_common::trust::Who;
 use faultbed_trust::{
+    ask,
     certificate::Facts,
     credentials::{Credentials, write_private},
     dial::Dialer,
-    key::Key,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -132,27 +131,13 @@ impl HostIdentity {
 
     async fn renew_at(&self, url: &str) -> anyhow::Result<()> {
         let held = Credentials::read(&self.dir)?;
-        // The key stays: with it, only one file has to change for the new certificate to count.
-        let request = RenewRequest { request: Key::read(&held.key)?.request()? };
-        let channel = self.dialer.connect(url, |endpoint| endpoint).await?;
-        let document = Document { json: serde_json::to_string(&request)? };
-        let answer = TrustClient::new(channel).renew(document).await;
-        let answer = answer.map_err(|status| anyhow::anyhow!("{url}: {}", status.message()))?;
-        let issued: Issued = serde_json::from_str(&answer.get_ref().json)?;
-        let renewed = Credentials { key: held.key, certificate: issued.certificate, ca: issued.ca };
-        if renewed.facts()?.identity != held_identity(&held.certificate)? {
-            anyhow::bail!("{url} answered with a certificate of somebody else");
-        }
+        let (renewed, issued) = ask::renew(&self.dialer, url, &held).await?;
         self.dialer.replace(&renewed)?;
         renewed.write(&self.dir)?;
         let path = self.dir.join(COORDINATORS);
         write_private(&path, &issued.urls.join("\n"))
             .with_context(|| format!("write {}", path.display()))
     }
-}
-
-fn held_identity(certificate: &str) -> anyhow::Result<faultbed_common::trust::Identity> {
-    Ok(Facts::of_pem(certificate)?.identity)
 }
 
 /// How long until the certificate is looked at again, and whether it is time to renew it.
@@ -181,7 +166,7 @@ mod tests {
         };
         assert_eq!(facts.lifetime(), Duration::from_secs(60));
         assert_eq!(look_again(&facts, day), (Duration::from_secs(40), false));
-        assert_eq!(look_again(&facts, day + 39).1, false);
+        assert!(!look_again(&facts, day + 39).1);
         assert_eq!(look_again(&facts, day + 40), (Duration::from_secs(1), true));
         // A clock that stepped back does not put it off for ever.
         assert_eq!(look_again(&facts, 0).0, LOOK_MAX);

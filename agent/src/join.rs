@@ -16,10 +16,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use faultbed_common::{
     name::HostName,
-    trust::{Identity, Issued, JoinRequest, Presence, Token, Who},
+    trust::{Identity, Issued, Presence, Who},
 };
 use faultbed_proto::v1::{Document, trust_client::TrustClient};
 use faultbed_trust::{
+    ask,
     credentials::{self, Credentials, write_private},
     dial::Dialer,
     key::Key,
@@ -28,11 +29,12 @@ use faultbed_trust::{
 use crate::{
     agent,
     args::JoinArgs,
+    reload::Program,
     session::Coordinator,
     settings::{FILE, IDENTITY, Settings},
 };
 
-/// How long a coordinator may take to answer.
+/// How long a coordinator may take to say whether it sees the host.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// How long the lab may take to see the host.
@@ -70,7 +72,8 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     let lock = agent::Lock::take(&dir)?;
     let key = key_of(&dir.join(IDENTITY))?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (issued, own) = tokio.block_on(redeem(args, &key))?;
+    let asked = ask::join(&args.token, &key, args.name.clone(), machine_name());
+    let (issued, own) = tokio.block_on(asked)?;
     let settings = settle(args, (dir, runtime), &issued, own)?;
     let identity = settings.identity_dir();
     let credentials =
@@ -81,7 +84,9 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     let (lab, host) = (&settings.lab, &settings.host);
     if args.foreground {
         tracing::info!(%host, %lab, address = %settings.address, "joined");
-        return agent::run(&settings);
+        // A reload must not use the token a second time.
+        let args = ["agent".into(), "--config".into(), config.into_os_string()];
+        return agent::run(&settings, Program::own()?.with_args(args));
     }
     let log = start(&settings, &config)?;
     tokio.block_on(connected(&settings, &credentials)).with_context(|| {
@@ -138,58 +143,6 @@ fn key_of(identity: &Path) -> anyhow::Result<Key> {
     let _ = fs::remove_file(identity.join(credentials::CERTIFICATE));
     write_private(&path, &key.pem()).with_context(|| format!("write {}", path.display()))?;
     Ok(key)
-}
-
-/// Uses the token up at the first coordinator that answers; says from which address that was.
-async fn redeem(args: &JoinArgs, key: &Key) -> anyhow::Result<(Issued, Option<IpAddr>)> {
-    let Token { lab, urls, ca, id, secret } = &args.token;
-    let request = JoinRequest {
-        lab: lab.clone(),
-        id: id.clone(),
-        secret: secret.clone(),
-        request: key.request()?,
-        name: args.name.clone(),
-        machine: machine_name(),
-    };
-    let document = Document { json: serde_json::to_string(&request)? };
-    let mut last = anyhow::anyhow!("the token names no coordinator");
-    for url in urls {
-        let dialer = Dialer::pinned(ca)?;
-        let (channel, own) = match dialer.connect_told(url, |endpoint| endpoint).await {
-            Ok(connected) => connected,
-            Err(error) => {
-                tracing::warn!(%error, "try the next coordinator");
-                last = error.into();
-                continue;
-            }
-        };
-        let mut ask = tonic::Request::new(document.clone());
-        ask.set_timeout(ANSWER_MAX);
-        match TrustClient::new(channel).join(ask).await {
-            Ok(answer) => {
-                let issued = serde_json::from_str(&answer.get_ref().json).context("read answer")?;
-                return Ok((issued, own.map(|own| own.ip().to_canonical())));
-            }
-            // Another coordinator would say the same.
-            Err(status) if !is_passing(&status) => bail!("join lab {lab}: {}", status.message()),
-            Err(status) => last = anyhow::anyhow!("join lab {lab} at {url}: {}", status.message()),
-        }
-    }
-    Err(last)
-}
-
-fn is_passing(status: &tonic::Status) -> bool {
-    use tonic::Code;
-    matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::Aborted
-            | Code::Internal
-            | Code::ResourceExhausted
-    )
 }
 
 /// What the agent will go by. Limits that the owner of the machine set before stay.

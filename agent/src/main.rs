@@ -6,7 +6,8 @@ use clap::Parser as _;
 use faultbed_agent::{
     agent,
     args::{Args, Command, LogFormat},
-    down, join,
+    doctor, down, join,
+    reload::Program,
     settings::Settings,
 };
 
@@ -39,7 +40,8 @@ fn daemon() -> ExitCode {
                 // Whoever started this goes on without it, terminal and all.
                 let _ = rustix::process::setsid();
             }
-            let run = Settings::of(&args).and_then(|settings| agent::run(&settings));
+            let run =
+                Settings::of(&args).and_then(|settings| agent::run(&settings, Program::own()?));
             run.map(|()| ExitCode::SUCCESS)
         }
         Command::Join(args) => {
@@ -49,6 +51,10 @@ fn daemon() -> ExitCode {
         Command::Down(args) => {
             trace(LogFormat::Text);
             down::run(&args)
+        }
+        Command::Doctor(args) => {
+            trace(LogFormat::Text);
+            doctor::run(&args)
         }
     };
     result.unwrap_or_else(|error| {

@@ -257,6 +257,20 @@ pub struct Presence {
     pub connected: bool,
 }
 
+/// Takes a user's way in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpelRequest {
+    /// Who.
+    pub user: UserName,
+}
+
+/// Answers an [`ExpelRequest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpelReply {
+    /// The user had one.
+    pub was_member: bool,
+}
+
 /// A certificate, and all that is needed to use it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {

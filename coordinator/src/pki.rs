@@ -30,7 +30,8 @@ use self::{
     },
 };
 use crate::{
-    editor::unix_ms,
+    decide::edit::host_readmitted,
+    editor::{Editor, asked, unix_ms},
     mirror::MirrorHandle,
     store::{Compare, Kv, Op, Revision, StoreError, Txn},
 };
@@ -71,6 +72,7 @@ pub enum PkiError {
 #[derive(Debug)]
 pub struct Pki {
     mirror: Arc<MirrorHandle>,
+    editor: Editor,
     lab: LabName,
     /// This coordinator.
     pub own: Own,
@@ -102,7 +104,8 @@ impl Pki {
         lifetime: Duration,
     ) -> Result<Self, PkiError> {
         let lab = mirror.now().lab.name.clone();
-        let pki = Self { mirror, lab, own, lifetime, known: Mutex::new(None) };
+        let editor = Editor::new(Arc::clone(&mirror));
+        let pki = Self { mirror, editor, lab, own, lifetime, known: Mutex::new(None) };
         let made = Authority::new(&pki.lab, unix_ms() / 1000, rand::random())?;
         let key = pki.key("ca");
         let found = Txn {
@@ -273,10 +276,13 @@ impl Pki {
             };
             let admission = admit(&token, &secret, &bearer, now)?;
             let member = member_of(&admission.who);
-            if !admission.is_repeated {
+            if admission.is_repeated {
+                self.must_be_there(&admission.who)?;
+            } else {
                 if admission.must_be_new {
                     self.must_be_new(&admission.who).await?;
                 }
+                self.readmit(&admission.who, &token.by).await?;
                 let used = Used { member, key: key.clone(), at_unix_ms: now };
                 let used = TokenRecord { used: Some(used), ..token.clone() };
                 if !self.let_in(&kv, &used, &admission).await? {
@@ -288,6 +294,33 @@ impl Pki {
                 issued.labels = labels;
             }
             return Ok(issued);
+        }
+        Err(PkiError::Contended)
+    }
+
+    /// A token that was used does not bring back a host that was removed since.
+    fn must_be_there(&self, who: &Who) -> Result<(), PkiError> {
+        match who {
+            Who::Host(name) if self.mirror.now().lab.removed_hosts.contains_key(name) => {
+                Err(Rejected::Used.into())
+            }
+            Who::Host(_) | Who::User(..) | Who::Coordinator(_) => Ok(()),
+        }
+    }
+
+    /// Lets a host come back that was removed before: its token was made for that.
+    async fn readmit(&self, who: &Who, by: &str) -> Result<(), PkiError> {
+        let Who::Host(name) = who else { return Ok(()) };
+        for _ in 0..TRIES_MAX {
+            let seen = self.mirror.now();
+            if !seen.lab.removed_hosts.contains_key(name) {
+                return Ok(());
+            }
+            let decision = host_readmitted(&seen.lab, name, &asked(by))
+                .map_err(|refusal| PkiError::Refused(refusal.to_string()))?;
+            if self.editor.commit(&seen, &decision, by).await? {
+                return Ok(());
+            }
         }
         Err(PkiError::Contended)
     }

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use faultbed_common::trust::{JoinRequest, Presence, RenewRequest, TokenRequest};
+use faultbed_common::trust::{
+    ExpelReply, ExpelRequest, JoinRequest, Presence, RenewRequest, Role, TokenRequest, Who,
+};
 use faultbed_proto::v1::{Document, trust_server::Trust};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -81,6 +83,17 @@ impl Trust for TrustService {
         let reply = pki.invite(&asked, &caller.user).await?;
         info!(by = caller.user, invited = ?asked.invited, "token made");
         Ok(Response::new(encode(&reply)?))
+    }
+
+    async fn expel(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        let caller = caller(&request)?;
+        caller.must_be(Role::Admin).map_err(Status::permission_denied)?;
+        let asked: ExpelRequest = decode("expel request", &request.get_ref().json)?;
+        // A member is found by its name; the role does not count.
+        let who = Who::User(asked.user.clone(), Role::Viewer);
+        let was_member = self.pki()?.expel(&who).await?;
+        info!(by = caller.user, user = %asked.user, was_member, "user removed");
+        Ok(Response::new(encode(&ExpelReply { was_member })?))
     }
 
     async fn join(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
