@@ -26,6 +26,11 @@ pub struct HostArgs {
 /// Verbs on hosts.
 #[derive(Debug, clap::Subcommand)]
 enum HostCommand {
+    /// Print the one line that brings a machine into the lab
+    #[command(
+        after_help = "Examples:\n  faultbed host token\n  faultbed host token --name h1 --label rack=a --for 10m"
+    )]
+    Token(token::TokenArgs),
     /// The hosts of the lab, with what is placed there
     List(OutputArgs),
     /// Let no new node come to a host; what runs there goes on
@@ -82,11 +87,6 @@ enum HostCommand {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Print the one line that brings a machine into the lab
-    #[command(
-        after_help = "Examples:\n  faultbed host token\n  faultbed host token --name h1 --label rack=a --for 10m"
-    )]
-    Token(token::TokenArgs),
 }
 
 /// Runs `host …`.

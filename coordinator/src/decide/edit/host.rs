@@ -45,6 +45,17 @@ pub fn host_admitted(
     enter(lab, (name, host), asked)
 }
 
+/// Lets a host that was removed come back: somebody asked for a new token for it.
+///
+/// # Errors
+/// The lab would not compile, which this cannot bring about.
+pub fn host_readmitted(lab: &Lab, name: &HostName, asked: &Asked) -> Result<Decision, Refusal> {
+    let reports = Reports::new();
+    let mut change = Change::new(lab, &reports, asked);
+    change.lab.removed_hosts.remove(name);
+    change.finish(format!("host {name} may come back"))
+}
+
 /// Why a host does not belong to the lab any more; `None` where nobody removed it.
 #[must_use]
 pub fn removed(lab: &Lab, name: &HostName) -> Option<String> {
