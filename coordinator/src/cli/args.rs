@@ -59,6 +59,7 @@ Files:
   get, delete               Objects as they were accepted; remove them
 
 Hosts:
+  host join --ssh           Bring machines in over your own ssh
   host list, label          The machines of the lab; words that targets and placement know them by
   host drain, remove        Let no new node come to one; take one out of the lab
 
