@@ -30,6 +30,8 @@ if [ "$purpose" = test ]; then
     need ip iproute2
     need nft nftables
     need ethtool ethtool
+    need systemd-analyze systemd # says what is wrong in our units; nothing of it is started
+    need dpkg-deb dpkg
 fi
 if [ "$purpose" = bench ]; then # what our proxy is measured against, and the tools to be alone with it
     need haproxy haproxy
