@@ -4,11 +4,9 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::{net::UnixDatagram, process::CommandExt as _},
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
-    process::Command,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -29,6 +27,7 @@ use crate::{
         real::RealHands,
         task::{Identity, ORDERS_MAX, Reconciler},
     },
+    reload::Program,
     session::{Coordinator, Session},
 };
 
@@ -40,9 +39,7 @@ const BLOCKING_THREADS_MAX: usize = 16;
 /// # Errors
 /// It cannot begin: another agent has the directory, or the disk refuses it.
 pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
-    // Now, since the path of a program that was replaced cannot be found out any more.
-    let own = std::env::current_exe().context("find this program")?;
-    proxy::reap_inherited();
+    let program = Program::own()?;
     let coordinator: Coordinator = args.coordinator.parse().map_err(anyhow::Error::msg)?;
     let dir = std::path::absolute(&args.dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
@@ -54,17 +51,15 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    let end = runtime.block_on(serve(args, dir.clone(), coordinator, &own))?;
+    proxy::collect_own(&dir.join("proxy"));
+    let end = runtime.block_on(serve(args, dir.clone(), coordinator, &program))?;
     // Nothing of the lab is left to run when others begin to look after the host.
     drop(runtime);
     match end {
         End::Asked => Ok(()),
-        End::Again => {
+        End::Reload => {
             drop(lock);
-            tracing::info!(program = %own.display(), "agent becomes the program that is there now");
-            // Comes back only where it failed; the unit, or who watches, starts the agent anew then.
-            Err(Command::new(&own).args(std::env::args_os().skip(1)).exec())
-                .with_context(|| format!("become {}", own.display()))
+            Err(program.exec())
         }
         End::Removed(why) => {
             tracing::warn!("{why}: this host stops everything and keeps its data");
@@ -79,8 +74,8 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
 enum End {
     /// By a signal: nodes and proxy go on.
     Asked,
-    /// By SIGHUP: it becomes the program that is at its path now.
-    Again,
+    /// Goes on as the program that is now at its path.
+    Reload,
     /// Its host is of the lab no more, in these words.
     Removed(String),
 }
@@ -89,7 +84,7 @@ async fn serve(
     args: &AgentArgs,
     dir: PathBuf,
     coordinator: Coordinator,
-    own: &Path,
+    program: &Program,
 ) -> anyhow::Result<End> {
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
@@ -115,52 +110,39 @@ async fn serve(
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut reload = signal(SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
     let mut talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
-    let mut again = false;
-    let over = loop {
+    let mut told = None;
+    let end = loop {
         tokio::select! {
-            _ = terminate.recv() => break None,
-            _ = interrupt.recv() => break None,
-            _ = reload.recv() => again = can_run(own).await,
-            over = &mut talks => break Some(over),
-        }
-        if again {
-            break None;
+            _ = terminate.recv() => break End::Asked,
+            _ = interrupt.recv() => break End::Asked,
+            _ = hangup.recv() => match program.try_out().await {
+                Ok(()) => break End::Reload,
+                Err(error) => tracing::error!("not reloaded: {error:#}"),
+            },
+            over = &mut talks => {
+                told = Some(over);
+                break End::Asked;
+            }
         }
     };
-    if over.is_none() {
-        tracing::info!("agent stops; nodes and proxy go on");
+    match &end {
+        End::Reload => tracing::info!(program = %program.path().display(), "agent reloads"),
+        End::Asked if told.is_none() => tracing::info!("agent stops; nodes and proxy go on"),
+        End::Asked | End::Removed(_) => {}
     }
     stop.cancel();
     passes.await.context("end the loop")?;
-    let told = match over {
+    let told = match told {
         Some(told) => told,
         None => talks.await,
     };
     // The host may be removed in the moment in which it is asked to stop.
-    let end = if again { End::Again } else { End::Asked };
     Ok(told.context("end the session")?.map_or(end, End::Removed))
-}
-
-/// How long a new program may take to say its version.
-const VERSION_MAX: Duration = Duration::from_secs(10);
-
-/// Whether the program at this path runs at all: an agent must not end for one that was copied by half,
-/// or is for another machine.
-async fn can_run(program: &Path) -> bool {
-    let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
-    let why = match tokio::time::timeout(VERSION_MAX, asked).await {
-        Ok(Ok(said)) if said.status.success() => return true,
-        Ok(Ok(said)) => said.status.to_string(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no version within {} s", VERSION_MAX.as_secs()),
-    };
-    tracing::error!(program = %program.display(), why, "reload refused: the new program does not run");
-    false
 }
 
 /// The pid file of an agent's directory, locked while the agent lives.

@@ -64,7 +64,7 @@ mod wire;
 mod worker;
 
 pub use client::{ProxyClient, ProxyError};
-pub use process::{Programs, find, reap_inherited, spawn, spawn_program};
+pub use process::{Programs, collect_own, find, spawn, spawn_program};
 pub use wire::{Applied, FailedListener, FaultInForce, ProxyState};
 
 use acceptor::Acceptor;

@@ -318,6 +318,9 @@ impl Reporter {
         for fault in sent.faults.values_mut() {
             fault.remaining_ms = fault.remaining_ms.map(|ms| ms.saturating_sub(age_ms));
         }
+        for lease in sent.leases.values_mut().chain(&mut sent.lab_lease) {
+            lease.remaining_ms = lease.remaining_ms.saturating_sub(age_ms);
+        }
         self.told = report;
         self.told_at = Instant::now();
         Ok(message(from_agent::Kind::Report(encode(&sent)?)))

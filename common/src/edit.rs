@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     blueprint::Blueprint,
+    duration::Span,
     fault::FaultSpec,
     generation::Generation,
     lab::Resolved,
@@ -63,7 +64,7 @@ pub enum Edit {
     Set {
         /// Targets as written: nodes, `CLUSTER/ROLE` or a cluster.
         targets: Vec<String>,
-        /// `path`, `config`, `args`, `env.NAME`, `on_crash`, `count`.
+        /// `path`, `config`, `args`, `env.NAME`, `on_crash`, `lease`, `count`.
         field: String,
         /// As text.
         value: String,
@@ -79,6 +80,11 @@ pub enum Edit {
     Heal {
         /// Which.
         faults: Vec<FaultName>,
+    },
+    /// Begins the lease of the whole lab anew, or takes it away.
+    LabLease {
+        /// From now on.
+        lasts: Option<Span>,
     },
     /// Let no new node come to a host, or let them come again.
     DrainHost {
@@ -151,7 +157,7 @@ pub struct EditReply {
 /// One object before and after, as TOML for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectChange {
-    /// `cluster` or `fault`, or `host`.
+    /// `cluster` or `fault`, `host` or `lab`.
     pub kind: String,
     /// Its name.
     pub name: String,

@@ -39,6 +39,42 @@ pub struct HostSpec {
     pub wipe_removed: BTreeSet<NodeName>,
     /// The proxy process.
     pub proxy: ProxySpec,
+    /// Until when all this holds.
+    #[serde(default, skip_serializing_if = "Terms::is_default")]
+    pub terms: Terms,
+}
+
+/// Until when a host keeps to its spec where it hears nothing more. Durations only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// The lease of the whole lab.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lab: Option<LeaseTerm>,
+    /// The leases of clusters that have nodes here.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub clusters: BTreeMap<ClusterName, LeaseTerm>,
+    /// Faults are healed after so long without a coordinator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_man: Option<Span>,
+}
+
+impl Terms {
+    /// Whether it holds until further notice.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A lease as hosts know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseTerm {
+    /// Only a newer one moves the deadline.
+    pub revision: FaultRevision,
+    /// From its beginning.
+    #[serde(rename = "for")]
+    pub lasts: Span,
 }
 
 /// One node, fully rendered.
@@ -98,6 +134,9 @@ pub struct NodeSpec {
 pub struct Launch {
     /// With a slash a file, else a name looked up in the agent's PATH.
     pub program: String,
+    /// Where the program and all commands are looked for after PATH; see `blueprint::Role::search`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
     /// Its arguments, without the program.
     pub args: Vec<String>,
     /// Over the agent's own environment, less `http_proxy` and the like.
@@ -124,6 +163,9 @@ pub struct Launch {
     /// Run before the node is stopped because it left the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Vec<String>>,
+    /// How long one try of `leave` may take; `None` is the agent's own bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave_timeout: Option<Span>,
     /// Limits set before it runs.
     #[serde(default)]
     pub limits: Limits,

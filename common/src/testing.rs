@@ -27,6 +27,7 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
+        settings: crate::lab::Settings::default(),
         removed_hosts: BTreeMap::new(),
     }
 }
@@ -51,6 +52,7 @@ pub(crate) fn cluster(blueprint: Blueprint, spec: ClusterSpec) -> Cluster {
         last_index: BTreeMap::new(),
         been_ready: std::collections::BTreeSet::new(),
         token: "t1".to_owned(),
+        lease: None,
     }
 }
 
@@ -60,6 +62,7 @@ pub(crate) fn spec(blueprint: &str, role: &str, count: u32) -> ClusterSpec {
     ClusterSpec {
         blueprint: blueprint.to_owned(),
         on_crash: None,
+        lease: None,
         roles: BTreeMap::from([(role.parse().unwrap(), role_spec)]),
     }
 }
@@ -148,5 +151,7 @@ pub(crate) fn fault(lab: &Lab, spec: crate::fault::FaultSpec) -> crate::lab::Fau
         revision: crate::generation::FaultRevision(1),
         phase: crate::lab::Phase::Active { since_unix_ms: 0 },
         resolved,
+        everyone: false,
+        ended_because: None,
     }
 }

@@ -1,8 +1,7 @@
 //! Hosts that are listed, labelled, drained and removed in a running lab.
 
-use faultbed_common::{report::NodeState, status::Status};
-use faultbed_tests::lab::{ETCD, Lab, find, is_alive, signal};
-use rustix::process::Signal;
+use faultbed_common::report::NodeState;
+use faultbed_tests::lab::{ETCD, Lab, find, is_alive};
 
 #[test]
 fn a_drained_host_keeps_what_it_has_and_gets_nothing_new() {
@@ -52,27 +51,4 @@ fn the_agent_of_a_removed_host_stops_everything_and_does_not_come_back() {
     for name in ["kv-1", "kv-2"] {
         assert_eq!(find(&status, name).observed, NodeState::Ready);
     }
-}
-
-#[test]
-fn an_agent_that_is_reloaded_is_the_same_process_and_touches_no_node() {
-    let lab = Lab::up("reload", ETCD);
-    let agent = |name: &str| {
-        let pid = std::fs::read_to_string(lab.dir().join(format!("hosts/{name}/agent.pid")));
-        pid.expect("its pid").trim().parse::<i32>().expect("a pid")
-    };
-    let log = || std::fs::read_to_string(lab.dir().join("hosts/h1/agent.log")).unwrap_or_default();
-    let (pid, before) = (agent("h1"), lab.status());
-    let begun = log().matches("agent begun").count();
-    signal(pid, Signal::HUP);
-    lab.wait("it begins again", |status| {
-        let again = log().matches("agent begun").count() > begun;
-        (again && status.converged).then_some(())
-    });
-    assert_eq!(agent("h1"), pid, "{}", log());
-    let pids =
-        |status: &Status| -> Vec<Option<u32>> { status.nodes.iter().map(|n| n.pid).collect() };
-    assert_eq!(pids(&lab.status()), pids(&before));
-    // What it left behind is still found and ended.
-    lab.ok(&["restart", "kv-1"]);
 }

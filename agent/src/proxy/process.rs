@@ -117,31 +117,22 @@ fn exe_of(process: &ProcessId) -> PathBuf {
     PathBuf::from(format!("/proc/{}/exe", process.pid))
 }
 
-/// Waits for the children that this process had before it became this program: the proxy of an agent that
-/// was replaced in place. Else it would stay in the process table when it ends.
-pub fn reap_inherited() {
-    let own = rustix::thread::gettid().as_raw_nonzero();
-    let children = std::fs::read_to_string(format!("/proc/self/task/{own}/children"));
-    let children = children.unwrap_or_default();
-    let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-    for pid in pids.filter_map(rustix::process::Pid::from_raw) {
-        let thread = std::thread::Builder::new().name("reap-proxy".to_owned());
-        let wait = move || {
-            let none = rustix::process::WaitOptions::empty();
-            // Whoever else waited for it has it reaped.
-            let _ = rustix::process::waitpid(Some(pid), none);
-        };
-        if let Err(error) = thread.spawn(wait) {
-            tracing::warn!(%error, "wait for an earlier proxy");
-        }
-    }
-}
-
 /// Waits for the process in the background, so that its end leaves nothing behind.
 fn reap_later(mut child: Child) {
     let thread = std::thread::Builder::new().name("reap-proxy".to_owned());
     // Without the thread the process stays a zombie, which counts as dead everywhere.
     let _zombie = thread.spawn(move || child.wait());
+}
+
+/// Takes over the duty to collect a proxy that this process started before it became this program.
+pub fn collect_own(dir: &Path) {
+    let Some(process) = find(dir) else { return };
+    let own = std::process::id().cast_signed();
+    let child = crate::node::ProcStat::of(process.pid).is_some_and(|stat| stat.parent == own);
+    let Some(pid) = rustix::process::Pid::from_raw(process.pid).filter(|_| child) else { return };
+    let wait = move || rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+    // Without the thread the process stays a zombie, which counts as dead everywhere.
+    let _zombie = std::thread::Builder::new().name("reap-proxy".to_owned()).spawn(wait);
 }
 
 fn log_end(path: &Path) -> String {

@@ -56,8 +56,9 @@ where
 
 fn read_lab_section(section: &Section<'_>) -> LabSection {
     let hosts = section.get("hosts").and_then(|item| item.number(1, HOSTS_MAX.into(), None));
+    let dead_man = section.get("dead_man").and_then(|item| item.duration());
     section.finish();
-    LabSection { hosts: hosts.and_then(|hosts| u32::try_from(hosts).ok()) }
+    LabSection { hosts: hosts.and_then(|hosts| u32::try_from(hosts).ok()), dead_man }
 }
 
 /// The simulated hosts of the file's lab: `h1`, `h2` and so on. `None` where it does not say how
@@ -109,6 +110,7 @@ fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
     let on_crash = section
         .get("on_crash")
         .and_then(|item| item.choice(&[("stay", OnCrash::Stay), ("restart", OnCrash::Restart)]));
+    let lease = section.get("lease").and_then(|item| item.duration());
     let mut roles = BTreeMap::new();
     for role in section.rest() {
         // What is no table cannot be a role: it is a mistyped field.
@@ -128,7 +130,7 @@ fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
         }
     }
     let blueprint = blueprint?.filled_text()?.to_owned();
-    Some(ClusterSpec { blueprint, on_crash, roles })
+    Some(ClusterSpec { blueprint, on_crash, lease, roles })
 }
 
 fn read_role(section: &Section<'_>, hosts: &Hosts) -> RoleSpec {

@@ -131,7 +131,7 @@ pub enum Verb {
     Wipe(node::VerbArgs),
     /// Change a field of nodes, a role or a cluster
     #[command(
-        after_help = "Examples:\n  faultbed set kv-2 path=./bin/etcd-next\n  faultbed set kv count=5\n  faultbed set kv env.GOMAXPROCS=1"
+        after_help = "Examples:\n  faultbed set kv-2 path=./bin/etcd-next\n  faultbed set kv count=5\n  faultbed set kv env.GOMAXPROCS=1\n  faultbed set kv lease=24h          # from now on; none: until stopped"
     )]
     Set(node::SetArgs),
     /// Another program for nodes, one at a time, each ready before the next, leaders last

@@ -233,7 +233,7 @@ fn touches_nodes(edit: &Edit) -> bool {
         | Edit::Node { .. }
         | Edit::RemoveHost { .. }
         | Edit::Set { .. } => true,
-        Edit::DrainHost { .. } | Edit::LabelHost { .. } => false,
+        Edit::DrainHost { .. } | Edit::LabelHost { .. } | Edit::LabLease { .. } => false,
         Edit::Inject { .. } | Edit::Heal { .. } | Edit::DeleteFault { .. } => false,
     }
 }
@@ -299,6 +299,7 @@ fn fault_goals(edit: &Edit, reply: &EditReply) -> Vec<Goal> {
         Edit::StartCluster { .. }
         | Edit::DeleteCluster { .. }
         | Edit::Node { .. }
+        | Edit::LabLease { .. }
         | Edit::DrainHost { .. }
         | Edit::RemoveHost { .. }
         | Edit::LabelHost { .. }

@@ -134,7 +134,16 @@ pub fn distributions() -> Vec<CompletionCandidate> {
 
 /// Fields of `set`.
 pub fn fields() -> Vec<CompletionCandidate> {
-    candidates(["path=", "config=", "args=", "env.", "on_crash=stay", "on_crash=restart", "count="])
+    candidates([
+        "path=",
+        "config=",
+        "args=",
+        "env.",
+        "on_crash=stay",
+        "on_crash=restart",
+        "lease=",
+        "count=",
+    ])
 }
 
 /// Words of conditions.

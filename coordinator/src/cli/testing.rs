@@ -29,10 +29,12 @@ pub(crate) fn three_nodes() -> Status {
             blueprint: "etcd".into(),
             owner: "ann".into(),
             state: ClusterState::Ready,
+            lease: None,
         }],
         nodes: (1..=3).map(node).collect(),
         faults: Vec::new(),
         bypasses: Vec::new(),
+        lease: None,
     }
 }
 

@@ -13,6 +13,7 @@ mod diff;
 pub(super) mod fault;
 mod hand;
 mod host;
+pub(super) mod lease;
 mod node;
 mod set;
 
@@ -90,6 +91,7 @@ pub fn decide(
         }
         Edit::Inject { name, spec } => fault::inject(&mut change, name.as_ref(), spec)?,
         Edit::Heal { faults } => fault::heal(&mut change, faults)?,
+        Edit::LabLease { lasts } => lease::lab(&mut change, *lasts),
         Edit::DrainHost { name, drained } => host::drain(&mut change, name, *drained)?,
         Edit::RemoveHost { name, force } => host::remove(&mut change, name, *force)?,
         Edit::LabelHost { name, set, unset } => host::label(&mut change, name, set, unset)?,

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
     compile::compile,
-    lab::{Host, Lab, Phase},
+    lab::{Host, Lab, Lease, Phase},
     logs::{LogBatch, LogRequest},
     name::{FaultName, HostName},
     report::HostReport,
-    session::{Hello, Orders},
+    session::{Hello, LeaseAges, Orders},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
 use futures::Stream;
@@ -269,7 +269,9 @@ impl Session {
             return false;
         }
         let Some(spec) = specs.get(&self.host).cloned() else { return true };
-        let orders = Orders { spec, fault_ages_ms: fault_ages(&seen.lab, unix_ms()) };
+        let now = unix_ms();
+        let (fault_ages_ms, lease_ages) = (fault_ages(&seen.lab, now), lease_ages(&seen.lab, now));
+        let orders = Orders { spec, fault_ages_ms, lease_ages };
         let json = serde_json::to_string(&orders).unwrap_or_default();
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
     }
@@ -324,4 +326,18 @@ fn fault_ages(lab: &Lab, now_unix_ms: u64) -> BTreeMap<FaultName, u64> {
             Phase::Pending { .. } | Phase::Ended { .. } => None,
         })
         .collect()
+}
+
+/// How long ago each lease began, likewise.
+fn lease_ages(lab: &Lab, now_unix_ms: u64) -> LeaseAges {
+    let age = |lease: &Lease| now_unix_ms.saturating_sub(lease.since_unix_ms);
+    let of_cluster = |cluster: &faultbed_common::lab::Cluster| cluster.lease.as_ref().map(age);
+    LeaseAges {
+        lab_ms: lab.settings.lease.as_ref().map_or(0, age),
+        clusters_ms: lab
+            .clusters
+            .iter()
+            .filter_map(|(name, cluster)| Some((name.clone(), of_cluster(cluster)?)))
+            .collect(),
+    }
 }

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use faultbed_common::{
     edit::HistoryEntry,
     generation::Generation,
-    lab::RemovedHost,
+    lab::{RemovedHost, Settings},
     name::{HostName, LabName, NodeName},
 };
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,9 @@ pub struct Head {
     /// As [`faultbed_common::lab::Lab::removed_wiped`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed_wiped: BTreeMap<HostName, BTreeSet<NodeName>>,
+    /// As [`faultbed_common::lab::Lab::settings`].
+    #[serde(default, skip_serializing_if = "Settings::is_default")]
+    pub settings: Settings,
     /// As [`faultbed_common::lab::Lab::removed_hosts`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed_hosts: BTreeMap<HostName, RemovedHost>,

@@ -27,6 +27,7 @@ pub(super) fn apply(change: &mut Change<'_>, file: &LabFile) -> Result<(), Refus
             "[lab] hosts = {hosts} is only read when a lab is made; this one has {there}"
         ));
     }
+    change.lab.settings.dead_man = lab.dead_man;
     // Removal before addition: a new cluster may want the ports of one that leaves.
     remove_missing(change, file);
     for (name, spec) in cluster {

@@ -15,9 +15,12 @@ use toml::Value;
 /// Every object whose text differs. A fault that is over counts as gone, as in a file.
 pub(super) fn objects(before: &Lab, after: &Lab) -> Vec<ObjectChange> {
     let mut changes = Vec::new();
-    for (kind, texts) in
-        [("host", hosts as fn(&Lab) -> Texts), ("cluster", clusters), ("fault", faults)]
-    {
+    for (kind, texts) in [
+        ("lab", settings as fn(&Lab) -> Texts),
+        ("host", hosts),
+        ("cluster", clusters),
+        ("fault", faults),
+    ] {
         let (old, new) = (texts(before), texts(after));
         let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         for name in names {
@@ -55,6 +58,14 @@ fn hosts(lab: &Lab) -> Texts {
         text
     };
     lab.hosts.iter().map(|(name, host)| (name.to_string(), text(name, host))).collect()
+}
+
+fn settings(lab: &Lab) -> Texts {
+    let dead_man = lab
+        .settings
+        .dead_man
+        .map(|span| (lab.name.to_string(), format!("[lab]\ndead_man = \"{span}\"\n")));
+    dead_man.into_iter().collect()
 }
 
 fn clusters(lab: &Lab) -> Texts {

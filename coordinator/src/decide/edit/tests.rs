@@ -4,6 +4,7 @@ mod apply;
 mod faults;
 mod hosts;
 mod laws;
+mod leases;
 mod nodes;
 mod own;
 

@@ -110,6 +110,7 @@ fn lab(generation: u64) -> Lab {
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
+        settings: Default::default(),
         removed_hosts: BTreeMap::new(),
     }
 }
@@ -158,6 +159,7 @@ fn cluster(args: &str) -> Cluster {
         last_index: BTreeMap::from([(role.clone(), 3)]),
         been_ready: [role].into(),
         token: "t".into(),
+        lease: None,
     }
 }
 
@@ -171,7 +173,15 @@ fn fault(phase: Phase) -> Fault {
         links: [Link::between(&node("kv-1"), &node("kv-2"))].into(),
         ..Resolved::default()
     };
-    Fault { spec, origin: origin(), revision: FaultRevision(2), phase, resolved }
+    Fault {
+        spec,
+        origin: origin(),
+        revision: FaultRevision(2),
+        phase,
+        resolved,
+        everyone: false,
+        ended_because: None,
+    }
 }
 
 fn full(generation: u64) -> Lab {
