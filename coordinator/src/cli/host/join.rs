@@ -257,11 +257,13 @@ impl Work {
         let at = target.at.clone();
         let found = Found::read(&self.ssh.run(&at, LOOK).await?)?;
         joined.host.clone_from(&found.host);
+        let said = target.name.as_ref().map(HostName::to_string);
         let wanted = Wanted {
             lab: &self.lab,
             agent: &self.agent.sha256,
             machine: self.agent.machine,
             is_known: self.known.contains(&found.host),
+            name: said.as_deref(),
         };
         let unit_hash = sha256(found.unit_text().as_bytes());
         let plan = remote::plan(&found, wanted, &unit_hash)?;
@@ -269,7 +271,12 @@ impl Work {
             self.ssh.copy(&self.agent.path, &at, UPLOAD).await?;
         }
         let join = match plan.then {
-            Then::Join => join_words(token(target.clone()).await?, &target),
+            Then::Join => {
+                // One that comes back has the name that it had.
+                let before = || found.host.parse().ok();
+                let target = Target { name: target.name.clone().or_else(before), ..target };
+                join_words(token(target.clone()).await?, &target)
+            }
             Then::Nothing | Then::Reload | Then::Start => Vec::new(),
         };
         self.ssh.run(&at, &remote::script(&found, &plan, &join)).await?;

@@ -202,8 +202,10 @@ pub struct Wanted<'a> {
     pub agent: &'a str,
     /// What it runs on: `x86_64`.
     pub machine: &'a str,
-    /// Whether the host of this name is of the lab, as far as the lab knows.
+    /// Whether the lab has the host that the machine says it is.
     pub is_known: bool,
+    /// What it is to be called, where somebody said so.
+    pub name: Option<&'a str>,
 }
 
 /// What is to be done on a machine so that it is a host of the lab.
@@ -224,6 +226,12 @@ pub fn plan(found: &Found, wanted: Wanted<'_>, unit_hash: &str) -> Result<Plan, 
         return Err(format!(
             "it is host {} of lab {}; `faultbed host remove {} --lab {}` takes it out there",
             found.host, found.lab, found.host, found.lab
+        ));
+    }
+    if let Some(name) = wanted.name.filter(|name| wanted.is_known && *name != found.host) {
+        let host = &found.host;
+        return Err(format!(
+            "it is host {host} of this lab, not {name}; `faultbed host remove {host}` comes first"
         ));
     }
     let agent = Step::of(&found.agent, wanted.agent);
@@ -316,7 +324,7 @@ mod tests {
     }
 
     const WANTED: Wanted<'_> =
-        Wanted { lab: "dev", agent: "3c4d5e6f7a", machine: "x86_64", is_known: true };
+        Wanted { lab: "dev", agent: "3c4d5e6f7a", machine: "x86_64", is_known: false, name: None };
 
     #[test]
     fn a_bare_machine_gets_everything_and_a_second_time_nothing() {
@@ -336,7 +344,8 @@ mod tests {
             running: true,
             ..bare
         };
-        let second = plan(&again, WANTED, "aaaa").unwrap();
+        let known = Wanted { is_known: true, name: Some("h1"), ..WANTED };
+        let second = plan(&again, known, "aaaa").unwrap();
         assert_eq!(second.then, Then::Nothing);
         assert_eq!(script(&again, &second, &[]), "set -eu\n");
     }
@@ -351,14 +360,16 @@ mod tests {
             running: true,
             ..found()
         };
-        let replaced = plan(&there, WANTED, "aaaa").unwrap();
+        let known = Wanted { is_known: true, ..WANTED };
+        let replaced = plan(&there, known, "aaaa").unwrap();
         assert_eq!(replaced.agent.to_string(), "replaced 1a2b1a2b -> 3c4d5e6f");
         assert_eq!(replaced.then, Then::Reload);
         assert!(script(&there, &replaced, &[]).contains("reload-or-restart"));
         let stopped = Found { running: false, ..there.clone() };
-        assert_eq!(plan(&stopped, WANTED, "aaaa").unwrap().then, Then::Start);
-        let unknown = Wanted { is_known: false, ..WANTED };
-        assert_eq!(plan(&there, unknown, "aaaa").unwrap().then, Then::Join);
+        assert_eq!(plan(&stopped, known, "aaaa").unwrap().then, Then::Start);
+        assert_eq!(plan(&there, WANTED, "aaaa").unwrap().then, Then::Join);
+        let other = Wanted { name: Some("h5"), ..known };
+        assert!(plan(&there, other, "aaaa").unwrap_err().contains("host h1 of this lab, not h5"));
     }
 
     #[test]
