@@ -2,6 +2,7 @@
 
 pub mod join;
 pub mod list;
+pub mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,6 +90,11 @@ enum HostCommand {
         #[command(flatten)]
         change: ChangeArgs,
     },
+    /// Print the one line that brings a machine into the lab
+    #[command(
+        after_help = "Examples:\n  faultbed host token\n  faultbed host token --name h1 --label rack=a --for 10m"
+    )]
+    Token(token::TokenArgs),
 }
 
 /// Runs `host …`.
@@ -97,6 +103,7 @@ enum HostCommand {
 /// The lab refuses or cannot be reached.
 pub async fn run(session: &Session, args: &HostArgs) -> Outcome {
     let (edit, change) = match &args.command {
+        HostCommand::Token(args) => return token::run(session, args).await,
         HostCommand::Join(args) => return Box::pin(join::run(session, args)).await,
         HostCommand::List(output) => return list::run(session, *output).await,
         HostCommand::Drain { name, off, change } => {
