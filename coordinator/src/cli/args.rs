@@ -61,6 +61,7 @@ Files:
 
 Hosts:
   host token                The one line that brings a machine into the lab
+  host join --ssh           Bring machines in over your own ssh
   host list, label          The machines of the lab; words that targets and placement know them by
   user token, remove        Let somebody in from another machine; and no more
   host drain, remove        Let no new node come to one; take one out of the lab
