@@ -39,8 +39,6 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const COORDINATOR: u8 = 21;
 /// The place of clients.
 const OUTSIDE: u8 = 31;
-/// By which link an agent finds its coordinator.
-const DOOR: &str = "coordinator.sock";
 /// Private addresses are the namespace's own, so labs need no octet of their own.
 const OCTET: &str = "7";
 
@@ -131,7 +129,6 @@ impl Field {
             let agent = field.agent(n);
             field.hosts.push(agent);
         }
-        field.agents_go_to(0);
         for coordinator in &mut field.coordinators {
             coordinator.start();
         }
@@ -185,29 +182,22 @@ impl Field {
         let host = format!("h{}", n + 1);
         daemon.args = words(&["agent", "--lab", self.shape.name, "--host", &host]);
         daemon.args.extend(words(&["--address", &address, "--dir", &text(&daemon.dir)]));
-        daemon.args.extend(words(&["--runtime", &text(&daemon.runtime), "--coordinator"]));
-        daemon.args.push(format!("unix:{}", daemon.runtime.join(DOOR).display()));
+        daemon.args.extend(words(&["--runtime", &text(&daemon.runtime)]));
+        for coordinator in &self.coordinators {
+            let socket = coordinator.runtime.join("api.sock");
+            daemon.args.extend(["--coordinator".into(), format!("unix:{}", socket.display())]);
+        }
         if let Some(kib) = self.shape.disk_kib {
             let size = format!("size={kib}k");
-            let ran = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "agent"]).arg(&daemon.dir).output();
+            let ran = Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &size, "agent"])
+                .arg(&daemon.dir)
+                .output();
             let ran = ran.expect("run mount");
             assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         }
         self.give_clock(&mut daemon);
         daemon
-    }
-
-    /// Has all agents go to one coordinator from their next try on.
-    ///
-    /// # Panics
-    /// Where the link cannot be made.
-    pub fn agents_go_to(&self, coordinator: usize) {
-        let socket = self.coordinators[coordinator].runtime.join("api.sock");
-        for host in &self.hosts {
-            let fresh = host.runtime.join("door.new");
-            std::os::unix::fs::symlink(&socket, &fresh).expect("make a link");
-            std::fs::rename(&fresh, host.runtime.join(DOOR)).expect("replace a link");
-        }
     }
 
     fn give_clock(&self, daemon: &mut Daemon) {

@@ -46,7 +46,8 @@ fn disk_full(field: &mut Field, notes: &mut Notes) {
     notes.say(format!("a new fault with a full disk: exit {}; status says {said:?}", ran.code));
     assert_eq!(status.hosts[2].state, HostState::Up);
     assert!(
-        in_force(&status).contains(&"slow".to_owned()) || said.iter().any(|line| line.contains("h3")),
+        in_force(&status).contains(&"slow".to_owned())
+            || said.iter().any(|line| line.contains("h3")),
         "{status:?}"
     );
     ends_in_time(field, "m-3", deadline, notes);
