@@ -13,6 +13,7 @@ use crate::{
     generation::{FaultRevision, Generation, Incarnation},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
     probe::{Probe, RoleProbe},
+    program::Pushed,
     proxy_spec::ProxySpec,
     spec::OnCrash,
 };
@@ -94,6 +95,9 @@ pub struct NodeSpec {
 pub struct Launch {
     /// With a slash a file, else a name looked up in the agent's PATH.
     pub program: String,
+    /// What that file must hold, where it was pushed: it is fetched before the node starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<Pushed>,
     /// Its arguments, without the program.
     pub args: Vec<String>,
     /// Over the agent's own environment, less `http_proxy` and the like.

@@ -18,6 +18,7 @@ use crate::{
     host_spec::{StopBy, Wanted},
     link::{Link, Party},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    program::Pushed,
     spec::ClusterSpec,
 };
 
@@ -123,6 +124,14 @@ pub struct Host {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Host {
+    /// Whether it only stands for a machine: all of these are one machine, on its loopback.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.address, IpAddr::V4(address) if address.is_loopback())
+    }
+}
+
 /// Who made an object and by which means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -192,6 +201,10 @@ pub struct Placement {
     /// Whether it came after its cluster's beginning, so that it must join.
     #[serde(default)]
     pub joined: bool,
+    /// The program that was pushed for it, as it was when it was last told to start. `None` where
+    /// it runs a file of its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<Pushed>,
 }
 
 /// An accepted fault.

@@ -54,7 +54,7 @@ impl Editor {
         for _ in 0..EDIT_TRIES_MAX {
             let seen = self.mirror.now();
             let decision = decide(&seen.lab, &reports_of_living(&seen), request, &asked(by))?;
-            if request.plan || !decision.reply.changed {
+            if request.plan || !decision.reply.changed || !decision.reply.needs.is_empty() {
                 return Ok(decision.reply);
             }
             if self.commit(&seen, &decision, by).await? {

@@ -35,6 +35,7 @@ pub(crate) fn node_spec() -> NodeSpec {
         gate: None,
         launch: Launch {
             program: "/bin/true".to_owned(),
+            pushed: None,
             args: Vec::new(),
             env: BTreeMap::new(),
             user: None,

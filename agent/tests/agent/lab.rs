@@ -309,6 +309,7 @@ impl Lab {
             gate: None,
             launch: Launch {
                 program: "sh".to_owned(),
+                pushed: None,
                 args: vec!["-c".to_owned(), script.to_owned()],
                 env: BTreeMap::new(),
                 user: None,

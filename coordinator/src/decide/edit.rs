@@ -1,8 +1,11 @@
 //! Decides one change of the lab: what it becomes and what is answered, or why it is refused.
 
+use std::collections::BTreeMap;
+
 use faultbed_common::{
     edit::{Edit, EditReply, EditRequest},
     lab::{Lab, Means},
+    program::Content,
     target::Reports,
 };
 
@@ -14,6 +17,7 @@ pub(super) mod fault;
 mod hand;
 mod host;
 mod node;
+mod programs;
 mod set;
 
 use change::Change;
@@ -28,6 +32,8 @@ pub struct Decision {
     pub reply: EditReply,
     /// What was asked, in words, for the history.
     pub what: String,
+    /// Contents that it takes from the asker, by path: they must be there before it is accepted.
+    pub takes: BTreeMap<String, Content>,
 }
 
 /// Why a change is refused. Nothing was changed.
@@ -95,6 +101,7 @@ pub fn decide(
             format!("delete fault {name}")
         }
     };
+    programs::settle(&mut change, request)?;
     change.finish(what)
 }
 
@@ -113,6 +120,7 @@ pub fn decide_hand_edit(
     change.everyone = true;
     change.means = Means::Hand;
     let what = hand::adopt(&mut change, kind, name, value)?;
+    programs::settle_without_files(&mut change)?;
     change.finish(what)
 }
 

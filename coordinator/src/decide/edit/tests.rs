@@ -5,6 +5,7 @@ mod faults;
 mod laws;
 mod nodes;
 mod own;
+mod programs;
 
 use super::{Refusal, decide_hand_edit};
 use crate::decide::fixtures::{World, empty, key, ready};
