@@ -21,6 +21,7 @@ use tracing::info;
 
 use crate::{
     chore::{Chores, Refused},
+    content::{CONTENT_BYTES_MAX, Contents, collect_for_ever},
     editor::Editor,
     http,
     journal::Journal,
@@ -51,6 +52,9 @@ pub struct Args {
     /// `embedded`, or `etcd=http://HOST:PORT,…`.
     #[arg(long, default_value = "embedded")]
     pub store: StoreChoice,
+    /// How many bytes all pushed programs may take together.
+    #[arg(long, value_name = "BYTES", default_value_t = CONTENT_BYTES_MAX)]
+    pub content_max: u64,
     /// How log lines are written to standard error.
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
@@ -96,7 +100,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mirror = Mirror::start(store, args.lab.clone(), args.octet)
         .await
         .with_context(|| format!("read lab {} from its store", args.lab))?;
-    let editor = Editor::new(Arc::clone(&mirror));
+    let contents = Arc::new(Contents::new(args.dir.join("content"), args.content_max));
+    let editor = Editor::new(Arc::clone(&mirror), Arc::clone(&contents));
     let journal = Arc::new(Journal::open(&args.dir.join("events.jsonl")));
     let refused = Arc::new(Refused::default());
     let sessions = Arc::new(Sessions::default());
@@ -106,8 +111,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         journal: Arc::clone(&journal),
         refused: Arc::clone(&refused),
         sessions: Arc::clone(&sessions),
+        contents: Arc::clone(&contents),
     };
-    let agents = AgentService { mirror: Arc::clone(&mirror), editor: editor.clone(), sessions };
+    let agents = AgentService {
+        mirror: Arc::clone(&mirror),
+        editor: editor.clone(),
+        sessions,
+        contents: Arc::clone(&contents),
+    };
     let grpc = tonic::service::Routes::new(
         OperatorServer::new(operator.clone()).max_decoding_message_size(DOCUMENT_BYTES_MAX),
     )
@@ -115,8 +126,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let router = grpc.into_axum_router().merge(http::routes(operator));
 
     let stop = CancellationToken::new();
-    let chores = Chores { mirror, editor, journal, refused };
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(collect_for_ever(contents, Arc::clone(&mirror), stop.clone()));
+    let chores = Chores { mirror, editor, journal, refused };
     tasks.spawn(chores.run(stop.clone()));
     let uid = rustix::process::getuid().as_raw();
     let door = Door { uid, token: token.into(), address };

@@ -1,6 +1,7 @@
 //! The gRPC services: decode, call, encode. Decisions are in `decide`, effects in `editor` and `mirror`.
 
 pub mod agent;
+pub mod content;
 pub mod operator;
 
 use faultbed_proto::v1::Document;

@@ -10,7 +10,7 @@ use faultbed_common::{
     report::HostReport,
     session::{Hello, Orders},
 };
-use faultbed_proto::v1::{FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
+use faultbed_proto::v1::{Document, FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
 use futures::Stream;
 use tokio::{
     sync::mpsc,
@@ -19,9 +19,13 @@ use tokio::{
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::decode;
+use super::{
+    content::{self, Pieces},
+    decode,
+};
 use crate::{
     chore::AUTOMATIC,
+    content::Contents,
     decide::edit::host_joins,
     editor::{Editor, asked, unix_ms},
     mirror::{MirrorHandle, Published},
@@ -53,6 +57,8 @@ pub struct AgentService {
     pub editor: Editor,
     /// Who is connected.
     pub sessions: Arc<Sessions>,
+    /// Programs that were pushed.
+    pub contents: Arc<Contents>,
 }
 
 #[tonic::async_trait]
@@ -80,6 +86,14 @@ impl Agent for AgentService {
         let session = Session { service: self.clone(), host: hello.host, id, lease, owed: None };
         tokio::spawn(session.run(incoming, log_requests, send));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
+    }
+
+    type FetchContentStream = Pieces;
+
+    async fn fetch_content(&self, request: Request<Document>) -> Result<Response<Pieces>, Status> {
+        let wanted = decode("fetch", &request.get_ref().json)?;
+        let pieces = content::fetch(&self.contents, &self.mirror, wanted).await?;
+        Ok(Response::new(pieces))
     }
 }
 

@@ -9,13 +9,14 @@ use faultbed_common::{
     name::{HostName, NodeName},
     target,
 };
-use faultbed_proto::v1::{Document, operator_server::Operator};
+use faultbed_proto::v1::{Document, Piece, operator_server::Operator};
 use futures::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{Caller, decode, encode};
+use super::{Caller, content, decode, encode};
 use crate::{
     chore::Refused,
+    content::Contents,
     editor::{Editor, reports_of_living, unix_ms},
     journal::Journal,
     mirror::MirrorHandle,
@@ -45,6 +46,8 @@ pub struct OperatorService {
     pub refused: Arc<Refused>,
     /// Its agents.
     pub sessions: Arc<Sessions>,
+    /// Programs that were pushed.
+    pub contents: Arc<Contents>,
 }
 
 impl OperatorService {
@@ -92,6 +95,19 @@ impl Operator for OperatorService {
         }
     }
 
+    async fn content_held(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        content::held(&self.contents, request.get_ref()).map(Response::new)
+    }
+
+    async fn content_push(
+        &self,
+        request: Request<Streaming<Piece>>,
+    ) -> Result<Response<Document>, Status> {
+        caller(&request)?;
+        let pushed = content::push(&self.contents, &self.mirror, request.into_inner()).await?;
+        Ok(Response::new(pushed))
+    }
+
     type EventsStream = Answers;
 
     async fn events(&self, request: Request<Document>) -> Result<Response<Answers>, Status> {
@@ -133,7 +149,7 @@ impl Operator for OperatorService {
     }
 }
 
-fn caller(request: &Request<Document>) -> Result<Caller, Status> {
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or_else(|| Status::internal("the listener did not say who called"))
 }
