@@ -54,7 +54,7 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let hands = Arc::new(RealHands::new(args, &dir));
+    let hands = Arc::new(RealHands::new(args, &dir, vec![coordinator.clone()]));
     let spec = ledger.accepted().map(|accepted| accepted.spec.clone());
     let (reconciler, reports) =
         Reconciler::new(hands, ledger, Identity { version: version.clone(), boot_id });

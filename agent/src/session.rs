@@ -324,7 +324,11 @@ fn encode(document: &impl serde::Serialize) -> Result<String, Over> {
         .map_err(|error| Over::Status(tonic::Status::internal(error.to_string())))
 }
 
-async fn connect(coordinator: &Coordinator) -> Result<Channel, tonic::transport::Error> {
+/// A connection to a coordinator.
+///
+/// # Errors
+/// It cannot be reached.
+pub(crate) async fn connect(coordinator: &Coordinator) -> Result<Channel, tonic::transport::Error> {
     let settled = |endpoint: Endpoint| {
         endpoint
             .connect_timeout(CONNECT_TIMEOUT)

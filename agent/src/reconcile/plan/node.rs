@@ -1,6 +1,10 @@
 //! What to do next about one node. Pure.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use faultbed_common::{
     host_spec::{NodeEffect, NodeSpec, Stop, StopBy, Wanted},
@@ -13,8 +17,8 @@ use crate::{
     clock::BootTime,
     ledger::Accepted,
     reconcile::{
-        Asked, Ended, NodeAct, NodeOrders, ObservedNode, ObservedProxy, PauseUntil, Readiness, Run,
-        Running, StepKind, Why, step::Cause,
+        Asked, Ended, Fetching, NodeAct, NodeOrders, ObservedNode, ObservedProxy, PauseUntil,
+        Readiness, Run, Running, StepKind, Why, step::Cause,
     },
 };
 
@@ -55,6 +59,8 @@ pub(super) struct View<'a> {
     pub(super) wanted: &'a Accepted,
     pub(super) observed: &'a ObservedNode,
     pub(super) proxy: &'a ObservedProxy,
+    pub(super) programs: &'a BTreeSet<PathBuf>,
+    pub(super) fetching: Option<&'a Fetching>,
     pub(super) is_proxy_current: bool,
     pub(super) now: BootTime,
 }
@@ -80,7 +86,10 @@ impl View<'_> {
             Run::Unknown { why } => Part::standing(Standing::Stuck(format!("unknown: {why}")))
                 .wake_at(Some(self.now + UNKNOWN_RECHECK)),
             Run::Running(running) => match self.end(&goal, running) {
-                Some((why, signal)) => self.end_running(&goal, running, why, signal),
+                Some((why, signal)) => match self.fetch_first(&goal, running) {
+                    Some(part) => part,
+                    None => self.end_running(&goal, running, why, signal),
+                },
                 None => self.keep_running(&goal, running),
             },
             Run::Ended(_) | Run::None if !self.observed.busy.is_empty() => self.wait_for_busy(),
@@ -124,8 +133,52 @@ impl View<'_> {
     }
 
     fn wait_for_busy(&self) -> Part<NodeAct> {
+        if self.observed.busy.contains(&StepKind::Fetch) {
+            return Part::standing(Standing::Pending(self.fetching()));
+        }
         let verbs: Vec<String> = self.observed.busy.iter().map(StepKind::verb).collect();
         Part::standing(Standing::Pending(format!("busy: {}", verbs.join(", "))))
+    }
+
+    /// How far its program is, in words. Others' programs may come before it.
+    fn fetching(&self) -> String {
+        let spec = self.wanted.spec.nodes.get(self.name);
+        let Some(pushed) = spec.and_then(|spec| spec.launch.pushed.as_ref()) else {
+            return "fetching its program".to_owned();
+        };
+        let wanted = &pushed.content;
+        let bytes = match self.fetching {
+            Some(fetching) if fetching.sha256 == wanted.sha256 => fetching.bytes,
+            Some(_) | None => 0,
+        };
+        let percent = bytes.saturating_mul(100) / wanted.bytes.max(1);
+        let megabytes = wanted.bytes.div_ceil(1_000_000);
+        format!("fetching {}: {percent}% of {megabytes} MB", pushed.path)
+    }
+
+    /// Fetches the program that was pushed for it, where it is not here.
+    fn fetch(&self, spec: &NodeSpec) -> Option<Part<NodeAct>> {
+        let pushed = spec.launch.pushed.as_ref()?;
+        if self.programs.contains(Path::new(&spec.launch.program)) {
+            return None;
+        }
+        let act = NodeAct::Fetch { pushed: pushed.clone() };
+        Some(step_or_wait(self.observed, act, self.fetching(), self.now))
+    }
+
+    /// A node that is to run another program goes on until that is here. One that is to die as by
+    /// a failure dies at once.
+    fn fetch_first(&self, goal: &Goal<'_>, running: &Running) -> Option<Part<NodeAct>> {
+        let Goal::Up(spec) = goal else { return None };
+        if spec.stop_by != StopBy::Grace || running.asked.is_some() {
+            return None;
+        }
+        let fetch = self.fetch(spec)?;
+        let orders = self.orders(goal);
+        if self.observed.orders.as_ref() != Some(&orders) {
+            return Some(self.tell(running, orders));
+        }
+        Some(if self.observed.busy.is_empty() { fetch } else { self.wait_for_busy() })
     }
 
     fn stop(goal: &Goal<'_>) -> Stop {
@@ -172,7 +225,8 @@ impl View<'_> {
     ) -> Part<NodeAct> {
         let incarnation = running.incarnation;
         let observed = self.observed;
-        if observed.busy.iter().any(|kind| *kind != StepKind::Orders) {
+        let may_go_on = |kind: &StepKind| matches!(kind, StepKind::Orders | StepKind::Fetch);
+        if !observed.busy.iter().all(may_go_on) {
             return self.wait_for_busy();
         }
         if let Some(leave) = self.leave(goal) {
@@ -371,6 +425,9 @@ impl View<'_> {
             Ok(cause) => cause,
             Err(part) => return part,
         };
+        if let Some(part) = self.fetch(spec) {
+            return part;
+        }
         if let Some(gate) = &spec.gate {
             return Part::standing(Standing::Pending(gate.clone()));
         }
