@@ -286,6 +286,7 @@ pub fn prune(bins: &Path, used: &BTreeSet<String>) -> io::Result<Vec<String>> {
         fs::remove_dir_all(bins.join(&sha256))?;
         gone.push(sha256);
     }
+    gone.reverse();
     Ok(gone)
 }
 
