@@ -3,19 +3,23 @@
 #[cfg(test)]
 mod tests;
 
+mod parties;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
 };
+
+use parties::Parties;
 
 use crate::{
     duration::Span,
     fault::{FOR_DEFAULT, Lasts},
     generation::FaultRevision,
-    host_spec::{HostSpec, NodeFault, NodeSpec},
-    lab::{Fault, Lab, Phase},
+    host_spec::{HostSpec, LeaseTerm, NodeFault, NodeSpec, Terms},
+    lab::{Fault, Lab, Lease, Phase},
     link::{Link, Party},
-    name::{FaultName, HostName, NodeName},
+    name::{ClusterName, FaultName, HostName, NodeName},
     proxy_spec::{LinkFault, Listener, ProxySpec},
     render::{RenderError, Scene},
     shape,
@@ -35,12 +39,12 @@ pub fn compile(lab: &Lab) -> Result<BTreeMap<HostName, HostSpec>, RenderError> {
             nodes.insert(node.clone(), spec);
         }
     }
-    let dials: BTreeSet<SocketAddr> = nodes.values().flat_map(advertised).collect();
-    for spec in nodes.values_mut() {
-        spec.dials.clone_from(&dials);
+    let parties = Parties::new(lab, &nodes);
+    for node in lab.nodes() {
+        if let Some(spec) = nodes.get_mut(node.name) {
+            parties.tell(spec, node.placement);
+        }
     }
-    let diallers: BTreeMap<IpAddr, NodeName> =
-        nodes.iter().map(|(name, spec)| (spec.private, name.clone())).collect();
 
     let mut by_host: BTreeMap<HostName, BTreeMap<NodeName, NodeSpec>> =
         lab.hosts.keys().map(|host| (host.clone(), BTreeMap::new())).collect();
@@ -51,7 +55,7 @@ pub fn compile(lab: &Lab) -> Result<BTreeMap<HostName, HostSpec>, RenderError> {
     }
     Ok(by_host
         .into_iter()
-        .map(|(host, nodes)| (host.clone(), host_spec(lab, host, nodes, &diallers)))
+        .map(|(host, nodes)| (host.clone(), host_spec(lab, host, nodes, &parties)))
         .collect())
 }
 
@@ -59,7 +63,7 @@ fn host_spec(
     lab: &Lab,
     host: HostName,
     nodes: BTreeMap<NodeName, NodeSpec>,
-    diallers: &BTreeMap<IpAddr, NodeName>,
+    parties: &Parties<'_>,
 ) -> HostSpec {
     let mut listeners: Vec<Listener> =
         nodes.iter().flat_map(|(n, spec)| listeners(n, spec)).collect();
@@ -67,7 +71,9 @@ fn host_spec(
     let proxy = ProxySpec {
         generation: lab.generation,
         listeners,
-        diallers: diallers.clone(),
+        diallers: parties.diallers(&host),
+        blocks: parties.blocks.clone(),
+        hosts: parties.others(&host),
         faults: lab
             .faults
             .iter()
@@ -79,16 +85,28 @@ fn host_spec(
         generation: lab.generation,
         clusters: lab.clusters.keys().cloned().collect(),
         wipe_removed: lab.removed_wiped.get(&host).cloned().unwrap_or_default(),
+        terms: host_terms(lab, &nodes),
         host,
         nodes,
         proxy,
     }
 }
 
-/// The addresses of a node that proxies own.
-fn advertised(spec: &NodeSpec) -> impl Iterator<Item = SocketAddr> + '_ {
-    let proxied = spec.ports.values().filter(|port| port.proxied);
-    proxied.map(|port| SocketAddr::new(spec.address, port.port))
+/// Leases that are over have stopped their nodes, so hosts need not know of them.
+fn host_terms(lab: &Lab, nodes: &BTreeMap<NodeName, NodeSpec>) -> Terms {
+    let term = |lease: &Option<Lease>| {
+        let lease = lease.as_ref().filter(|lease| !lease.ended)?;
+        Some(LeaseTerm { revision: lease.revision, lasts: lease.lasts })
+    };
+    let here = |name: &ClusterName| nodes.values().any(|node| node.cluster == *name);
+    let clusters = lab.clusters.iter().filter(|(name, _)| here(name));
+    Terms {
+        lab: term(&lab.settings.lease),
+        clusters: clusters
+            .filter_map(|(name, cluster)| Some((name.clone(), term(&cluster.lease)?)))
+            .collect(),
+        dead_man: lab.settings.dead_man,
+    }
 }
 
 fn listeners<'a>(name: &'a NodeName, spec: &'a NodeSpec) -> impl Iterator<Item = Listener> + 'a {

@@ -12,6 +12,7 @@ use crate::{
     duration::Span,
     generation::{FaultRevision, Generation, Incarnation},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    port_block::FarDials,
     probe::{Probe, RoleProbe},
     program::Pushed,
     proxy_spec::ProxySpec,
@@ -39,6 +40,42 @@ pub struct HostSpec {
     pub wipe_removed: BTreeSet<NodeName>,
     /// The proxy process.
     pub proxy: ProxySpec,
+    /// Until when all this holds.
+    #[serde(default, skip_serializing_if = "Terms::is_default")]
+    pub terms: Terms,
+}
+
+/// Until when a host keeps to its spec where it hears nothing more. Durations only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// The lease of the whole lab.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lab: Option<LeaseTerm>,
+    /// The leases of clusters that have nodes here.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub clusters: BTreeMap<ClusterName, LeaseTerm>,
+    /// Faults are healed after so long without a coordinator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_man: Option<Span>,
+}
+
+impl Terms {
+    /// Whether it holds until further notice.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A lease as hosts know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseTerm {
+    /// Only a newer one moves the deadline.
+    pub revision: FaultRevision,
+    /// From its beginning.
+    #[serde(rename = "for")]
+    pub lasts: Span,
 }
 
 /// One node, fully rendered.
@@ -86,8 +123,11 @@ pub struct NodeSpec {
     /// Faults on the node itself.
     #[serde(default)]
     pub faults: BTreeMap<FaultName, NodeFault>,
-    /// Proxies of the lab: a connect to one of these is bound to the private address.
+    /// Proxies on this machine: a connect to one of these is bound to the private address.
     pub dials: BTreeSet<std::net::SocketAddr>,
+    /// Proxies that see it come from its host's address: those of other hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub far: Option<FarDials>,
 }
 
 /// What is run and with what.
@@ -98,6 +138,9 @@ pub struct Launch {
     /// What that file must hold, where it was pushed: it is fetched before the node starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed: Option<Pushed>,
+    /// Where the program and all commands are looked for after PATH; see `blueprint::Role::search`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
     /// Its arguments, without the program.
     pub args: Vec<String>,
     /// Over the agent's own environment, less `http_proxy` and the like.
@@ -124,6 +167,9 @@ pub struct Launch {
     /// Run before the node is stopped because it left the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Vec<String>>,
+    /// How long one try of `leave` may take; `None` is the agent's own bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave_timeout: Option<Span>,
     /// Limits set before it runs.
     #[serde(default)]
     pub limits: Limits,

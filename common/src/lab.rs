@@ -3,24 +3,29 @@
 //! Stored as one JSON value per object. Choices made once (hosts, ports, addresses, resolved
 //! targets) are here and never made again.
 
+mod host;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     blueprint::Blueprint,
+    duration::Span,
     fault::FaultSpec,
     generation::{FaultRevision, Generation, Incarnation},
     host_spec::{StopBy, Wanted},
     link::{Link, Party},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    port_block::PortBlock,
     program::Pushed,
     spec::ClusterSpec,
 };
+
+pub use host::{Host, LABEL_BYTES_MAX, LABELS_MAX, Said, check_label};
 
 /// The whole accepted lab at one generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +46,59 @@ pub struct Lab {
     /// node of the same name on that host drops the entry.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed_wiped: BTreeMap<HostName, BTreeSet<NodeName>>,
+    /// What holds for the lab as a whole.
+    #[serde(default, skip_serializing_if = "Settings::is_default")]
+    pub settings: Settings,
+    /// Hosts that were removed, and by whom: their agents are told so and end, and what identified
+    /// them counts for nothing until they are admitted again (the last [`REMOVED_HOSTS_MAX`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_hosts: BTreeMap<HostName, RemovedHost>,
+}
+
+/// What holds for a lab as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// A host that heard no coordinator for so long heals its faults by itself; `None` never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_man: Option<Span>,
+    /// When the time of the whole lab is up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+}
+
+impl Settings {
+    /// Whether nothing was set.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A time after which the agents stop what it is of, whoever else lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// How long it lasts from its beginning.
+    pub lasts: Span,
+    /// When it began, on the coordinator's clock, for ages; never sent to a host.
+    pub since_unix_ms: u64,
+    /// Counts its beginnings: only a newer one moves the deadline that hosts keep.
+    pub revision: FaultRevision,
+    /// Whether it is over and what it was of is stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+}
+
+/// Removed hosts that are remembered.
+pub const REMOVED_HOSTS_MAX: usize = 1000;
+
+/// That a host was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedHost {
+    /// Who removed it.
+    pub by: String,
+    /// By which generation.
+    pub generation: Generation,
 }
 
 /// A node with the cluster it is of.
@@ -68,6 +126,8 @@ impl Lab {
             clusters: BTreeMap::new(),
             faults: BTreeMap::new(),
             removed_wiped: BTreeMap::new(),
+            settings: Settings::default(),
+            removed_hosts: BTreeMap::new(),
         }
     }
 
@@ -112,26 +172,6 @@ impl Cluster {
 /// Ended faults that stay visible.
 pub const ENDED_FAULTS_MAX: usize = 50;
 
-/// A host of the lab.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
-    /// Where other hosts reach it.
-    pub address: IpAddr,
-    /// Under which its agent keeps everything.
-    pub dir: PathBuf,
-    /// Its labels.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-}
-
-impl Host {
-    /// Whether it only stands for a machine: all of these are one machine, on its loopback.
-    #[must_use]
-    pub fn is_simulated(&self) -> bool {
-        matches!(self.address, IpAddr::V4(address) if address.is_loopback())
-    }
-}
-
 /// Who made an object and by which means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -172,6 +212,9 @@ pub struct Cluster {
     pub been_ready: BTreeSet<RoleName>,
     /// Tells this cluster from an earlier one of the same name, for `--initial-cluster-token`s.
     pub token: String,
+    /// How long it may run, where that is bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 /// What was chosen once for a node, and what verbs ask of it.
@@ -187,6 +230,10 @@ pub struct Placement {
     pub private: IpAddr,
     /// Its ports.
     pub ports: BTreeMap<PortName, u16>,
+    /// The ports it dials other hosts from, unique on its host's address; `None` on simulated hosts,
+    /// and where its host had none left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<PortBlock>,
     /// Whether it should run.
     #[serde(default)]
     pub wanted: Wanted,
@@ -221,6 +268,12 @@ pub struct Fault {
     /// What its targets are, once it has begun (and as last resolved before).
     #[serde(default)]
     pub resolved: Resolved,
+    /// Whether it may meet clusters of others, also when its targets are resolved later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub everyone: bool,
+    /// Why it ended, where nobody asked for it and its time was not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_because: Option<String>,
 }
 
 impl Fault {

@@ -6,6 +6,7 @@
 //! (`status`, `event`, `edit`).
 
 pub mod blueprint;
+pub mod check;
 pub mod compile;
 pub mod duration;
 pub mod edit;
@@ -23,6 +24,7 @@ pub mod logs;
 pub mod name;
 pub mod nearest;
 pub mod place;
+pub mod port_block;
 pub mod preset;
 pub mod probe;
 pub mod program;

@@ -1,6 +1,7 @@
 //! Places the nodes of a cluster: host, private address and ports, chosen once and kept.
 
 mod address;
+mod blocks;
 mod hosts;
 mod ports;
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use blocks::next_blocks;
 pub(crate) use ports::reserved;
 
 use crate::{
@@ -60,7 +62,7 @@ pub fn place(
     for (role, count) in &counts {
         grow(lab, name, next, foreign, role, *count).map_err(refuse)?;
     }
-    Ok(())
+    blocks::assign(lab, name, next, foreign).map_err(refuse)
 }
 
 /// How many nodes of each role `spec` asks for, defaults included.
@@ -119,9 +121,12 @@ fn grow(
         let own = spec.node.get(&index).and_then(|own| own.host.as_ref());
         let host = match own {
             Some(host) => hosts::existing(lab, host.as_str())
-                .map_err(|why| format!("{role}.node.{index}.host: {why}"))?
-                .clone(),
-            None => hosts::emptiest(lab, name, next, role, &allowed)?,
+                .and_then(|host| hosts::check_open(lab, host).map(|()| host.clone()))
+                .map_err(|why| format!("{role}.node.{index}.host: {why}"))?,
+            None => {
+                let open = hosts::open(lab, &allowed).map_err(|why| format!("{role}: {why}"))?;
+                hosts::emptiest(lab, name, next, role, &open)?
+            }
         };
         let wanted_ports = &next.blueprint.roles[role].ports;
         let taken = ports::Taken::on(lab, name, next, &host, foreign);
@@ -130,6 +135,8 @@ fn grow(
             index,
             private: address::free(lab, name, next)?,
             ports: ports::choose(&node, &host, wanted_ports, &taken)?,
+            // Given when all new nodes have their ports, which are fewer to choose from.
+            block: None,
             host,
             wanted: crate::host_spec::Wanted::Running,
             incarnation: Incarnation(1),
@@ -168,6 +175,9 @@ fn check_counts(counts: &BTreeMap<RoleName, u32>) -> Result<(), String> {
 fn check_roles(spec: &ClusterSpec, blueprint: &Blueprint) -> Result<(), String> {
     for role in spec.roles.keys() {
         if blueprint.roles.contains_key(role) {
+            if let Some(why) = spec.roles.get(role).and_then(blocks::check) {
+                return Err(format!("{role}.{why}"));
+            }
             continue;
         }
         let hint = match crate::nearest::did_you_mean(role.as_str(), blueprint.roles.keys()) {

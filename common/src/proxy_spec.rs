@@ -13,7 +13,8 @@ use crate::{
     fault::{Grade, HealPolicy},
     generation::{FaultRevision, Generation},
     link::Link,
-    name::{FaultName, LabName, NodeName, PortName},
+    name::{FaultName, HostName, LabName, NodeName, PortName},
+    port_block::PortBlock,
 };
 
 /// The proxy's orders, complete: what is not here must not be.
@@ -23,10 +24,27 @@ pub struct ProxySpec {
     pub generation: Generation,
     /// One for each proxied port of the host's nodes.
     pub listeners: Vec<Listener>,
-    /// Who dials from which address, for every node of the lab that can reach this host.
+    /// Who dials from which private address, for every node on this machine.
     pub diallers: BTreeMap<IpAddr, NodeName>,
+    /// Who dials from which ports of which host's address, for every node of the lab that has some;
+    /// in the order of ports. A node of this host may come from there too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocks: BTreeMap<IpAddr, Vec<BlockOwner>>,
+    /// Addresses of the lab's other hosts, and who of them can be asked who dialled from there. What
+    /// dials from elsewhere, by no name, is no node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<IpAddr, HostName>,
     /// The faults in force on links that touch this host's nodes.
     pub faults: BTreeMap<FaultName, LinkFault>,
+}
+
+/// A block of ports, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockOwner {
+    /// The ports.
+    pub block: PortBlock,
+    /// The node that dials from them.
+    pub node: NodeName,
 }
 
 /// One listener, which owns a node's advertised address.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     host_spec::HostSpec,
-    name::{FaultName, HostName, LabName},
+    name::{ClusterName, FaultName, HostName, LabName},
 };
 
 /// The first message of an agent.
@@ -22,6 +22,13 @@ pub struct Hello {
     pub dir: PathBuf,
     /// Its version.
     pub version: String,
+    /// The ports its kernel gives to sockets that ask for any, first and last, as its
+    /// `ip_local_port_range` said; `None` where it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_range: Option<(u16, u16)>,
+    /// What its own settings say of it. They count until somebody gives the host others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A host spec on its way to its host.
@@ -32,4 +39,17 @@ pub struct Orders {
     /// How long ago each fault began, in milliseconds, when this was sent. A host that sees a
     /// fault for the first time sets its deadline from this; wall times never travel.
     pub fault_ages_ms: BTreeMap<FaultName, u64>,
+    /// How long ago each lease began, likewise.
+    #[serde(default)]
+    pub lease_ages: LeaseAges,
+}
+
+/// Ages of leases, in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeaseAges {
+    /// That of the lab's.
+    pub lab_ms: u64,
+    /// Those of clusters.
+    pub clusters_ms: BTreeMap<ClusterName, u64>,
 }

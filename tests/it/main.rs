@@ -7,6 +7,7 @@ mod binaries;
 mod crash;
 mod effects;
 mod faults;
+mod hosts;
 mod store_etcd;
 mod tidy;
 mod up_down;

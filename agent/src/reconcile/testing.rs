@@ -10,12 +10,12 @@ use faultbed_common::{
     duration::Span,
     fault::HealPolicy,
     generation::{FaultRevision, Generation, Incarnation},
-    host_spec::{HostSpec, Launch, Limits, NodeSpec, Stop, StopBy, Wanted},
+    host_spec::{HostSpec, Launch, Limits, NodeSpec, Stop, StopBy, Terms, Wanted},
     name::NodeName,
     probe::{Ask, Probe},
     program::{Content, Pushed},
     proxy_spec::{LinkEffect, LinkFault, Listener, ProxySpec},
-    session::Orders,
+    session::{LeaseAges, Orders},
     spec::OnCrash,
 };
 
@@ -43,6 +43,7 @@ pub(crate) fn node_spec() -> NodeSpec {
         launch: Launch {
             program: "/bin/true".to_owned(),
             pushed: None,
+            search: Vec::new(),
             args: Vec::new(),
             env: BTreeMap::new(),
             user: None,
@@ -52,6 +53,7 @@ pub(crate) fn node_spec() -> NodeSpec {
             bootstrap: None,
             join: None,
             leave: None,
+            leave_timeout: None,
             limits: Limits::default(),
             version: Vec::new(),
         },
@@ -66,6 +68,7 @@ pub(crate) fn node_spec() -> NodeSpec {
         on_crash: OnCrash::Stay,
         faults: BTreeMap::new(),
         dials: BTreeSet::new(),
+        far: None,
     }
 }
 
@@ -83,6 +86,7 @@ pub(crate) fn host_spec(nodes: impl IntoIterator<Item = (NodeName, NodeSpec)>) -
         clusters: BTreeSet::from(["kv".parse().unwrap()]),
         nodes,
         wipe_removed: BTreeSet::new(),
+        terms: Terms::default(),
     }
 }
 
@@ -111,7 +115,7 @@ pub(crate) fn link_fault() -> LinkFault {
 }
 
 pub(crate) fn orders(spec: HostSpec) -> Orders {
-    Orders { spec, fault_ages_ms: BTreeMap::new() }
+    Orders { spec, fault_ages_ms: BTreeMap::new(), lease_ages: LeaseAges::default() }
 }
 
 pub(crate) fn probe() -> Probe {

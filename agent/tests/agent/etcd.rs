@@ -22,7 +22,7 @@ fn kv(lab: &Lab) -> HostSpec {
     let blueprint: Blueprint = file::parse_blueprint(text).unwrap();
     let IpOctet(octet) = lab.address().into();
     let mut all = faultbed_common::lab::Lab::new("try".parse().unwrap(), octet);
-    let host = Host { address: lab.address(), dir: lab.host_dir(), labels: BTreeMap::new() };
+    let host = Host::new(lab.address(), lab.host_dir());
     all.hosts.insert("h1".parse().unwrap(), host);
     let mut cluster = Cluster {
         spec: toml_spec(),
@@ -32,6 +32,7 @@ fn kv(lab: &Lab) -> HostSpec {
         last_index: BTreeMap::new(),
         been_ready: Default::default(),
         token: "try-kv".to_owned(),
+        lease: None,
     };
     let name = "kv".parse().unwrap();
     faultbed_common::place::place(&all, &name, &mut cluster, &BTreeMap::new()).unwrap();

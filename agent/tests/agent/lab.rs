@@ -22,7 +22,7 @@ use faultbed_common::{
     spec::OnCrash,
 };
 use faultbed_proto::v1::{
-    FromAgent, ToAgent,
+    Document, FromAgent, Piece, ToAgent,
     agent_server::{Agent, AgentServer},
     from_agent, to_agent,
 };
@@ -87,6 +87,15 @@ impl Agent for Coordinator {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(said))))
     }
+
+    type FetchContentStream = Pin<Box<dyn Stream<Item = Result<Piece, Status>> + Send>>;
+
+    async fn fetch_content(
+        &self,
+        _: Request<Document>,
+    ) -> Result<Response<Self::FetchContentStream>, Status> {
+        Err(Status::not_found("nothing was pushed"))
+    }
 }
 
 fn message(orders: &Orders) -> ToAgent {
@@ -120,6 +129,7 @@ impl Lab {
             clusters: Default::default(),
             wipe_removed: Default::default(),
             proxy: ProxySpec::default(),
+            terms: Default::default(),
         };
         let mut lab = Self {
             dir: tempfile::tempdir().unwrap(),
@@ -221,7 +231,11 @@ impl Lab {
         self.spec.generation = self.spec.generation.next();
         self.spec.proxy.generation = self.spec.generation;
         self.spec.proxy.listeners = self.spec.nodes.iter().flat_map(listeners).collect();
-        let orders = Orders { spec: self.spec.clone(), fault_ages_ms: BTreeMap::new() };
+        let orders = Orders {
+            spec: self.spec.clone(),
+            fault_ages_ms: BTreeMap::new(),
+            lease_ages: Default::default(),
+        };
         self.send(orders);
     }
 
@@ -310,6 +324,7 @@ impl Lab {
             launch: Launch {
                 program: "sh".to_owned(),
                 pushed: None,
+                search: Vec::new(),
                 args: vec!["-c".to_owned(), script.to_owned()],
                 env: BTreeMap::new(),
                 user: None,
@@ -319,6 +334,7 @@ impl Lab {
                 bootstrap: None,
                 join: None,
                 leave: None,
+                leave_timeout: None,
                 limits: Limits::default(),
                 version: Vec::new(),
             },
@@ -333,6 +349,7 @@ impl Lab {
             on_crash: OnCrash::Stay,
             faults: BTreeMap::new(),
             dials: Default::default(),
+            far: None,
         };
         let name: NodeName = name.parse().unwrap();
         self.spec.nodes.insert(name.clone(), spec);

@@ -261,3 +261,51 @@ proptest! {
         prop_assert_eq!(after, before);
     }
 }
+
+#[test]
+fn proxies_of_other_hosts_are_dialled_from_the_hosts_address_and_known_by_ports() {
+    let mut lab = testing::empty_lab(2);
+    for (n, host) in (1..).zip(lab.hosts.values_mut()) {
+        host.address = [10, 77, 0, n].into();
+    }
+    testing::add(&mut lab, "kv", testing::shipped("etcd"), testing::spec("etcd", "etcd", 3));
+    let specs = compile(&lab).unwrap();
+    let [h1, h2] = ["h1", "h2"].map(|host| &specs[&host.parse::<HostName>().unwrap()]);
+    let kv1 = &h1.nodes[&"kv-1".parse::<NodeName>().unwrap()];
+    let far = kv1.far.as_ref().unwrap();
+    assert_eq!(kv1.dials.len(), 4, "its own ports and those of kv-3");
+    assert!(kv1.dials.iter().all(|dial| dial.ip() == h1.nodes.values().next().unwrap().address));
+    assert_eq!(far.dials.len(), 2);
+    assert!(far.dials.iter().all(|dial| dial.ip().to_string() == "10.77.0.2"));
+    assert_eq!((far.address.to_string().as_str(), far.block.unwrap().first), ("10.77.0.1", 10240));
+    // Private addresses mean something on one machine only; blocks everywhere.
+    let names = |spec: &HostSpec| -> Vec<String> {
+        spec.proxy.diallers.values().map(ToString::to_string).collect()
+    };
+    assert_eq!((names(h1), names(h2)), (vec!["kv-1".into(), "kv-3".into()], vec!["kv-2".into()]));
+    assert_eq!(h1.proxy.blocks, h2.proxy.blocks);
+    let blocks: Vec<(String, u16)> = h1
+        .proxy
+        .blocks
+        .iter()
+        .flat_map(|(address, all)| {
+            all.iter().map(move |one| (format!("{} {address}", one.node), one.block.first))
+        })
+        .collect();
+    let expected =
+        [("kv-1 10.77.0.1", 10240), ("kv-3 10.77.0.1", 10368), ("kv-2 10.77.0.2", 10240)];
+    assert_eq!(blocks, expected.map(|(who, first)| (who.to_owned(), first)));
+    assert_eq!(h1.proxy.hosts.values().map(HostName::as_str).collect::<Vec<_>>(), ["h2"]);
+}
+
+#[test]
+fn hosts_of_the_newer_protocol_dial_even_themselves_from_their_blocks() {
+    let mut lab = testing::empty_lab(1);
+    lab.hosts.values_mut().next().unwrap().address = "fd77::1".parse().unwrap();
+    testing::add(&mut lab, "kv", testing::shipped("etcd"), testing::spec("etcd", "etcd", 2));
+    let spec = compile(&lab).unwrap().into_values().next().unwrap();
+    for node in spec.nodes.values() {
+        assert!(node.dials.is_empty());
+        assert_eq!(node.far.as_ref().unwrap().dials.len(), 4);
+    }
+}

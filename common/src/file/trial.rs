@@ -12,7 +12,7 @@ use crate::{
     file::{blueprint::Written, walk::Problems},
     generation::Generation,
     jinja,
-    lab::{Cluster, Host, Lab, Means, Origin},
+    lab::{Cluster, Host, Lab, Means, Origin, Settings},
     name::{ClusterName, NodeName, RoleName},
     nearest, place,
     render::Scene,
@@ -88,7 +88,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
     let hosts = (1..=SAMPLE_HOSTS).map(|n| {
         let address = [127, 77, 0, n].into();
         let dir = PathBuf::from(format!("/sample/h{n}"));
-        Some((format!("h{n}").parse().ok()?, Host { address, dir, labels: BTreeMap::new() }))
+        Some((format!("h{n}").parse().ok()?, Host::new(address, dir)))
     });
     let mut lab = Lab {
         name: "sample".parse().ok()?,
@@ -98,6 +98,8 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
+        settings: Settings::default(),
+        removed_hosts: BTreeMap::new(),
     };
     let mut cluster = Cluster {
         spec: ClusterSpec::default(),
@@ -107,6 +109,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         last_index: BTreeMap::new(),
         been_ready: BTreeSet::new(),
         token: "sample".to_owned(),
+        lease: None,
     };
     for more in [0, 1] {
         let roles = blueprint.roles.iter().map(|(role, rule)| {

@@ -21,6 +21,7 @@ pub fn to_toml_cluster(name: &ClusterName, spec: &ClusterSpec) -> String {
         OnCrash::Restart => text("restart"),
     });
     field(&mut out, "on_crash", on_crash);
+    field(&mut out, "lease", quoted(spec.lease));
     for (role, spec) in &spec.roles {
         let _ = write!(out, "\n[cluster.{name}.{role}]\n{}", RoleText(spec));
     }
@@ -136,6 +137,7 @@ impl Display for RoleText<'_> {
         field(&mut out, "hosts", (!spec.hosts.is_empty()).then(|| texts(&spec.hosts)));
         field(&mut out, "args", (!spec.args.is_empty()).then(|| texts(&spec.args)));
         field(&mut out, "env", env(&spec.env));
+        field(&mut out, "dial_ports", spec.dial_ports.map(|count| count.to_string()));
         for (number, own) in &spec.node {
             write_override(&mut out, *number, own);
         }

@@ -7,13 +7,17 @@ use crate::{
     lab::{Cluster, Lab, Placement},
     name::{ClusterName, HostName, NodeName, PortName},
     place::Foreign,
+    port_block::PortBlock,
 };
 
 /// A set that is not free moves by multiples of this, so that ports keep their last digit.
 const STEP: u16 = 10;
 
 /// What holds each port of one host.
-pub(super) struct Taken(BTreeMap<u16, String>);
+pub(super) struct Taken {
+    ports: BTreeMap<u16, String>,
+    blocks: Vec<(PortBlock, String)>,
+}
 
 impl Taken {
     /// The ports of a host that a new node cannot have: those of the lab's nodes there, what their
@@ -26,6 +30,7 @@ impl Taken {
         foreign: &Foreign,
     ) -> Self {
         let mut taken = BTreeMap::new();
+        let mut blocks = Vec::new();
         let address = lab.hosts.get(host).map(|host| host.address);
         for listener in foreign.get(host).into_iter().flatten() {
             let ip = listener.address.ip();
@@ -40,9 +45,16 @@ impl Taken {
                 for port in used(place, &cluster.blueprint) {
                     taken.insert(port, format!("node {node}"));
                 }
+                blocks.extend(place.block.map(|block| (block, format!("node {node}"))));
             }
         }
-        Self(taken)
+        Self { ports: taken, blocks }
+    }
+
+    fn holder(&self, port: u16) -> Option<&str> {
+        let by_port = self.ports.get(&port).map(String::as_str);
+        let block = || self.blocks.iter().find(|(block, _)| block.holds(port));
+        by_port.or_else(|| block().map(|(_, holder)| holder.as_str()))
     }
 }
 
@@ -84,10 +96,10 @@ pub(super) fn choose(
     }
     let free = |by: u16| {
         all.iter()
-            .all(|port| port.checked_add(by).is_some_and(|moved| !taken.0.contains_key(&moved)))
+            .all(|port| port.checked_add(by).is_some_and(|moved| taken.holder(moved).is_none()))
     };
     let Some(by) = (0..=u16::MAX / STEP).map(|n| n * STEP).find(|by| free(*by)) else {
-        let holder = all.iter().find_map(|port| Some((port, taken.0.get(port)?)));
+        let holder = all.iter().find_map(|port| Some((port, taken.holder(*port)?)));
         let first = match holder {
             Some((port, holder)) => format!("; port {port} is held by {holder}"),
             None => String::new(),

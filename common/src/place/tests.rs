@@ -249,3 +249,106 @@ proptest! {
         prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{loads:?}");
     }
 }
+
+/// Makes machines of their own of the hosts of a lab.
+fn real(mut lab: Lab) -> Lab {
+    for (n, host) in (1..).zip(lab.hosts.values_mut()) {
+        host.address = [10, 77, 0, n].into();
+        host.port_range = Some((32768, 60999));
+    }
+    lab
+}
+
+fn blocks(lab: &Lab) -> Vec<(String, u16, u16)> {
+    let nodes = lab.clusters.values().flat_map(|cluster| &cluster.nodes);
+    let block = |(name, place): (&NodeName, &Placement)| {
+        let block = place.block?;
+        Some((format!("{name} {}", place.host), block.first, block.count))
+    };
+    nodes.filter_map(block).collect()
+}
+
+#[test]
+fn nodes_of_real_hosts_get_ports_of_their_own_to_dial_from() {
+    let mut lab = real(testing::empty_lab(2));
+    replace(&mut lab, "kv", etcd(3, |_| ())).unwrap();
+    let expected = [("kv-1 h1", 10240), ("kv-2 h2", 10240), ("kv-3 h1", 10368)];
+    assert_eq!(blocks(&lab), expected.map(|(node, first)| (node.to_owned(), first, 128)));
+    // Simulated hosts need none: their nodes dial from private addresses.
+    let mut simulated = testing::empty_lab(2);
+    replace(&mut simulated, "kv", etcd(3, |_| ())).unwrap();
+    assert_eq!(blocks(&simulated), []);
+}
+
+#[test]
+fn blocks_keep_clear_of_the_kernels_range_of_listeners_and_of_service_ports() {
+    let mut lab = real(testing::empty_lab(1));
+    let h1 = lab.hosts.values_mut().next().unwrap();
+    h1.port_range = Some((10000, 30000));
+    let listener = |port: u16| ForeignListener {
+        address: ([0, 0, 0, 0], port).into(),
+        holder: "pid 12 (x)".to_owned(),
+    };
+    let foreign: Foreign = BTreeMap::from([("h1".parse().unwrap(), vec![listener(30100)])]);
+    replace_among(&mut lab, "kv", etcd(2, |_| ()), &foreign).unwrap();
+    assert_eq!(
+        blocks(&lab),
+        [("kv-1 h1".to_owned(), 30101, 128), ("kv-2 h1".to_owned(), 30229, 128)]
+    );
+    // Ports of later nodes keep clear of the blocks that are there.
+    let taken = ports::Taken::on(
+        &lab,
+        &"other".parse().unwrap(),
+        &testing::cluster(testing::shipped("etcd"), ClusterSpec::default()),
+        &"h1".parse().unwrap(),
+        &Foreign::new(),
+    );
+    let wanted =
+        crate::blueprint::Port { default: 30101, url: None, reserve: Vec::new(), proxied: true };
+    let wanted = BTreeMap::from([("client".parse().unwrap(), wanted)]);
+    let node = "other-1".parse().unwrap();
+    let chosen = ports::choose(&node, &"h1".parse().unwrap(), &wanted, &taken).unwrap();
+    assert_eq!(chosen.into_values().collect::<Vec<_>>(), [30361]);
+}
+
+#[test]
+fn released_blocks_rest_until_the_others_had_their_turn() {
+    let mut lab = real(testing::empty_lab(1));
+    let mut firsts = Vec::new();
+    for _ in 0..300 {
+        let name = "kv".parse().unwrap();
+        let mut next = testing::cluster(testing::shipped("etcd"), etcd(1, |_| ()));
+        place(&lab, &name, &mut next, &Foreign::new()).unwrap();
+        for (host, from) in next_blocks(&lab, &name, &next) {
+            lab.hosts.get_mut(&host).unwrap().next_block = Some(from);
+        }
+        firsts.extend(next.nodes.values().filter_map(|place| place.block));
+    }
+    assert!(firsts.iter().all(|block| block.last() < 32768 || block.first > 60999));
+    let distinct: BTreeSet<_> = firsts[..200].iter().collect();
+    assert_eq!(distinct.len(), 200, "none comes back while 200 others have not been");
+    assert!(firsts[200..].iter().any(|block| block.first == 10240), "then they begin again");
+}
+
+#[test]
+fn more_ports_can_be_asked_for_and_are_refused_where_there_are_none() {
+    let mut lab = real(testing::empty_lab(1));
+    replace(&mut lab, "kv", etcd(1, |role| role.dial_ports = Some(1024))).unwrap();
+    assert_eq!(blocks(&lab), [("kv-1 h1".to_owned(), 10240, 1024)]);
+    let before = blocks(&lab);
+    replace(&mut lab, "kv", etcd(1, |role| role.dial_ports = Some(64))).unwrap();
+    assert_eq!(blocks(&lab), before, "chosen once");
+    let refused = replace(&mut lab, "kv2", etcd(1, |role| role.dial_ports = Some(20000)));
+    expect!["cluster kv2: etcd.dial_ports is 20000; it goes from 1 to 16384"]
+        .assert_eq(&refused.unwrap_err());
+    lab.hosts.values_mut().next().unwrap().port_range = Some((1024, 65535));
+    let refused = replace(&mut lab, "kv2", etcd(1, |role| role.dial_ports = Some(64)));
+    expect!["cluster kv2: host h1 has no 64 free ports in a row for kv2-1 to dial other hosts from; ask for less with dial_ports, or place it on another host"].assert_eq(&refused.unwrap_err());
+    // Nobody asked: it runs, and is named by asking its host.
+    replace(&mut lab, "kv2", etcd(1, |_| ())).unwrap();
+    assert_eq!(blocks(&lab), before);
+    // It gets one at the first edit after there is room.
+    lab.hosts.values_mut().next().unwrap().port_range = None;
+    replace(&mut lab, "kv2", etcd(1, |_| ())).unwrap();
+    assert_eq!(blocks(&lab).len(), 2);
+}

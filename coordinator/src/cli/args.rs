@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::cli::{
     apply, blueprint, completion, contexts, down, endpoints, events, failure::Failure, fault,
-    guard, heal, logs, node, object, output, show, start, status, up, wait,
+    guard, heal, host, logs, node, object, output, show, start, status, up, wait,
 };
 
 /// Shown where nothing is asked: the way of the first five minutes.
@@ -57,6 +57,10 @@ Faults:
 Files:
   plan, apply -f FILE       What a file would change; make it so
   get, delete               Objects as they were accepted; remove them
+
+Hosts:
+  host list, label          The machines of the lab; words that targets and placement know them by
+  host drain, remove        Let no new node come to one; take one out of the lab
 
 And:
   blueprint                 How databases are run: list, show, check a file of your own
@@ -126,7 +130,7 @@ pub enum Verb {
     Wipe(node::VerbArgs),
     /// Change a field of nodes, a role or a cluster
     #[command(
-        after_help = "Examples:\n  faultbed set kv-2 path=./bin/etcd-next\n  faultbed set kv count=5\n  faultbed set kv env.GOMAXPROCS=1"
+        after_help = "Examples:\n  faultbed set kv-2 path=./bin/etcd-next\n  faultbed set kv count=5\n  faultbed set kv env.GOMAXPROCS=1\n  faultbed set kv lease=24h          # from now on; none: until stopped"
     )]
     Set(node::SetArgs),
     /// Another program for nodes, one at a time, each ready before the next, leaders last
@@ -188,6 +192,8 @@ pub enum Verb {
     Events(events::EventsArgs),
     /// Which changes were accepted
     History(events::HistoryArgs),
+    /// The hosts of the lab
+    Host(host::HostArgs),
     /// How databases are run
     Blueprint(blueprint::BlueprintArgs),
     /// Whether this machine can run a lab

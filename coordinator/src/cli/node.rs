@@ -75,7 +75,7 @@ pub struct SetArgs {
     /// `kv-2`, `db/tikv` or `kv`
     #[arg(value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
     target: String,
-    /// `path=…`, `config=FILE`, `args=…`, `env.NAME=…`, `on_crash=stay|restart`, `count=N`
+    /// `path=…`, `config=FILE`, `args=…`, `env.NAME=…`, `on_crash=stay|restart`, `lease=24h`, `count=N`
     #[arg(value_name = "FIELD=VALUE", add = ArgValueCandidates::new(completion::fields))]
     assignment: String,
     #[command(flatten)]

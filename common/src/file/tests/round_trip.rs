@@ -53,16 +53,17 @@ fn role() -> impl Strategy<Value = RoleSpec> {
             0..3,
         ),
         prop::collection::vec(text(), 0..3),
-        env(),
+        (env(), prop::option::of(1_u16..=16384)),
         prop::collection::btree_map(1_u32..9, node_override(), 0..3),
     )
-        .prop_map(|(count, path, config, hosts, args, env, node)| RoleSpec {
+        .prop_map(|(count, path, config, hosts, args, (env, dial_ports), node)| RoleSpec {
             count,
             path,
             config,
             hosts,
             args,
             env,
+            dial_ports,
             node,
         })
 }
@@ -74,9 +75,11 @@ fn cluster() -> impl Strategy<Value = ClusterSpec> {
         role(),
         0..3,
     );
-    (text(), on_crash, roles).prop_map(|(blueprint, on_crash, roles)| ClusterSpec {
+    let lease = span();
+    (text(), on_crash, lease, roles).prop_map(|(blueprint, on_crash, lease, roles)| ClusterSpec {
         blueprint,
         on_crash,
+        lease,
         roles,
     })
 }

@@ -9,7 +9,7 @@ use faultbed_common::{
     host_spec::{StopBy, Wanted},
     lab::{Cluster, Origin},
     name::{ClusterName, NodeName, RoleName},
-    place::{counts, place},
+    place::{counts, next_blocks, place},
     program::{Source, source},
     spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
 };
@@ -17,7 +17,7 @@ use faultbed_common::{
 use super::{
     Refusal,
     change::{Change, did_you_mean},
-    invalid,
+    invalid, lease,
 };
 
 /// `start cluster`: a new one, or exactly the one that is there.
@@ -27,7 +27,13 @@ pub(super) fn start(
     spec: &ClusterSpec,
 ) -> Result<(), Refusal> {
     if let Some(cluster) = change.lab.clusters.get(name) {
-        if cluster.spec == *spec {
+        if lease::is_asked_again(&cluster.spec, spec) {
+            change.own(&format!("cluster {name}"), &cluster.origin)?;
+            lease::set(change, name, spec.lease);
+            return Ok(());
+        }
+        let same = ClusterSpec { lease: cluster.spec.lease, ..spec.clone() };
+        if cluster.spec == same {
             change.note(format!("cluster {name} is there already, exactly so"));
             return Ok(());
         }
@@ -88,8 +94,12 @@ pub(super) fn accept(
             last_index: BTreeMap::new(),
             been_ready: BTreeSet::new(),
             token: token(name, change.asked.dice),
+            lease: None,
         },
     };
+    if old.as_ref().is_none_or(|old| old.spec.lease != spec.lease) {
+        next.lease = spec.lease.map(|lasts| lease::begin(change, lasts));
+    }
     let is_same =
         old.as_ref().is_some_and(|old| old.spec == next.spec && old.blueprint == next.blueprint);
     if !is_same {
@@ -99,6 +109,11 @@ pub(super) fn accept(
             .map(|(host, report)| (host.clone(), report.foreign.clone()))
             .collect();
         place(&change.lab, name, &mut next, &foreign).map_err(invalid)?;
+        for (host, from) in next_blocks(&change.lab, name, &next) {
+            if let Some(host) = change.lab.hosts.get_mut(&host) {
+                host.next_block = Some(from);
+            }
+        }
         if let Some(old) = &old {
             restart_changed(change, old, &mut next);
             note_removed(change, old, &next);

@@ -2,7 +2,9 @@
 
 mod apply;
 mod faults;
+mod hosts;
 mod laws;
+mod leases;
 mod nodes;
 mod own;
 mod programs;

@@ -53,6 +53,8 @@ impl Orders {
             generation: Generation(1),
             listeners,
             diallers: diallers?,
+            blocks: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             faults: BTreeMap::new(),
         };
         let file = ProxyFile { version: 1, lab: None, boot_id, spec, deadlines: BTreeMap::new() };
