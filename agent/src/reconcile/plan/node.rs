@@ -1,10 +1,8 @@
 //! What to do next about one node. Pure.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod programs;
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use faultbed_common::{
     host_spec::{NodeEffect, NodeSpec, Stop, StopBy, Wanted},
@@ -150,47 +148,6 @@ impl View<'_> {
         }
         let verbs: Vec<String> = self.observed.busy.iter().map(StepKind::verb).collect();
         Part::standing(Standing::Pending(format!("busy: {}", verbs.join(", "))))
-    }
-
-    /// How far its program is, in words. Others' programs may come before it.
-    fn fetching(&self) -> String {
-        let spec = self.wanted.spec.nodes.get(self.name);
-        let Some(pushed) = spec.and_then(|spec| spec.launch.pushed.as_ref()) else {
-            return "fetching its program".to_owned();
-        };
-        let wanted = &pushed.content;
-        let bytes = match self.fetching {
-            Some(fetching) if fetching.sha256 == wanted.sha256 => fetching.bytes,
-            Some(_) | None => 0,
-        };
-        let percent = bytes.saturating_mul(100) / wanted.bytes.max(1);
-        let megabytes = wanted.bytes.div_ceil(1_000_000);
-        format!("fetching {}: {percent}% of {megabytes} MB", pushed.path)
-    }
-
-    /// Fetches the program that was pushed for it, where it is not here.
-    fn fetch(&self, spec: &NodeSpec) -> Option<Part<NodeAct>> {
-        let pushed = spec.launch.pushed.as_ref()?;
-        if self.programs.contains(Path::new(&spec.launch.program)) {
-            return None;
-        }
-        let act = NodeAct::Fetch { pushed: pushed.clone() };
-        Some(step_or_wait(self.observed, act, self.fetching(), self.now))
-    }
-
-    /// A node that is to run another program goes on until that is here. One that is to die as by
-    /// a failure dies at once.
-    fn fetch_first(&self, goal: &Goal<'_>, running: &Running) -> Option<Part<NodeAct>> {
-        let Goal::Up(spec) = goal else { return None };
-        if spec.stop_by != StopBy::Grace || running.asked.is_some() {
-            return None;
-        }
-        let fetch = self.fetch(spec)?;
-        let orders = self.orders(goal);
-        if self.observed.orders.as_ref() != Some(&orders) {
-            return Some(self.tell(running, orders));
-        }
-        Some(if self.observed.busy.is_empty() { fetch } else { self.wait_for_busy() })
     }
 
     fn stop(goal: &Goal<'_>) -> Stop {
