@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    allow::Allow,
     args::{AgentArgs, DownArgs},
     clock, down, facts,
     ledger::Ledger,
@@ -89,8 +90,12 @@ async fn serve(
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let hands = Arc::new(RealHands::new(args, &dir, vec![coordinator.clone()]));
+    // A limit that cannot be read must not be none.
+    let allow = Allow::read(&dir.join("agent.toml")).map_err(anyhow::Error::msg)?;
+    let hands =
+        Arc::new(RealHands::new(args, &dir, vec![coordinator.clone()]).allowing(allow.clone()));
     let spec = ledger.accepted().map(|accepted| accepted.spec.clone());
+    let (line, heard) = crate::line::line();
     let (reconciler, reports) =
         Reconciler::new(hands, ledger, Identity { version: version.clone(), boot_id });
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
@@ -102,8 +107,11 @@ async fn serve(
         version,
         port_range: facts::port_range(),
         labels: BTreeMap::new(),
+        identity_port: identity_port(args),
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
+    session.line = line;
+    session.allow(allow);
     if let Some(spec) = &spec {
         session.knows(spec);
     }
@@ -111,7 +119,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
+    let passes = tokio::spawn(reconciler.hearing(heard).run(ordered, stop.clone()));
     let mut talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
@@ -214,4 +222,10 @@ fn notify_ready() {
     if let Err(error) = sent {
         tracing::warn!(%error, "tell systemd that the agent is ready");
     }
+}
+
+/// Where the proxy answers other hosts; simulated hosts are one machine, which needs nobody to ask.
+fn identity_port(args: &AgentArgs) -> Option<u16> {
+    let is_simulated = args.address.is_ipv4() && args.address.is_loopback();
+    (!is_simulated).then_some(args.identity_port)
 }

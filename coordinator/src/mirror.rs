@@ -33,7 +33,7 @@ pub use self::write::{CommitOutcome, Published};
 use crate::{
     editor::unix_ms,
     store::{
-        Op, Revision, Store, StoreError, Txn,
+        Kv, Op, Revision, Store, StoreError, Txn,
         keys::{self, Keys, Specs},
     },
 };
@@ -60,6 +60,8 @@ pub struct Mirror {
     pub reports: BTreeMap<HostName, HostReport>,
     /// The hosts whose agents some coordinator holds a stream to.
     pub alive: BTreeSet<HostName>,
+    /// What `pki` keeps but tokens, by what follows `pki/`.
+    pub pki: Arc<BTreeMap<String, Kv>>,
     /// When each report arrived here.
     pub seen: BTreeMap<HostName, Instant>,
     /// Why this may be old or wrong: the store cannot be reached, or holds what cannot be read.
@@ -120,6 +122,12 @@ impl MirrorHandle {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Mirror>> {
         self.receiver.clone()
+    }
+
+    /// Where the keys of its lab are.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// The store behind it, for leases.

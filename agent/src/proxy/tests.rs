@@ -3,9 +3,12 @@
 mod bytes;
 mod connections;
 mod control;
+mod control_fuzz;
 mod cuts;
 mod delays;
+mod far;
 mod forward;
+mod ground;
 mod handover;
 mod harness;
 mod loss;

@@ -1,6 +1,6 @@
 //! The real hands: shims, the proxy process, files and sockets of this machine.
 
-mod prepare;
+pub(crate) mod prepare;
 mod proxy;
 mod records;
 mod watch;
@@ -39,6 +39,7 @@ use records::{asked_record, gone_is_fine, run, shim_orders};
 
 pub use crate::node::run_dir;
 use crate::{
+    allow::Allow,
     args::AgentArgs,
     binaries::{self, Binary, Hashes, fetch::Fetcher},
     bypass,
@@ -89,6 +90,7 @@ pub struct RealHands {
     lab: LabName,
     dir: PathBuf,
     address: Option<IpAddr>,
+    allow: Allow,
     proxy: proxy::Proxy,
     /// `None` where nothing is started.
     fetcher: Option<Fetcher>,
@@ -105,6 +107,12 @@ impl RealHands {
         let fetcher = Fetcher::new(dir.to_owned(), args.host.clone(), coordinators);
         let hands = Self::with(args.lab.clone(), dir, Some(args.address), socket);
         Self { fetcher: Some(fetcher), ..hands }
+    }
+
+    /// Bounds what may be run.
+    #[must_use]
+    pub fn allowing(self, allow: Allow) -> Self {
+        Self { allow, ..self }
     }
 
     /// The hands of `down`, which has no agent's command line: what it needs is in the ledger.
@@ -129,6 +137,7 @@ impl RealHands {
             lab,
             dir: dir.to_owned(),
             address,
+            allow: Allow::default(),
             proxy: proxy::Proxy::new(dir.join("proxy"), socket),
             fetcher: None,
             hashes: Mutex::default(),
@@ -174,6 +183,12 @@ impl RealHands {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a command may be run: its program is found as the kernel will find it.
+    fn may_run(&self, argv: &[String], env: &BTreeMap<String, String>) -> Result<(), String> {
+        let Some(program) = argv.first() else { return Ok(()) };
+        self.allow.check_command(program, env)
     }
 
     /// What shall be run, for this cause.
@@ -288,8 +303,10 @@ impl Hands for RealHands {
     fn start(&self, order: &StartOrder) -> Result<Binary, String> {
         let StartOrder { node, spec, incarnation, orders, .. } = order;
         let node_dir = self.node_dir(node);
-        prepare::files(&node_dir, spec)?;
+        self.allow.check_user(spec.launch.user.as_deref())?;
         let (binary, program) = self.binary(order)?;
+        self.allow.check_program(&binary.path)?;
+        prepare::files(&node_dir, spec)?;
         let dir = self.run_dir(node, *incarnation);
         prepare::free(&dir)?;
         let launch = &spec.launch;
@@ -391,6 +408,8 @@ impl Hands for RealHands {
         let failed = |why: String| CommandFailed { why, output: String::new() };
         prepare::files(&dir, &order.spec).map_err(failed)?;
         let launch = &order.spec.launch;
+        self.allow.check_user(launch.user.as_deref()).map_err(failed)?;
+        self.may_run(&order.argv, &launch.env).map_err(failed)?;
         let who = prepare::user(launch.user.as_deref()).map_err(failed)?;
         let env = search::environment(&launch.env, &launch.search);
         let ran =

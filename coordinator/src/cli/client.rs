@@ -9,8 +9,12 @@ use faultbed_common::{
     logs::{LogLine, LogQuery},
     program::{Content, Held},
     status::Status,
+    trust::{TokenReply, TokenRequest},
 };
-use faultbed_proto::v1::{Document, Piece, operator_client::OperatorClient};
+use faultbed_proto::v1::{
+    Document, ExecPart, Piece, exec_client::ExecClient, operator_client::OperatorClient,
+    trust_client::TrustClient,
+};
 use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
@@ -39,6 +43,8 @@ pub type Documents<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: OperatorClient<Channel>,
+    trust: TrustClient<Channel>,
+    channel: Channel,
     /// The lab.
     pub context: Context,
     /// Files that were looked at for it.
@@ -61,8 +67,10 @@ impl Client {
             .connect_with_connector(connector)
             .await
             .map_err(|e| unreachable(&context, &root_cause(&e)))?;
-        let inner = OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { inner, context, looked: Looked::default() })
+        let trust = TrustClient::new(channel.clone());
+        let inner =
+            OperatorClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+        Ok(Self { inner, trust, channel, context, looked: Looked::default() })
     }
 
     /// Asks for a change, and gives the lab the programs it needs for it.
@@ -104,6 +112,16 @@ impl Client {
         pieces: impl Stream<Item = Piece> + Send + 'static,
     ) -> Result<Held, Failure> {
         let answer = self.inner.clone().content_push(pieces).await;
+        self.answer(answer)
+    }
+
+    /// A one-time token for a host or a user.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn invite(&self, request: &TokenRequest) -> Result<TokenReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.trust.clone().invite(document).await;
         self.answer(answer)
     }
 
@@ -163,6 +181,24 @@ impl Client {
         let document = Document { json: self.text(query)? };
         let answer = self.inner.clone().logs(document).await;
         self.documents(answer)
+    }
+
+    /// Runs a command or copies a file: `parts` go down, what comes up is the answer.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn exec(
+        &self,
+        parts: impl Stream<Item = ExecPart> + Send + 'static,
+    ) -> Result<tonic::Streaming<ExecPart>, Failure> {
+        let answer = ExecClient::new(self.channel.clone()).run(parts).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failure(&status))
+    }
+
+    /// What a refusal of this lab means for the person who typed the command.
+    #[must_use]
+    pub fn failure(&self, status: &tonic::Status) -> Failure {
+        failure_of(&self.context, status)
     }
 
     fn text(&self, value: &impl Serialize) -> Result<String, Failure> {

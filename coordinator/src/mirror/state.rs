@@ -75,6 +75,7 @@ impl State {
             specs: Arc::default(),
             reports: BTreeMap::new(),
             alive: BTreeSet::new(),
+            pki: Arc::default(),
             seen: BTreeMap::new(),
             trouble: None,
             revision,
@@ -146,9 +147,24 @@ impl State {
                 None => self.mirror.alive.remove(&host),
             };
         }
+        if let Some(below) = below.strip_prefix("pki/") {
+            self.trust(below, &event);
+        }
         match event {
             Event::Put(kv) => self.kvs.insert(kv.key.clone(), kv),
             Event::Delete(key) => self.kvs.remove(&key),
+        };
+    }
+
+    fn trust(&mut self, below: &str, event: &Event) {
+        // Tokens are read when somebody brings one, from the store itself.
+        if below.starts_with("token/") {
+            return;
+        }
+        let pki = Arc::make_mut(&mut self.mirror.pki);
+        match event {
+            Event::Put(kv) => pki.insert(below.to_owned(), kv.clone()),
+            Event::Delete(_) => pki.remove(below),
         };
     }
 

@@ -7,6 +7,7 @@ use faultbed_common::{
     lab::{Host, Lab, Lease, Phase},
     logs::{LogBatch, LogRequest},
     name::{FaultName, HostName},
+    program::FetchRequest,
     report::HostReport,
     session::{Hello, LeaseAges, Orders},
 };
@@ -20,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use super::{
+    caller,
     content::{self, Pieces},
     decode,
 };
@@ -69,8 +71,10 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<FromAgent>>,
     ) -> Result<Response<ToAgents>, Status> {
+        let caller = caller(&request)?;
         let mut incoming = request.into_inner();
         let hello = read_hello(&mut incoming).await?;
+        caller.must_be_host(&hello.host).map_err(Status::permission_denied)?;
         let lab = self.mirror.now().lab.name.clone();
         if hello.lab != lab {
             return Err(Status::failed_precondition(format!(
@@ -94,7 +98,8 @@ impl Agent for AgentService {
     type FetchContentStream = Pieces;
 
     async fn fetch_content(&self, request: Request<Document>) -> Result<Response<Pieces>, Status> {
-        let wanted = decode("fetch", &request.get_ref().json)?;
+        let wanted: FetchRequest = decode("fetch", &request.get_ref().json)?;
+        caller(&request)?.must_be_host(&wanted.host).map_err(Status::permission_denied)?;
         let pieces = content::fetch(&self.contents, &self.mirror, wanted).await?;
         Ok(Response::new(pieces))
     }
@@ -132,6 +137,7 @@ impl AgentService {
             let seen = self.mirror.now();
             let host = Host {
                 port_range: hello.port_range,
+                identity_port: hello.identity_port,
                 labels: hello.labels.clone(),
                 ..Host::new(hello.address, hello.dir.clone())
             };
@@ -316,7 +322,7 @@ impl Session {
                 match decode::<LogBatch>("log batch", &json) {
                     Ok(batch) => {
                         let id = batch.id;
-                        if !self.service.sessions.deliver(batch).await {
+                        if !self.service.sessions.deliver(&self.host, batch).await {
                             self.service.sessions.end(&self.host, id);
                         }
                         true
