@@ -118,3 +118,12 @@ fn begin(terms: Arc<Terms>, lookup: Weak<Lookup>) -> io::Result<Running> {
     })?;
     Ok(Running { terms, questions })
 }
+
+/// How a host goes to another with the certificates of a directory.
+///
+/// # Errors
+/// Where they are of no use.
+#[cfg(test)]
+pub(crate) fn load_for_test(dir: &Path) -> io::Result<Arc<rustls::ClientConfig>> {
+    tls::Tls::default().sides(dir).map(|sides| Arc::clone(&sides.client))
+}

@@ -12,6 +12,7 @@ mod ground;
 mod handover;
 mod harness;
 mod loss;
+mod origin;
 mod rates;
 mod rounds;
 mod stream_property;

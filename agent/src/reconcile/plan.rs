@@ -197,14 +197,15 @@ fn may_step(observed: &ObservedNode, kind: &StepKind, now: BootTime) -> Try {
     let delay = |attempts| match kind {
         StepKind::Bootstrap => (attempts < BOOTSTRAP_ATTEMPTS_MAX).then_some(BOOTSTRAP_RETRY),
         // What must end is never given up.
+        // Nor is what keeps data from being lost; where that is no matter, the plan counts tries.
         // Nor what comes once a coordinator is there again.
         StepKind::Signal
         | StepKind::KillTree
         | StepKind::Interrupt
         | StepKind::Orders
+        | StepKind::Leave
         | StepKind::Fetch => Some(retry_delay(attempts)),
         StepKind::EffectOff(_)
-        | StepKind::Leave
         | StepKind::Wipe
         | StepKind::Retire
         | StepKind::Init

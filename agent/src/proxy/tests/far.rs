@@ -164,6 +164,7 @@ fn five_hundred_rules_on_one_listener_are_all_exact() {
         return;
     }
     let ground = Ground::new();
+    ground.add_addresses();
     for prefix in ["10.77.0.", "fd77::"] {
         let mut lab = Lab::prepare(&["y"]);
         let here = HERE[usize::from(prefix == "fd77::")];
