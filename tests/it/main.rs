@@ -3,6 +3,7 @@
 mod api;
 mod apply;
 mod bad_input;
+mod binaries;
 mod crash;
 mod deploy;
 mod effects;

@@ -50,6 +50,9 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// While a fault is in force its evidence is asked for this often.
 const EVIDENCE: Duration = Duration::from_secs(1);
 
+/// While a program is fetched it is looked at this often how far it is.
+const FETCHED: Duration = Duration::from_secs(1);
+
 /// Steps, probes and watches that wait to be heard.
 const INBOX_MAX: usize = 256;
 
@@ -218,6 +221,8 @@ impl<H: Hands> Reconciler<H> {
         let mut due = self.pass(Wake::Startup);
         let mut recheck = tokio::time::interval_at(Instant::now() + RECHECK, RECHECK);
         let mut evidence = tokio::time::interval_at(Instant::now() + EVIDENCE, EVIDENCE);
+        let mut fetched = tokio::time::interval_at(Instant::now() + FETCHED, FETCHED);
+        fetched.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         recheck.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         evidence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -233,6 +238,7 @@ impl<H: Hands> Reconciler<H> {
                 () = sleep_until(due) => Wake::Timer,
                 _ = recheck.tick() => Wake::Recheck,
                 _ = evidence.tick(), if has_faults => Wake::Evidence,
+                _ = fetched.tick(), if self.observed.fetching.is_some() => Wake::Timer,
             };
             due = self.pass(wake);
         }
@@ -248,6 +254,7 @@ impl<H: Hands> Reconciler<H> {
     fn pass(&mut self, wake: Wake) -> Option<Instant> {
         tracing::trace!(?wake, "pass");
         self.absorb(wake);
+        self.observed.fetching = self.hands.fetching();
         let now = self.hands.now();
         self.mind_the_line(now);
         let plan = match self.ledger.accepted() {

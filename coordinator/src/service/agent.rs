@@ -7,10 +7,11 @@ use faultbed_common::{
     lab::{Host, Lab, Lease},
     logs::{LogBatch, LogRequest},
     name::HostName,
+    program::FetchRequest,
     report::HostReport,
     session::{Hello, LeaseAges, Orders},
 };
-use faultbed_proto::v1::{FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
+use faultbed_proto::v1::{Document, FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
 use futures::Stream;
 use tokio::{
     sync::mpsc,
@@ -19,9 +20,14 @@ use tokio::{
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::{caller, decode};
+use super::{
+    caller,
+    content::{self, Pieces},
+    decode,
+};
 use crate::{
     chore::AUTOMATIC,
+    content::Contents,
     decide::edit::{host_joins, removed},
     editor::{Editor, asked, unix_ms},
     mirror::{MirrorHandle, Published},
@@ -53,6 +59,8 @@ pub struct AgentService {
     pub editor: Editor,
     /// Who is connected.
     pub sessions: Arc<Sessions>,
+    /// Programs that were pushed.
+    pub contents: Arc<Contents>,
 }
 
 #[tonic::async_trait]
@@ -85,6 +93,15 @@ impl Agent for AgentService {
         let session = Session { service: self.clone(), host: hello.host, id, lease, owed: None };
         tokio::spawn(session.run(incoming, log_requests, send));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
+    }
+
+    type FetchContentStream = Pieces;
+
+    async fn fetch_content(&self, request: Request<Document>) -> Result<Response<Pieces>, Status> {
+        let wanted: FetchRequest = decode("fetch", &request.get_ref().json)?;
+        caller(&request)?.must_be_host(&wanted.host).map_err(Status::permission_denied)?;
+        let pieces = content::fetch(&self.contents, &self.mirror, wanted).await?;
+        Ok(Response::new(pieces))
     }
 }
 

@@ -196,8 +196,10 @@ impl Exec for ExecService {
         &self,
         request: Request<Streaming<ExecPart>>,
     ) -> Result<Response<Parts>, Status> {
+        let by = caller(&request)?;
         let mut up = request.into_inner();
         let Attendance { host, order } = decode("attendance", &read_head(&mut up).await?)?;
+        by.must_be_host(&host).map_err(Status::permission_denied)?;
         let Some(id) = order else {
             let (id, orders) = self.desk.wait(&host);
             let waiting = Waiting { desk: Arc::clone(&self.desk), host, id };
