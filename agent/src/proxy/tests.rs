@@ -10,6 +10,7 @@ mod forward;
 mod handover;
 mod harness;
 mod loss;
+mod queues;
 mod rates;
 mod rounds;
 mod stream_property;
