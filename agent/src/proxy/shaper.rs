@@ -7,8 +7,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use faultbed_common::{
-    effect::{Rate, Ratio},
-    proxy_spec::{Delay, Endings, Hold, LinkEffect, SEGMENT_BYTES},
+    effect::Ratio,
+    proxy_spec::{Endings, Hold, LinkEffect, SEGMENT_BYTES},
     rules::LinkRule,
 };
 
@@ -24,80 +24,16 @@ use crate::proxy::{
     slicer::Slicer,
 };
 
+mod retime;
+
+use retime::{Redelay, Reline, Retime};
+
 /// A round trip of a link without a delay, where one is needed.
 const ROUND_TRIP_NS_MIN: u64 = 1_000_000;
 
 /// Chunks that a change of rules meets before it is said to be in force: all that mostly wait. A queue
 /// of small pieces holds a hundred thousand, and a worker hundreds of queues.
 const RETIMED_AT_ONCE: usize = 256;
-
-/// What changes of rules do to the times of what waits. Done twice it is as done once, but for another
-/// fall of the dice, so a chunk may meet it again where the next change comes before it is through.
-#[derive(Debug)]
-struct Retime {
-    has_slices: bool,
-    has_losses: bool,
-    delay: Redelay,
-    line: Option<Reline>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Redelay {
-    Same,
-    Never,
-    /// Drawn anew: less from now on, but what is on its way does not become later.
-    AtMost(Delay),
-}
-
-/// Another line, or none, for what has not left the old one at a moment of CLOCK_MONOTONIC.
-#[derive(Debug)]
-struct Reline {
-    at_ns: u64,
-    line: Option<(Rate, Arc<Bucket>)>,
-}
-
-impl Retime {
-    /// This change after an earlier one that is not through.
-    fn after(self, earlier: Self) -> Self {
-        let delay = match (earlier.delay, self.delay) {
-            (Redelay::Never, _) | (_, Redelay::Never) => Redelay::Never,
-            (Redelay::AtMost(first), Redelay::AtMost(second)) if first.base_us < second.base_us => {
-                Redelay::AtMost(first)
-            }
-            (first, Redelay::Same) => first,
-            (_, second) => second,
-        };
-        Self {
-            has_slices: self.has_slices && earlier.has_slices,
-            has_losses: self.has_losses && earlier.has_losses,
-            delay,
-            line: self.line.or(earlier.line),
-        }
-    }
-
-    fn change(&self, times: &mut Times, bytes: u64, dice: &mut Dice, line_ns: &mut u64) {
-        if !self.has_slices {
-            times.piece_ns = 0;
-        }
-        if !self.has_losses {
-            times.lost_ns = 0;
-        }
-        match self.delay {
-            Redelay::Same => {}
-            Redelay::Never => times.delay_ns = 0,
-            Redelay::AtMost(delay) => {
-                times.delay_ns = times.delay_ns.min(nanoseconds(dice.late_us(delay)));
-            }
-        }
-        if let Some(Reline { at_ns, line }) = &self.line
-            && times.line_ns > *at_ns
-        {
-            times.line_ns =
-                line.as_ref().map_or(0, |(rate, bucket)| bucket.take(bytes, *rate, *at_ns));
-            *line_ns = times.line_ns;
-        }
-    }
-}
 
 /// How much may be read now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
