@@ -118,16 +118,13 @@ pub(super) fn accept(
     }
     shape::check(spec).map_err(|error| refuse(&error))?;
     let named = target::clusters(&change.lab, &shape::targets(spec)).map_err(|e| refuse(&e))?;
-    for cluster in &named {
-        if let Some(there) = change.lab.clusters.get(cluster) {
-            change.own(&format!("fault {name}: cluster {cluster}"), &there.origin)?;
-        }
-    }
+    meet_others(change, name, &named)?;
     let waits = waits_for(change, &named).filter(|_| when == When::Ready);
     let (phase, resolved) =
         match shape::resolve(&change.lab, change.reports, spec, spec.seed_for(name)) {
             Ok(resolved) if waits.is_none() => {
-                change.own_nodes(resolved.touched())?;
+                let met = change.met(&resolved);
+                meet_others(change, name, &met)?;
                 check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
                 (Phase::Active { since_unix_ms: change.asked.now_unix_ms }, resolved)
             }
@@ -183,6 +180,25 @@ fn restarts(change: &Change<'_>, name: &NodeName, placement: &Placement) -> bool
             seen.incarnation < placement.incarnation
                 || (seen.incarnation == placement.incarnation && !seen.been_ready)
         })
+}
+
+/// A fault that meets clusters of others is refused, or with `--everyone` said, naming all of them.
+fn meet_others(
+    change: &mut Change<'_>,
+    name: &FaultName,
+    clusters: &BTreeSet<ClusterName>,
+) -> Result<(), Refusal> {
+    let others = change.others(&change.asked.by, clusters);
+    let them = if others.len() == 1 { "it" } else { "them" };
+    let others_named = others.join(", ");
+    match others.as_slice() {
+        [] => Ok(()),
+        _ if change.everyone => {
+            change.note(format!("{name} meets what is not yours: {others_named}"));
+            Ok(())
+        }
+        _ => Err(invalid(format!("fault {name}: {others_named}; --everyone touches {them} too"))),
+    }
 }
 
 /// Refuses a grade that some host of its links is known not to have.
