@@ -30,6 +30,8 @@ if [ "$purpose" = test ]; then
     need ip iproute2
     need nft nftables
     need ethtool ethtool
+    # The survival matrix moves the wall clocks of daemons, each by itself.
+    [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
 fi
 if [ "$purpose" = bench ]; then # what our proxy is measured against, and the tools to be alone with it
     need haproxy haproxy

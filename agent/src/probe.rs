@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::reconcile::report::Role;
+use crate::{reconcile::report::Role, search};
 
 /// How long most answers of a node that starts are waited for.
 const STARTING_ANSWER: Duration = Duration::from_millis(100);
@@ -63,6 +63,8 @@ pub struct Prober {
     pub dir: PathBuf,
     /// The environment of commands.
     pub env: BTreeMap<String, String>,
+    /// Where commands are looked for after PATH.
+    pub search: Vec<String>,
     /// Whether it served before, when another agent asked.
     pub was_ready: bool,
 }
@@ -98,9 +100,9 @@ impl Prober {
     /// Whether both ask the same of the same.
     #[must_use]
     pub fn asks_as(&self, other: &Self) -> bool {
-        let Self { node, incarnation, ready, role, dir, env, was_ready: _ } = self;
+        let Self { node, incarnation, ready, role, dir, env, search, was_ready: _ } = self;
         (node, incarnation, ready) == (&other.node, &other.incarnation, &other.ready)
-            && (role, dir, env) == (&other.role, &other.dir, &other.env)
+            && (role, dir, env, search) == (&other.role, &other.dir, &other.env, &other.search)
     }
 
     /// Asks, and tells what is new, until it is aborted or nobody listens.
@@ -202,7 +204,8 @@ pub struct Asker {
 
 impl Asker {
     fn new(prober: &Prober) -> Self {
-        Self::at(prober.dir.clone(), prober.env.clone(), prober.incarnation)
+        let env = search::environment(&prober.env, &prober.search);
+        Self::at(prober.dir.clone(), env, prober.incarnation)
     }
 
     /// Asks the node whose directory this is.

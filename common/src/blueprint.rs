@@ -46,6 +46,10 @@ impl Blueprint {
 pub struct Role {
     /// The program run where the cluster names no path.
     pub program: String,
+    /// Directories where the program and the commands are looked for after PATH: absolute or below
+    /// `~`, with `*` in names; of several that match the one with the highest version comes first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
     /// How many nodes where the cluster does not say.
     pub count: u32,
     /// Its ports.
@@ -230,7 +234,14 @@ pub struct BootstrapRule {
 #[serde(default, deny_unknown_fields)]
 pub struct Hook {
     /// Run before the node starts (join) or stops (leave).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<Template>,
+    /// Run once a node that joined runs, until it exits 0.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<Template>,
+    /// How long one try of a leave may take; ten seconds where it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
     /// Arguments for a node that joined, in place of the role's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<Template>>,

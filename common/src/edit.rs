@@ -1,6 +1,6 @@
 //! One change of a lab as people ask for it, and the answer. `faultbed-coordinator` decides it purely.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::{
     fault::FaultSpec,
     generation::Generation,
     lab::Resolved,
-    name::{ClusterName, FaultName, NodeName},
+    name::{ClusterName, FaultName, HostName, NodeName},
     spec::{ClusterSpec, LabFile},
 };
 
@@ -85,6 +85,29 @@ pub enum Edit {
     LabLease {
         /// From now on.
         lasts: Option<Span>,
+    },
+    /// Let no new node come to a host, or let them come again.
+    DrainHost {
+        /// Which.
+        name: HostName,
+        /// Whether it is to be drained.
+        drained: bool,
+    },
+    /// Take a host out of the lab; its agent is told, and ends.
+    RemoveHost {
+        /// Which.
+        name: HostName,
+        /// And the nodes that are placed there.
+        force: bool,
+    },
+    /// Give labels to a host, or take back those given so.
+    LabelHost {
+        /// Which.
+        name: HostName,
+        /// Labels and their values.
+        set: BTreeMap<String, String>,
+        /// Labels for which the file's or the join's word is to hold again.
+        unset: BTreeSet<String>,
     },
     /// Forget an ended fault, or heal and forget one.
     DeleteFault {

@@ -134,6 +134,9 @@ pub struct NodeSpec {
 pub struct Launch {
     /// With a slash a file, else a name looked up in the agent's PATH.
     pub program: String,
+    /// Where the program and all commands are looked for after PATH; see `blueprint::Role::search`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
     /// Its arguments, without the program.
     pub args: Vec<String>,
     /// Over the agent's own environment, less `http_proxy` and the like.
@@ -160,6 +163,9 @@ pub struct Launch {
     /// Run before the node is stopped because it left the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Vec<String>>,
+    /// How long one try of `leave` may take; `None` is the agent's own bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave_timeout: Option<Span>,
     /// Limits set before it runs.
     #[serde(default)]
     pub limits: Limits,

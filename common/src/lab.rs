@@ -3,10 +3,11 @@
 //! Stored as one JSON value per object. Choices made once (hosts, ports, addresses, resolved
 //! targets) are here and never made again.
 
+mod host;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ use crate::{
     port_block::PortBlock,
     spec::ClusterSpec,
 };
+
+pub use host::{Host, LABEL_BYTES_MAX, LABELS_MAX, Said, check_label};
 
 /// The whole accepted lab at one generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +48,10 @@ pub struct Lab {
     /// What holds for the lab as a whole.
     #[serde(default, skip_serializing_if = "Settings::is_default")]
     pub settings: Settings,
+    /// Hosts that were removed, and by whom: their agents are told so and end, and what identified
+    /// them counts for nothing until they are admitted again (the last [`REMOVED_HOSTS_MAX`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_hosts: BTreeMap<HostName, RemovedHost>,
 }
 
 /// What holds for a lab as a whole.
@@ -81,6 +88,18 @@ pub struct Lease {
     pub ended: bool,
 }
 
+/// Removed hosts that are remembered.
+pub const REMOVED_HOSTS_MAX: usize = 1000;
+
+/// That a host was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedHost {
+    /// Who removed it.
+    pub by: String,
+    /// By which generation.
+    pub generation: Generation,
+}
+
 /// A node with the cluster it is of.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeRef<'a> {
@@ -107,6 +126,7 @@ impl Lab {
             faults: BTreeMap::new(),
             removed_wiped: BTreeMap::new(),
             settings: Settings::default(),
+            removed_hosts: BTreeMap::new(),
         }
     }
 
@@ -150,46 +170,6 @@ impl Cluster {
 
 /// Ended faults that stay visible.
 pub const ENDED_FAULTS_MAX: usize = 50;
-
-/// A host of the lab.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
-    /// Where other hosts reach it.
-    pub address: IpAddr,
-    /// Under which its agent keeps everything.
-    pub dir: PathBuf,
-    /// Its labels.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// The ports its kernel gives to connections that name none (`ip_local_port_range`), first and
-    /// last; `None` where it has not said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port_range: Option<(u16, u16)>,
-    /// From here on blocks of ports are sought for new nodes, so that those of nodes that have gone
-    /// rest while sockets may still have them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_block: Option<u16>,
-}
-
-impl Host {
-    /// A host of which nothing else is known.
-    #[must_use]
-    pub fn new(address: IpAddr, dir: PathBuf) -> Self {
-        Self { address, dir, labels: BTreeMap::new(), port_range: None, next_block: None }
-    }
-
-    /// Whether it only stands for a machine: all of these are one machine, on its loopback.
-    #[must_use]
-    pub fn is_simulated(&self) -> bool {
-        matches!(self.address, IpAddr::V4(address) if address.is_loopback())
-    }
-
-    /// Whether what listens on the loopback of one is there for the other.
-    #[must_use]
-    pub fn shares_machine(&self, other: &Self) -> bool {
-        self.address == other.address || self.is_simulated() && other.is_simulated()
-    }
-}
 
 /// Who made an object and by which means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -171,6 +171,7 @@ impl Scene<'_> {
             own.and_then(|own| own.path.as_ref()).or(spec.path.as_ref()).unwrap_or(&role.program);
         Ok(Launch {
             program: program.strip_prefix("host:").unwrap_or(program).to_owned(),
+            search: role.search.clone(),
             args: self.args(name, place, role, spec)?,
             env: self.env(name, role, spec, own)?,
             user: role.user.clone(),
@@ -200,6 +201,7 @@ impl Scene<'_> {
                 }
                 _ => None,
             },
+            leave_timeout: role.leave.as_ref().and_then(|hook| hook.timeout),
             limits: role.limits.clone(),
             version: role.version.clone(),
         })
@@ -265,13 +267,20 @@ impl Scene<'_> {
         Ok(files)
     }
 
-    /// Only the role's first node ever sets the cluster up, and only as part of its beginning.
+    /// Only the role's first node ever sets the cluster up, and only as part of its beginning. A
+    /// node that joins may have to tell the cluster once it runs, which is done in the same way.
     fn bootstrap(
         &self,
         name: &NodeName,
         place: &Placement,
         role: &Role,
     ) -> Result<Option<Bootstrap>, RenderError> {
+        if let Some(hook) = role.join.as_ref().filter(|hook| !hook.after.is_empty())
+            && place.joined
+        {
+            let command = self.list(name, "join.after", &hook.after)?;
+            return Ok(Some(Bootstrap { command, done: None }));
+        }
         let Some(rule) = role.bootstrap.as_ref().filter(|_| place.index == 1 && !place.joined)
         else {
             return Ok(None);

@@ -54,6 +54,9 @@ pub struct HostStatus {
     pub labels: BTreeMap<String, String>,
     /// `up` while an agent is connected, else `down`.
     pub state: HostState,
+    /// Whether no new node may come to it.
+    #[serde(default)]
+    pub drained: bool,
     /// The generation it has.
     pub generation: Generation,
     /// Its agent's version.

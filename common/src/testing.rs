@@ -1,6 +1,6 @@
 //! Labs for tests.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::LazyLock};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use crate::{
     blueprint::Blueprint,
@@ -15,13 +15,8 @@ use crate::{
 /// Hosts `h1` to `hN` and nothing else.
 pub(crate) fn empty_lab(hosts: u8) -> Lab {
     let host = |n: u8| {
-        let host = Host {
-            address: [127, 77, 5, n].into(),
-            dir: PathBuf::from(format!("/lab/hosts/h{n}")),
-            labels: BTreeMap::from([("n".to_owned(), n.to_string())]),
-            port_range: None,
-            next_block: None,
-        };
+        let mut host = Host::new([127, 77, 5, n].into(), format!("/lab/hosts/h{n}").into());
+        host.relabel(|said| said.file = BTreeMap::from([("n".to_owned(), n.to_string())]));
         (format!("h{n}").parse().unwrap(), host)
     };
     Lab {
@@ -33,6 +28,7 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
         settings: crate::lab::Settings::default(),
+        removed_hosts: BTreeMap::new(),
     }
 }
 

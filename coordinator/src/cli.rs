@@ -20,6 +20,7 @@ pub mod failure;
 pub mod fault;
 pub mod guard;
 pub mod heal;
+pub mod host;
 pub mod lab_file;
 pub mod logs;
 pub mod node;
@@ -193,6 +194,7 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::Logs(args) => logs::run(session, args).await,
         Verb::Events(args) => events::events(session, args).await,
         Verb::History(args) => events::history(session, args).await,
+        Verb::Host(args) => host::run(session, args).await,
         Verb::Blueprint(args) => Box::pin(blueprint::run(session, args)).await,
         Verb::Doctor(_)
         | Verb::Context(_)

@@ -201,6 +201,7 @@ fn prober(ready: &str, role: &str) -> Prober {
         }),
         dir: std::env::temp_dir(),
         env: BTreeMap::new(),
+        search: Vec::new(),
         was_ready: false,
     }
 }

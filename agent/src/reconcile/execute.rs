@@ -16,6 +16,9 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// A node that is asked to go must not wait long for a cluster that does not answer.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Nor longer than this for one that moves its data away first.
+const LEAVE_TIMEOUT_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// One try of a `bootstrap` command is killed after this.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -103,7 +106,10 @@ async fn command<H: Hands>(hands: &H, job: &Job) -> Result<(), String> {
     let (argv, timeout) = match &job.act {
         NodeAct::Init { index } => (launch.init.get(*index).cloned(), COMMAND_TIMEOUT),
         NodeAct::Join => (launch.join.clone(), COMMAND_TIMEOUT),
-        NodeAct::Leave => (launch.leave.clone(), LEAVE_TIMEOUT),
+        NodeAct::Leave => {
+            let timeout = launch.leave_timeout.map_or(LEAVE_TIMEOUT, |span| span.0);
+            (launch.leave.clone(), timeout.min(LEAVE_TIMEOUT_MAX))
+        }
         NodeAct::Bootstrap => {
             (launch.bootstrap.as_ref().map(|b| b.command.clone()), BOOTSTRAP_TIMEOUT)
         }

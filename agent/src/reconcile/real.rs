@@ -55,6 +55,7 @@ use crate::{
         runs::{RUNS_KEPT, all_runs, try_lock},
     },
     probe::{Asker, command},
+    search,
 };
 
 /// The file of a node's marks, in its directory.
@@ -80,9 +81,6 @@ const COMMAND_CHARS: usize = 60;
 
 /// Lines of a failed command's output that are shown.
 const COMMAND_LINES: usize = 5;
-
-/// Where programs are looked for when the agent has no PATH.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The hands of an agent of this machine.
 #[derive(Debug)]
@@ -188,7 +186,7 @@ impl RealHands {
 
     /// What shall be run, for this cause.
     fn binary(&self, order: &StartOrder) -> Result<(Binary, PathBuf), String> {
-        let search = std::env::var("PATH").unwrap_or_else(|_| PATH_DEFAULT.to_owned());
+        let search = search::path(&order.spec.launch.search);
         let now_there = || {
             let binary = binaries::find(&order.spec.launch.program, &search)
                 .map_err(|error| error.to_string())?;
@@ -257,6 +255,7 @@ impl Hands for RealHands {
         let orders: ShimOrders = read_record(&dir, ORDERS_FILE).ok().flatten()?;
         Some(NodeOrders {
             dials: orders.dials,
+            far: orders.far,
             pause: orders.pause.map(|pause| {
                 pause.until_boottime_ns.map_or(PauseUntil::Healed, PauseUntil::BoottimeNs)
             }),
@@ -386,9 +385,9 @@ impl Hands for RealHands {
         self.allow.check_user(launch.user.as_deref()).map_err(failed)?;
         self.may_run(&order.argv, &launch.env).map_err(failed)?;
         let who = prepare::user(launch.user.as_deref()).map_err(failed)?;
-        let ran = command::run(&order.argv, &dir, &launch.env, order.timeout, who)
-            .await
-            .map_err(failed)?;
+        let env = search::environment(&launch.env, &launch.search);
+        let ran =
+            command::run(&order.argv, &dir, &env, order.timeout, who).await.map_err(failed)?;
         let output = format!("{}{}", ran.stdout, ran.stderr);
         if ran.status == 0 {
             return Ok(output);

@@ -35,6 +35,7 @@ pub(crate) fn node_spec() -> NodeSpec {
         gate: None,
         launch: Launch {
             program: "/bin/true".to_owned(),
+            search: Vec::new(),
             args: Vec::new(),
             env: BTreeMap::new(),
             user: None,
@@ -44,6 +45,7 @@ pub(crate) fn node_spec() -> NodeSpec {
             bootstrap: None,
             join: None,
             leave: None,
+            leave_timeout: None,
             limits: Limits::default(),
             version: Vec::new(),
         },

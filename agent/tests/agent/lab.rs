@@ -314,6 +314,7 @@ impl Lab {
             gate: None,
             launch: Launch {
                 program: "sh".to_owned(),
+                search: Vec::new(),
                 args: vec!["-c".to_owned(), script.to_owned()],
                 env: BTreeMap::new(),
                 user: None,
@@ -323,6 +324,7 @@ impl Lab {
                 bootstrap: None,
                 join: None,
                 leave: None,
+                leave_timeout: None,
                 limits: Limits::default(),
                 version: Vec::new(),
             },

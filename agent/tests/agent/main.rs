@@ -4,6 +4,7 @@
 
 mod etcd;
 mod lab;
+mod reload;
 mod upgrade;
 
 use faultbed_common::{

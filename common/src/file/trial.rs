@@ -99,6 +99,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
         settings: Settings::default(),
+        removed_hosts: BTreeMap::new(),
     };
     let mut cluster = Cluster {
         spec: ClusterSpec::default(),

@@ -194,6 +194,21 @@ fn a_node_that_joins_is_told_so() {
 }
 
 #[test]
+fn a_node_that_joined_is_told_to_the_cluster_once_it_runs() {
+    let mut lab = db_lab();
+    let cluster = lab.clusters.values_mut().next().unwrap();
+    let meta = cluster.blueprint.roles.get_mut(&"meta".parse::<RoleName>().unwrap()).unwrap();
+    let after = ["metactl", "meet", "{{ port.client.advertise }}"].map(str::to_owned).to_vec();
+    meta.join = Some(blueprint::Hook { after, ..blueprint::Hook::default() });
+    cluster.nodes.get_mut(&"db-meta-3".parse::<NodeName>().unwrap()).unwrap().joined = true;
+    let command = |name| node(&lab, name).launch.bootstrap.map(|bootstrap| bootstrap.command);
+    assert_eq!(command("db-meta-1").unwrap(), ["metactl", "init", "127.77.5.1:7000"]);
+    assert_eq!(command("db-meta-2"), None);
+    assert_eq!(command("db-meta-3").unwrap(), ["metactl", "meet", "127.77.5.3:7000"]);
+    assert_eq!(node(&lab, "db-meta-3").launch.join, None, "nothing is run before it starts");
+}
+
+#[test]
 fn effects_are_rendered_for_the_nodes_that_have_them() {
     let lab = db_lab();
     let (name, cluster) = lab.clusters.first_key_value().unwrap();

@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::cli::{
     apply, blueprint, completion, contexts, down, endpoints, events, exec, failure::Failure, fault,
-    guard, heal, logs, node, object, output, show, start, status, up, wait,
+    guard, heal, host, logs, node, object, output, show, start, status, up, wait,
 };
 
 /// Shown where nothing is asked: the way of the first five minutes.
@@ -58,6 +58,10 @@ Faults:
 Files:
   plan, apply -f FILE       What a file would change; make it so
   get, delete               Objects as they were accepted; remove them
+
+Hosts:
+  host list, label          The machines of the lab; words that targets and placement know them by
+  host drain, remove        Let no new node come to one; take one out of the lab
 
 And:
   blueprint                 How databases are run: list, show, check a file of your own
@@ -199,6 +203,8 @@ pub enum Verb {
     Events(events::EventsArgs),
     /// Which changes were accepted
     History(events::HistoryArgs),
+    /// The hosts of the lab
+    Host(host::HostArgs),
     /// How databases are run
     Blueprint(blueprint::BlueprintArgs),
     /// Whether this machine can run a lab

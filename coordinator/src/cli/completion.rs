@@ -99,6 +99,11 @@ pub fn clusters() -> Vec<CompletionCandidate> {
     candidates(status().into_iter().flat_map(|s| s.clusters).map(|c| c.name.to_string()))
 }
 
+/// Hosts.
+pub fn hosts() -> Vec<CompletionCandidate> {
+    candidates(status().into_iter().flat_map(|s| s.hosts).map(|host| host.name.to_string()))
+}
+
 /// Clusters and faults.
 pub fn objects() -> Vec<CompletionCandidate> {
     let mut words = clusters();

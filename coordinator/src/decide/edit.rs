@@ -18,7 +18,7 @@ mod node;
 mod set;
 
 use change::Change;
-pub use host::host_joins;
+pub use host::{host_admitted, host_joins, removed};
 
 /// A change that was decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +92,9 @@ pub fn decide(
         Edit::Inject { name, spec } => fault::inject(&mut change, name.as_ref(), spec)?,
         Edit::Heal { faults } => fault::heal(&mut change, faults)?,
         Edit::LabLease { lasts } => lease::lab(&mut change, *lasts),
+        Edit::DrainHost { name, drained } => host::drain(&mut change, name, *drained)?,
+        Edit::RemoveHost { name, force } => host::remove(&mut change, name, *force)?,
+        Edit::LabelHost { name, set, unset } => host::label(&mut change, name, set, unset)?,
         Edit::DeleteFault { name } => {
             fault::delete(&mut change, name)?;
             format!("delete fault {name}")

@@ -91,6 +91,7 @@ fn host(view: &View<'_>, name: &HostName) -> HostStatus {
         address: accepted.map(|host| host.address.to_string()).unwrap_or_default(),
         labels: accepted.map(|host| host.labels.clone()).unwrap_or_default(),
         state: if view.up(name).is_some() { HostState::Up } else { HostState::Down },
+        drained: accepted.is_some_and(|host| host.drained),
         generation: seen.map_or(Generation::default(), |seen| seen.report.generation),
         version: seen.map(|seen| seen.report.version.clone()).unwrap_or_default(),
         seen_age_ms: seen.map(|seen| seen.age_ms),

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::decode;
 use crate::{
     chore::AUTOMATIC,
-    decide::edit::host_joins,
+    decide::edit::{host_joins, removed},
     editor::{Editor, asked, unix_ms},
     mirror::{MirrorHandle, Published},
     sessions::Sessions,
@@ -72,6 +72,9 @@ impl Agent for AgentService {
                 hello.host, hello.lab
             )));
         }
+        if let Some(why) = removed(&self.mirror.now().lab, &hello.host) {
+            return Ok(Response::new(farewell(why)));
+        }
         self.register(&hello).await?;
         let (id, log_requests) = self.sessions.enter(&hello.host);
         info!(host = %hello.host, address = %hello.address, "agent connected");
@@ -81,6 +84,12 @@ impl Agent for AgentService {
         tokio::spawn(session.run(incoming, log_requests, send));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
     }
+}
+
+/// Told to the agent of a host that was removed: nothing else, so that it tries no more.
+fn farewell(why: String) -> ToAgents {
+    let message = ToAgent { kind: Some(to_agent::Kind::Removed(why)) };
+    Box::pin(tokio_stream::once(Ok(message)))
 }
 
 async fn read_hello(incoming: &mut Streaming<FromAgent>) -> Result<Hello, Status> {
@@ -254,6 +263,11 @@ impl Session {
             }
         };
         *sent = Some(seen.lab.generation);
+        if let Some(why) = removed(&seen.lab, &self.host) {
+            let kind = Some(to_agent::Kind::Removed(why));
+            send.send(Ok(ToAgent { kind })).await.ok();
+            return false;
+        }
         let Some(spec) = specs.get(&self.host).cloned() else { return true };
         let now = unix_ms();
         let (fault_ages_ms, lease_ages) = (fault_ages(&seen.lab, now), lease_ages(&seen.lab, now));

@@ -258,7 +258,7 @@ impl View<'_> {
                 u64::MAX => PauseUntil::Healed,
                 ns => PauseUntil::BoottimeNs(ns),
             });
-        NodeOrders { dials: spec.dials.clone(), pause }
+        NodeOrders { dials: spec.dials.clone(), far: spec.far.clone(), pause }
     }
 
     /// When the next fault of this node ends, or its lease.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read as _},
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Component, Path},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -29,6 +29,18 @@ pub(super) fn files(node_dir: &Path, spec: &NodeSpec) -> Result<(), String> {
     allow::check_paths(node_dir, spec)?;
     let owner = user(spec.launch.user.as_deref())?;
     make_dir(node_dir, owner)?;
+    if let (Some(ids), Some(name)) = (owner, &spec.launch.user) {
+        let above = node_dir.ancestors().map(|dir| (dir, fs::metadata(dir)));
+        let above = above.filter_map(|(dir, metadata)| Some((dir, metadata.ok()?)));
+        if let Some(closed) = first_closed(above.map(|(d, m)| (d, m.uid(), m.gid(), m.mode())), ids)
+        {
+            return Err(format!(
+                "user {name} cannot enter {}, and a node runs as that user: keep the lab where all \
+                 may enter, as with `faultbed up --dir /var/lib/faultbed`, or `chmod a+x` it",
+                closed.display()
+            ));
+        }
+    }
     make_dir(&spec.data, owner)?;
     // Databases warn about data that others can read, or refuse it.
     let close = fs::Permissions::from_mode(DATA_MODE);
@@ -50,6 +62,21 @@ pub(super) fn files(node_dir: &Path, spec: &NodeSpec) -> Result<(), String> {
         own(&path, owner).map_err(describe)?;
     }
     Ok(())
+}
+
+/// The first of these directories (with owner, group and mode) that this user cannot pass through.
+fn first_closed<'a>(
+    dirs: impl Iterator<Item = (&'a Path, u32, u32, u32)>,
+    Ids { uid, gid }: Ids,
+) -> Option<&'a Path> {
+    let is_closed = |owner, group, mode| match (owner == uid, group == gid) {
+        (true, _) => mode & 0o100 == 0,
+        (false, true) => mode & 0o010 == 0,
+        (false, false) => mode & 0o001 == 0,
+    };
+    let mut closed =
+        dirs.filter(|(_, owner, group, mode)| uid != 0 && is_closed(*owner, *group, *mode));
+    closed.next().map(|(dir, ..)| dir)
 }
 
 fn make_dir(dir: &Path, owner: Option<Ids>) -> Result<(), String> {
@@ -165,4 +192,23 @@ fn read_within(stdout: &mut std::process::ChildStdout, limit: Duration) -> Optio
         }
     }
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_the_user_of_a_node_cannot_pass_is_named() {
+        let (home, lab) = (Path::new("/root"), Path::new("/root/lab"));
+        let closed = |mode, uid, gid| {
+            let dirs = [(lab, 0, 0, 0o755), (home, 0, 4, mode)];
+            first_closed(dirs.into_iter(), Ids { uid, gid })
+        };
+        assert_eq!(closed(0o700, 7, 7), Some(home));
+        assert_eq!(closed(0o701, 7, 7), None);
+        assert_eq!(closed(0o701, 7, 4), Some(home), "its group counts, and not the others");
+        assert_eq!(closed(0o710, 7, 4), None);
+        assert_eq!(closed(0o700, 0, 0), None, "nothing is closed to root");
+    }
 }

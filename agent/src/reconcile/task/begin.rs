@@ -205,6 +205,7 @@ impl<H: Hands> Reconciler<H> {
             role: spec.role_state.clone(),
             dir: self.hands.node_dir(name),
             env: spec.launch.env.clone(),
+            search: spec.launch.search.clone(),
             was_ready: self.facts.get(name).is_some_and(|facts| facts.been_ready),
         };
         if self.probes.get(name).is_some_and(|(held, _)| held.asks_as(&prober)) {

@@ -42,6 +42,7 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
     let dial_ports = dial_ports.and_then(|item| item.number(1, BLOCK_MAX.into(), None));
     let role = Role {
         program: program.and_then(|item| item.filled_text()).unwrap_or_default().to_owned(),
+        search: section.get("search").map(|item| read_search(&item)).unwrap_or_default(),
         count: count.and_then(|count| u32::try_from(count).ok()).unwrap_or(1),
         ports,
         dial_ports: dial_ports.and_then(|count| u16::try_from(count).ok()),
@@ -150,6 +151,21 @@ fn read_config(section: &Section<'_>) -> Option<String> {
     Some(config.to_owned())
 }
 
+/// Directories outside PATH: from the root or from the user's own, so that it is clear which.
+fn read_search(item: &Item<'_>) -> Vec<String> {
+    let parts = item.list().unwrap_or_default();
+    let check = |part: &Item<'_>| {
+        let text = part.filled_text()?;
+        if !(text.starts_with('/') || text.starts_with("~/")) || text.contains(':') {
+            let help = "write \"/opt/mykv/*/bin\", or \"~/.mykv/bin\"";
+            part.wrong(format!("{text:?} is not an absolute directory"), Some(help.to_owned()));
+            return None;
+        }
+        Some(text.to_owned())
+    };
+    parts.iter().filter_map(check).collect()
+}
+
 fn read_init(section: &Section<'_>, scope: Scope<'_>) -> Vec<Vec<Template>> {
     let commands = section.get("init").and_then(|item| item.list()).unwrap_or_default();
     commands
@@ -207,9 +223,14 @@ fn read_hook(section: &Section<'_>, field: &'static str, scope: Scope<'_>) -> Op
         .get("before")
         .and_then(|item| scope.command(&item, &format!("{field}.before")))
         .unwrap_or_default();
-    // A node that leaves is already running: only one that joins can have other arguments.
+    // A node that leaves is already running: only one that joins can have other arguments, and
+    // only that one runs afterwards.
+    let after = joins.then(|| section.get("after")).flatten();
+    let after = after.and_then(|item| scope.command(&item, "join.after")).unwrap_or_default();
+    let timeout = if joins { None } else { section.get("timeout") };
+    let timeout = timeout.and_then(|item| item.duration());
     let args = joins.then(|| section.get("args")).flatten();
     let args = args.and_then(|item| scope.templates(&item, "join.args"));
     section.finish();
-    Some(Hook { before, args })
+    Some(Hook { before, after, timeout, args })
 }

@@ -53,6 +53,7 @@ name = "my kv"
 [role.mykv]
 progam = "mykv"
 count   = 0
+search  = ["bin"]
 port.client = { default = 70000, reserve = ["1"] }
 port.peer   = { default = 7001, reserve = ["+1"] }
 port.more   = { default = 7002 }
@@ -65,7 +66,7 @@ ready = { http = "PATCH {{ port.client.bind }}/health", tcp = "x", expect = "sta
 role_state = { log = "(", leader = "jsn.leader" }
 stop  = { signal = "SIGTREM", grace = "10" }
 limits = { nofile = "many" }
-leave = { before = [], args = [] }
+leave = { before = [], after = ["x"], timeout = "soon", args = [] }
 [effect.pause-apply]
 on  = { }
 "#;

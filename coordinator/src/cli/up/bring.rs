@@ -90,7 +90,10 @@ async fn come_up(context: &Context, programs: &Programs) -> Result<Client, Failu
     loop {
         let mut started = start_missing(context, programs)?;
         let client = connect(context, &mut started).await?;
-        let up = follow::until(&client, vec![Goal::Hosts(hosts)], HOSTS_MAX).await;
+        // Agents of removed hosts are told so and end again.
+        let removed = client.lab().await.map_or(0, |lab| lab.removed_hosts.len());
+        let goal = Goal::Hosts(hosts.saturating_sub(removed));
+        let up = follow::until(&client, vec![goal], HOSTS_MAX).await;
         let ended = started.iter_mut().find_map(Daemon::ended);
         reap_later(started);
         match (up, ended) {

@@ -39,7 +39,7 @@ pub(super) fn apply(change: &mut Change<'_>, file: &LabFile) -> Result<(), Refus
     Ok(())
 }
 
-/// Labels come from files alone, so the file replaces all of them.
+/// The file replaces what the last one said of labels; what joins and verbs said stays.
 fn hosts(change: &mut Change<'_>, file: &LabFile) -> Result<(), Refusal> {
     for name in file.host.keys() {
         if !change.lab.hosts.contains_key(name) {
@@ -48,7 +48,8 @@ fn hosts(change: &mut Change<'_>, file: &LabFile) -> Result<(), Refusal> {
         }
     }
     for (name, host) in &mut change.lab.hosts {
-        host.labels = file.host.get(name).map(|said| said.labels.clone()).unwrap_or_default();
+        let labels = file.host.get(name).map(|host| host.labels.clone()).unwrap_or_default();
+        host.relabel(|said| said.file = labels);
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod faults;
+mod hosts;
 mod laws;
 mod leases;
 mod nodes;

@@ -71,6 +71,7 @@ pub fn lab_from(keys: &Keys, kvs: &Kvs) -> Result<Option<Lab>, KeysError> {
         generation: head.generation,
         removed_wiped: head.removed_wiped,
         settings: head.settings,
+        removed_hosts: head.removed_hosts,
     }))
 }
 

@@ -111,6 +111,7 @@ fn lab(generation: u64) -> Lab {
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
         settings: Default::default(),
+        removed_hosts: BTreeMap::new(),
     }
 }
 
@@ -186,7 +187,7 @@ fn fault(phase: Phase) -> Fault {
 fn full(generation: u64) -> Lab {
     let mut lab = lab(generation);
     let mut host = Host::new("127.77.7.1".parse().unwrap(), "/h1".into());
-    host.labels = BTreeMap::from([("dc".into(), "east".into())]);
+    host.relabel(|said| said.file = BTreeMap::from([("dc".into(), "east".into())]));
     lab.hosts.insert(HostName::parse("h1").unwrap(), host);
     lab.clusters.insert(ClusterName::parse("kv").unwrap(), cluster("--a=1"));
     lab.faults
