@@ -7,6 +7,7 @@ mod crash;
 mod effects;
 mod faults;
 mod hosts;
+mod people;
 mod store_etcd;
 mod tidy;
 mod up_down;
