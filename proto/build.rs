@@ -2,10 +2,9 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
-    let files = protox::compile(
-        ["faultbed/v1/operator.proto", "faultbed/v1/agent.proto", "faultbed/v1/exec.proto"],
-        ["protos"],
-    )?;
+    let files =
+        ["operator", "agent", "trust", "exec"].map(|name| format!("faultbed/v1/{name}.proto"));
+    let files = protox::compile(files, ["protos"])?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

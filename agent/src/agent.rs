@@ -106,6 +106,7 @@ async fn serve(
         version,
         port_range: facts::port_range(),
         labels: BTreeMap::new(),
+        identity_port: identity_port(args),
     };
     let mut session = Session::new(coordinator, hello, orders, reports);
     session.line = line;
@@ -220,4 +221,10 @@ fn notify_ready() {
     if let Err(error) = sent {
         tracing::warn!(%error, "tell systemd that the agent is ready");
     }
+}
+
+/// Where the proxy answers other hosts; simulated hosts are one machine, which needs nobody to ask.
+fn identity_port(args: &AgentArgs) -> Option<u16> {
+    let is_simulated = args.address.is_ipv4() && args.address.is_loopback();
+    (!is_simulated).then_some(args.identity_port)
 }

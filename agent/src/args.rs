@@ -3,7 +3,10 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use faultbed_common::name::{HostName, LabName};
+use faultbed_common::{
+    name::{HostName, LabName},
+    session::IDENTITY_PORT,
+};
 
 /// The daemon of one host of a lab. `faultbed up` starts it.
 #[derive(Debug, Parser)]
@@ -66,6 +69,9 @@ pub struct AgentArgs {
     /// The coordinator: `unix:PATH`, or `http://ADDRESS:PORT`.
     #[arg(long)]
     pub coordinator: String,
+    /// Where its proxy answers other hosts who dialled from here.
+    #[arg(long, default_value_t = IDENTITY_PORT)]
+    pub identity_port: u16,
     /// How it logs, to its standard error.
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,

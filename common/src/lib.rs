@@ -3,7 +3,7 @@
 //! Reading order: what people write (`name`, `duration`, `effect`, `spec`, `fault`, `preset`,
 //! `blueprint`, `file`), what the lab decided (`lab`, `place`, `target`, `shape`), what hosts are told
 //! (`compile`, `host_spec`, `proxy_spec`, `rules`), what they answer (`report`), and what people see
-//! (`status`, `event`, `edit`).
+//! (`status`, `event`, `edit`); beside all of it, who they are (`trust`).
 
 pub mod blueprint;
 pub mod check;
@@ -39,3 +39,4 @@ pub mod status;
 pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod trust;

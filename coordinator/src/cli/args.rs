@@ -60,6 +60,7 @@ Files:
   get, delete               Objects as they were accepted; remove them
 
 Hosts:
+  host token                The one line that brings a machine into the lab
   host list, label          The machines of the lab; words that targets and placement know them by
   host drain, remove        Let no new node come to one; take one out of the lab
 

@@ -8,9 +8,11 @@ use faultbed_common::{
     lab::Lab,
     logs::{LogLine, LogQuery},
     status::Status,
+    trust::{TokenReply, TokenRequest},
 };
 use faultbed_proto::v1::{
     Document, ExecPart, exec_client::ExecClient, operator_client::OperatorClient,
+    trust_client::TrustClient,
 };
 use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
@@ -36,6 +38,7 @@ pub type Documents<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: OperatorClient<Channel>,
+    trust: TrustClient<Channel>,
     channel: Channel,
     /// The lab.
     pub context: Context,
@@ -57,9 +60,10 @@ impl Client {
             .connect_with_connector(connector)
             .await
             .map_err(|e| unreachable(&context, &root_cause(&e)))?;
+        let trust = TrustClient::new(channel.clone());
         let inner =
             OperatorClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { inner, channel, context })
+        Ok(Self { inner, trust, channel, context })
     }
 
     /// Asks for a change.
@@ -69,6 +73,16 @@ impl Client {
     pub async fn edit(&self, request: &EditRequest) -> Result<EditReply, Failure> {
         let document = self.document(request)?;
         let answer = self.inner.clone().edit(document).await;
+        self.answer(answer)
+    }
+
+    /// A one-time token for a host or a user.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn invite(&self, request: &TokenRequest) -> Result<TokenReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.trust.clone().invite(document).await;
         self.answer(answer)
     }
 

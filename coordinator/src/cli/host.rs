@@ -1,6 +1,7 @@
 //! `host …`: the machines of a lab.
 
 pub mod list;
+pub mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -81,6 +82,11 @@ enum HostCommand {
         #[command(flatten)]
         change: ChangeArgs,
     },
+    /// Print the one line that brings a machine into the lab
+    #[command(
+        after_help = "Examples:\n  faultbed host token\n  faultbed host token --name h1 --label rack=a --for 10m"
+    )]
+    Token(token::TokenArgs),
 }
 
 /// Runs `host …`.
@@ -89,6 +95,7 @@ enum HostCommand {
 /// The lab refuses or cannot be reached.
 pub async fn run(session: &Session, args: &HostArgs) -> Outcome {
     let (edit, change) = match &args.command {
+        HostCommand::Token(args) => return token::run(session, args).await,
         HostCommand::List(output) => return list::run(session, *output).await,
         HostCommand::Drain { name, off, change } => {
             (Edit::DrainHost { name: name.clone(), drained: !off }, change)

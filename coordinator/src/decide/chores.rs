@@ -14,7 +14,7 @@ use faultbed_common::{
 use super::edit::{
     Asked, Decision,
     change::Change,
-    fault::{check_grade, not_ready},
+    fault::{check_grade, waits_for},
     lease,
 };
 
@@ -105,13 +105,32 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
                 fault.ended_because = Some(why);
                 return Some(what);
             }
-            if ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms) {
+            if is_over(change, name, fault) {
                 fault.phase = change.ended(Ended::Expired);
                 return Some(format!("{name} expired"));
             }
             follow(change, name, fault)
         }
     }
+}
+
+/// Whether the time of a fault in force is up. Its hosts keep the deadline, by clocks that nobody
+/// sets; ours counts only where none of them says anything, since it may have been stepped, and may
+/// be another one than that by which the fault began.
+fn is_over(change: &Change<'_>, name: &FaultName, fault: &Fault) -> bool {
+    let reports = change.reports.values().filter_map(|report| report.faults.get(name));
+    let mut said = reports.filter(|report| report.revision == fault.revision).peekable();
+    if said.peek().is_some() {
+        let (mut any_active, mut all_expired) = (false, true);
+        for report in said {
+            any_active |= report.active && report.remaining_ms.is_some();
+            all_expired &= report.expired;
+        }
+        if any_active || all_expired {
+            return all_expired;
+        }
+    }
+    ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms)
 }
 
 /// That a host healed a fault by itself, and why. A fault that is over at one end of a link is half
@@ -127,15 +146,8 @@ fn healed_by_a_host(change: &Change<'_>, name: &FaultName, fault: &Fault) -> Opt
 fn begin(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Result<(), String> {
     let clusters = target::clusters(&change.lab, &shape::targets(&fault.spec))
         .map_err(|error| error.to_string())?;
-    let waiting: Vec<&str> = clusters
-        .iter()
-        .filter(|name| {
-            change.lab.clusters.get(*name).is_some_and(|cluster| !cluster.has_been_ready())
-        })
-        .map(|name| name.as_str())
-        .collect();
-    if !waiting.is_empty() {
-        return Err(not_ready(&waiting));
+    if let Some(why) = waits_for(change, &clusters) {
+        return Err(why);
     }
     let seed = fault.spec.seed_for(name);
     let resolved = shape::resolve(&change.lab, change.reports, &fault.spec, seed)

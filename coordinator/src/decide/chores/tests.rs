@@ -26,6 +26,26 @@ fn faults_end_when_their_time_is_over_and_not_before() {
 }
 
 #[test]
+fn a_deadline_is_its_hosts_and_no_clock_that_was_stepped_moves_it() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
+    world.obey();
+    let mut say = |world: &mut super::super::fixtures::World, active: bool| {
+        for report in world.reports.values_mut() {
+            let seen = report.faults.get_mut(&name).unwrap();
+            (seen.active, seen.expired) = (active, !active);
+            seen.remaining_ms = active.then_some(20_000);
+        }
+    };
+    say(&mut world, true);
+    world.now += 3_600_000;
+    assert_eq!(world.chores(), None, "the hosts have it in force");
+    world.now -= 2 * 3_600_000;
+    say(&mut world, false);
+    assert_eq!(world.chores(), Some(format!("{name} expired")), "and know when it is over");
+}
+
+#[test]
 fn a_gate_opens_when_all_nodes_that_should_run_have_been_ready() {
     let mut world = empty();
     world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
@@ -86,6 +106,44 @@ fn a_waiting_fault_says_what_it_waits_for() {
     assert!(why.contains("no ready node of kv is known to lead"), "{why}");
     world.report("kv-1", |seen| seen.leader = Some(true));
     assert_eq!(world.chores().as_deref(), Some("begin x"));
+}
+
+#[test]
+fn a_fault_of_a_file_waits_for_the_nodes_that_the_file_restarts() {
+    let mut world = ready();
+    let kv = "[cluster.kv]\nblueprint = \"etcd\"\n";
+    let cut = "[fault.cut]\nisolate = \"kv-2\"\nfor = \"5s\"\n";
+    let changed = format!("{kv}[cluster.kv.etcd]\nnode.2.path = \"/opt/etcd-next\"\n{cut}");
+    world.apply(&changed).unwrap();
+    let waits = Phase::Pending { why: "kv restarting".to_owned() };
+    assert_eq!(world.lab.faults[&key("cut")].phase, waits);
+    // The old one has still to end, then the new one to be ready.
+    assert_eq!(world.chores(), None);
+    let wanted = world.placement("kv-2").incarnation;
+    world.report("kv-2", |seen| {
+        seen.incarnation = wanted;
+        seen.been_ready = false;
+        seen.observed = NodeState::Starting;
+    });
+    assert_eq!(world.chores(), None);
+    world.report("kv-2", |seen| seen.been_ready = true);
+    assert_eq!(world.chores().as_deref(), Some("begin cut"));
+}
+
+#[test]
+fn a_fault_does_not_wait_for_a_node_that_its_host_starts_again() {
+    let mut world = ready();
+    world.report("kv-2", |seen| {
+        seen.incarnation = seen.incarnation.next();
+        seen.been_ready = false;
+        seen.observed = NodeState::Starting;
+    });
+    world
+        .apply(
+            "[cluster.kv]\nblueprint = \"etcd\"\n[fault.cut]\nisolate = \"kv-1\"\nfor = \"5s\"\n",
+        )
+        .unwrap();
+    assert!(world.lab.faults[&key("cut")].is_active());
 }
 
 #[test]

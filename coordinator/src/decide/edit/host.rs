@@ -61,6 +61,7 @@ fn enter(lab: &Lab, (name, host): (&HostName, Host), asked: &Asked) -> Result<De
     next.address = host.address;
     next.dir = host.dir;
     next.port_range = host.port_range;
+    next.identity_port = host.identity_port;
     if !host.labels.is_empty() {
         check_labels(name, &host.labels)?;
         next.relabel(|said| said.join = host.labels);
