@@ -138,7 +138,9 @@ fn a_shared_lab_reaches_its_nodes_and_ends_what_nobody_ends() {
     lab.wait_ready();
     let pids: Vec<u32> = lab.status().nodes.iter().filter_map(|node| node.pid).collect();
     assert_eq!(pids.len(), 3);
-    lab.ok(&["set", "kv", "lease=3s"]);
+    lab.ok(&["set", "kv", "lease=6s"]);
+    // Every host has heard of it.
+    lab.wait("every host has it", |status| status.converged.then_some(()));
     kill_coordinator(&lab);
     wait_for("the hosts stop its nodes", PATIENCE, || {
         let alive = pids.iter().filter(|pid| is_alive(**pid)).count();
