@@ -97,7 +97,7 @@ fn takes(path: &str) -> Takes {
         "Trust/Join" => Takes::Nothing,
         "Trust/Renew" => Takes::AnyCertificate,
         "Trust/Invite" => Takes::User(Role::Operator),
-        "Agent/Session" | "Exec/Attend" => Takes::Host,
+        "Agent/Session" | "Trust/Present" | "Exec/Attend" => Takes::Host,
         "Exec/Run" => Takes::User(Role::Operator),
         "Operator/Status" | "Operator/Watch" | "Operator/Get" | "Operator/Events"
         | "Operator/Logs" | "Operator/Edit" => Takes::User(Role::Viewer),
