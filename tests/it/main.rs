@@ -9,6 +9,7 @@ mod deploy;
 mod effects;
 mod faults;
 mod hosts;
+mod people;
 mod store_etcd;
 mod tidy;
 mod up_down;

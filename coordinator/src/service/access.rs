@@ -180,6 +180,9 @@ mod tests {
         assert_eq!(may(Some(&operator), "/faultbed.v1.Trust/Invite"), Ok(()));
         assert!(may(Some(&viewer), "/faultbed.v1.Operator/ContentPush").is_err());
         assert_eq!(may(Some(&operator), "/faultbed.v1.Operator/ContentPush"), Ok(()));
+        assert_eq!(may(Some(&operator), "/faultbed.v1.Exec/Run"), Ok(()));
+        assert!(may(Some(&viewer), "/faultbed.v1.Exec/Run").is_err());
+        assert!(may(Some(&admin), "/faultbed.v1.Exec/Attend").is_err());
         assert!(operator.must_be(Role::Admin).is_err());
         assert!(may(Some(&operator), "/faultbed.v1.Operator/Unheard").is_err());
         assert_eq!(may(Some(&admin), "/faultbed.v1.Operator/Unheard"), Ok(()));

@@ -4,12 +4,12 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
     compile::compile,
-    lab::{Host, Lab, Lease},
+    lab::Host,
     logs::{LogBatch, LogRequest},
     name::HostName,
     program::FetchRequest,
     report::HostReport,
-    session::{Hello, LeaseAges, Orders},
+    session::{Hello, Orders},
 };
 use faultbed_proto::v1::{Document, FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
 use futures::Stream;
@@ -29,7 +29,7 @@ use crate::{
     chore::AUTOMATIC,
     content::Contents,
     decide::edit::{host_joins, removed},
-    editor::{Editor, asked, unix_ms},
+    editor::{Editor, asked},
     mirror::{MirrorHandle, Published},
     sessions::Sessions,
     store::{LeaseId, StoreError},
@@ -295,9 +295,8 @@ impl Session {
             return false;
         }
         let Some(spec) = specs.get(&self.host).cloned() else { return true };
-        let now = unix_ms();
-        let fault_ages_ms = seen.fault_ages_ms(Instant::now());
-        let lease_ages = lease_ages(&seen.lab, now);
+        let now = Instant::now();
+        let (fault_ages_ms, lease_ages) = (seen.fault_ages_ms(now), seen.lease_ages(now));
         let orders = Orders { spec, fault_ages_ms, lease_ages };
         let json = serde_json::to_string(&orders).unwrap_or_default();
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
@@ -339,19 +338,5 @@ impl Session {
             }
             Some(from_agent::Kind::Hello(_)) | None => false,
         }
-    }
-}
-
-/// How long ago each lease began, likewise.
-fn lease_ages(lab: &Lab, now_unix_ms: u64) -> LeaseAges {
-    let age = |lease: &Lease| now_unix_ms.saturating_sub(lease.since_unix_ms);
-    let of_cluster = |cluster: &faultbed_common::lab::Cluster| cluster.lease.as_ref().map(age);
-    LeaseAges {
-        lab_ms: lab.settings.lease.as_ref().map_or(0, age),
-        clusters_ms: lab
-            .clusters
-            .iter()
-            .filter_map(|(name, cluster)| Some((name.clone(), of_cluster(cluster)?)))
-            .collect(),
     }
 }
