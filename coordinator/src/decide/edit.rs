@@ -1,5 +1,7 @@
 //! Decides one change of the lab: what it becomes and what is answered, or why it is refused.
 
+use std::{collections::BTreeSet, net::SocketAddr};
+
 use faultbed_common::{
     edit::{Edit, EditReply, EditRequest},
     lab::{Lab, Means},
@@ -9,6 +11,7 @@ use faultbed_common::{
 mod apply;
 pub(super) mod change;
 mod cluster;
+mod control;
 mod diff;
 pub(super) mod fault;
 mod hand;
@@ -51,6 +54,8 @@ pub struct Asked {
     pub now_unix_ms: u64,
     /// Random.
     pub dice: u64,
+    /// Where coordinators are reached, as far as they said numbers: no node may have these ports.
+    pub control: BTreeSet<SocketAddr>,
 }
 
 /// Decides `request`.
