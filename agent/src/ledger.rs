@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +15,7 @@ use faultbed_common::{
     generation::{FaultRevision, Generation},
     host_spec::{HostSpec, NodeSpec},
     name::{ClusterName, FaultName, HostName, LabName, NodeName},
-    proxy_spec::{Deadline, ProxyFile},
+    proxy_spec::{Deadline, Listener, ProxyFile, ProxySpec},
     session::Orders,
 };
 use serde::{Deserialize, Serialize};
@@ -122,7 +123,7 @@ impl Accepted {
     /// What the proxy process must do, with the deadlines of its faults.
     #[must_use]
     pub fn proxy_file(&self) -> ProxyFile {
-        let mut spec = self.spec.proxy.clone();
+        let mut spec = self.proxy_spec();
         spec.faults.retain(|name, _| !self.terms.healed.contains_key(name));
         let faults = &spec.faults;
         ProxyFile {
@@ -137,6 +138,30 @@ impl Accepted {
                 .collect(),
             spec,
         }
+    }
+
+    /// The proxy's part of the spec; and, as they were, the listeners of nodes that are leaving their
+    /// cluster: it moves their data away over them.
+    fn proxy_spec(&self) -> ProxySpec {
+        let mut spec = self.spec.proxy.clone();
+        let leaving = self.retiring.iter().filter(|(_, leaving)| {
+            leaving.spec.launch.leave.is_some()
+                && self.spec.clusters.contains(&leaving.spec.cluster)
+        });
+        for (name, Retiring { spec: node, .. }) in leaving {
+            for (port, rule) in node.ports.iter().filter(|(_, rule)| rule.proxied) {
+                let listen = SocketAddr::new(node.address, rule.port);
+                // A new node may have the address already.
+                if spec.listeners.iter().all(|listener| listener.listen != listen) {
+                    let upstream = SocketAddr::new(node.private, rule.port);
+                    let (node, port) = (name.clone(), port.clone());
+                    spec.listeners.push(Listener { node, port, listen, upstream });
+                }
+            }
+            spec.diallers.entry(node.private).or_insert_with(|| name.clone());
+        }
+        spec.listeners.sort_unstable();
+        spec
     }
 
     /// When a fault ends here; `None` is until healed.

@@ -201,6 +201,7 @@ impl Scene<'_> {
                 }
                 _ => None,
             },
+            leave_required: role.leave.as_ref().is_some_and(|hook| hook.required),
             leave_timeout: role.leave.as_ref().and_then(|hook| hook.timeout),
             limits: role.limits.clone(),
             version: role.version.clone(),

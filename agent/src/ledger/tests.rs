@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use faultbed_common::{
     generation::{FaultRevision, Generation},
-    host_spec::{NodeEffect, NodeFault},
+    host_spec::{NodeEffect, NodeFault, NodePort},
     name::FaultName,
     session::{LeaseAges, Orders},
 };
@@ -178,4 +178,37 @@ fn orders_that_the_disk_does_not_take_are_followed_named_and_written_later() {
     assert_eq!(ledger.trouble(), None);
     let next = open(&dir, BOOT, NOW).unwrap();
     assert_eq!(next.accepted().unwrap().spec.generation, Generation(2));
+}
+
+#[test]
+fn the_proxy_goes_on_for_a_node_that_leaves_a_cluster_that_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let listens = |clusters: &[&str], has_leave: bool| {
+        let mut ledger = open(&dir, BOOT, NOW).unwrap();
+        let mut leaver = node_spec();
+        let port = NodePort { port: 2379, proxied: true, url: None };
+        leaver.ports.insert("client".parse().unwrap(), port);
+        leaver.launch.leave = has_leave.then(|| vec!["leave".to_owned()]);
+        ledger.accept(orders(host_spec([(node("kv-1"), leaver.clone())])), NOW).unwrap();
+        let mut without = host_spec([]);
+        without.clusters = clusters.iter().map(|name| name.parse().unwrap()).collect();
+        without.generation = Generation(2);
+        without.proxy.listeners.clear();
+        ledger.accept(orders(without), NOW).unwrap();
+        let spec = ledger.accepted().unwrap().proxy_file().spec;
+        assert_eq!(spec.diallers.contains_key(&leaver.private), !spec.listeners.is_empty());
+        let wanted: Vec<SocketAddr> = leaver
+            .ports
+            .values()
+            .filter(|port| port.proxied)
+            .map(|port| SocketAddr::new(leaver.address, port.port))
+            .collect();
+        let found: Vec<SocketAddr> = spec.listeners.iter().map(|l| l.listen).collect();
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        std::fs::create_dir(dir.path()).unwrap();
+        (!wanted.is_empty() && wanted == found, found.is_empty())
+    };
+    assert_eq!(listens(&["kv"], true), (true, false), "its data moves away over them");
+    assert_eq!(listens(&[], true), (false, true), "the whole cluster goes");
+    assert_eq!(listens(&["kv"], false), (false, true), "it need not leave");
 }

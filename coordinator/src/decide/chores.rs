@@ -105,13 +105,32 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
                 fault.ended_because = Some(why);
                 return Some(what);
             }
-            if ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms) {
+            if is_over(change, name, fault) {
                 fault.phase = change.ended(Ended::Expired);
                 return Some(format!("{name} expired"));
             }
             follow(change, name, fault)
         }
     }
+}
+
+/// Whether the time of a fault in force is up. Its hosts keep the deadline, by clocks that nobody
+/// sets; ours counts only where none of them says anything, since it may have been stepped, and may
+/// be another one than that by which the fault began.
+fn is_over(change: &Change<'_>, name: &FaultName, fault: &Fault) -> bool {
+    let reports = change.reports.values().filter_map(|report| report.faults.get(name));
+    let mut said = reports.filter(|report| report.revision == fault.revision).peekable();
+    if said.peek().is_some() {
+        let (mut any_active, mut all_expired) = (false, true);
+        for report in said {
+            any_active |= report.active && report.remaining_ms.is_some();
+            all_expired &= report.expired;
+        }
+        if any_active || all_expired {
+            return all_expired;
+        }
+    }
+    ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms)
 }
 
 /// That a host healed a fault by itself, and why. A fault that is over at one end of a link is half

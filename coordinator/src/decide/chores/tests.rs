@@ -26,6 +26,26 @@ fn faults_end_when_their_time_is_over_and_not_before() {
 }
 
 #[test]
+fn a_deadline_is_its_hosts_and_no_clock_that_was_stepped_moves_it() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
+    world.obey();
+    let mut say = |world: &mut super::super::fixtures::World, active: bool| {
+        for report in world.reports.values_mut() {
+            let seen = report.faults.get_mut(&name).unwrap();
+            (seen.active, seen.expired) = (active, !active);
+            seen.remaining_ms = active.then_some(20_000);
+        }
+    };
+    say(&mut world, true);
+    world.now += 3_600_000;
+    assert_eq!(world.chores(), None, "the hosts have it in force");
+    world.now -= 2 * 3_600_000;
+    say(&mut world, false);
+    assert_eq!(world.chores(), Some(format!("{name} expired")), "and know when it is over");
+}
+
+#[test]
 fn a_gate_opens_when_all_nodes_that_should_run_have_been_ready() {
     let mut world = empty();
     world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
