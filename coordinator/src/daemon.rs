@@ -1,5 +1,6 @@
 //! The daemon: arguments, start-up order, readiness and the end.
 
+pub mod etcd;
 pub mod remote;
 
 use std::{
@@ -59,9 +60,12 @@ pub struct Args {
     /// The third byte of the lab's addresses on this machine: simulated hosts are 127.77.OCTET.N.
     #[arg(long, default_value_t = 0)]
     pub octet: u8,
-    /// `embedded`, or `etcd=http://HOST:PORT,…`.
+    /// `embedded`, or `etcd=https://HOST:PORT,…`.
     #[arg(long, default_value = "embedded")]
     pub store: StoreChoice,
+    /// What opens the etcd.
+    #[command(flatten)]
+    pub etcd: etcd::EtcdArgs,
     /// Where other machines come in.
     #[command(flatten)]
     pub remote: remote::RemoteArgs,
@@ -107,7 +111,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (runtime, unix) = Runtime::open(&args.runtime, &token, address)?;
     let runtime = Arc::new(runtime);
 
-    let store = store::open(&args.store, &args.dir).await.context("open the lab's store")?;
+    let store = store::open_with(&args.store, &args.etcd.access()?, &args.dir)
+        .await
+        .context("open the lab's store")?;
     let mirror = Mirror::start(store, args.lab.clone(), args.octet)
         .await
         .with_context(|| format!("read lab {} from its store", args.lab))?;

@@ -39,7 +39,6 @@ use records::{asked_record, gone_is_fine, run, shim_orders};
 pub use crate::node::run_dir;
 use crate::{
     allow::Allow,
-    args::AgentArgs,
     binaries::{self, Binary, Hashes},
     bypass,
     canary::{self, Answer, Question},
@@ -56,6 +55,7 @@ use crate::{
     },
     probe::{Asker, command},
     search,
+    settings::Settings,
 };
 
 /// The file of a node's marks, in its directory.
@@ -98,15 +98,10 @@ pub struct RealHands {
 impl RealHands {
     /// The hands of the agent of `dir`.
     #[must_use]
-    pub fn new(args: &AgentArgs, dir: &Path) -> Self {
-        let socket = args.runtime.join(format!("{}-proxy.sock", args.host));
-        Self::with(args.lab.clone(), dir, Some(args.address), socket)
-    }
-
-    /// Bounds what may be run.
-    #[must_use]
-    pub fn allowing(self, allow: Allow) -> Self {
-        Self { allow, ..self }
+    pub fn new(settings: &Settings, dir: &Path) -> Self {
+        let socket = settings.runtime.join(format!("{}-proxy.sock", settings.host));
+        let hands = Self::with(settings.lab.clone(), dir, Some(settings.address), socket);
+        Self { allow: settings.allow.clone(), ..hands }
     }
 
     /// The hands of `down`, which has no agent's command line: what it needs is in the ledger.

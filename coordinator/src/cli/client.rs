@@ -1,6 +1,8 @@
-//! Talks to the coordinator of one lab over its unix socket. Decides nothing.
+//! Talks to a coordinator of one lab: over its unix socket, or from another machine. Decides nothing.
 
-use std::{pin::Pin, time::Duration};
+mod remote;
+
+use std::{path::Path, pin::Pin, time::Duration};
 
 use faultbed_common::{
     edit::{EditReply, EditRequest, HistoryEntry, Query},
@@ -8,7 +10,7 @@ use faultbed_common::{
     lab::Lab,
     logs::{LogLine, LogQuery},
     status::Status,
-    trust::{TokenReply, TokenRequest},
+    trust::{ExpelReply, ExpelRequest, TokenReply, TokenRequest},
 };
 use faultbed_proto::v1::{
     Document, ExecPart, exec_client::ExecClient, operator_client::OperatorClient,
@@ -48,18 +50,12 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// Nobody answers: names lab, socket and what to type.
+    /// Nobody answers: names lab, place and what to type.
     pub async fn connect(context: Context) -> Result<Self, Failure> {
-        let socket = context.socket();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://lab")
-            .connect_timeout(CONNECT_MAX)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|e| unreachable(&context, &root_cause(&e)))?;
+        let channel = match context.is_remote() {
+            false => unix(&context.socket()).await.map_err(|why| unreachable(&context, &why))?,
+            true => remote::connect(&context).await?,
+        };
         let trust = TrustClient::new(channel.clone());
         let inner =
             OperatorClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
@@ -83,6 +79,16 @@ impl Client {
     pub async fn invite(&self, request: &TokenRequest) -> Result<TokenReply, Failure> {
         let document = self.document(request)?;
         let answer = self.trust.clone().invite(document).await;
+        self.answer(answer)
+    }
+
+    /// Takes a user's way in.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn expel(&self, request: &ExpelRequest) -> Result<ExpelReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.trust.clone().expel(document).await;
         self.answer(answer)
     }
 
@@ -197,6 +203,20 @@ impl Client {
     }
 }
 
+/// A channel to the coordinator of this machine.
+async fn unix(socket: &Path) -> Result<Channel, String> {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://lab")
+        .connect_timeout(CONNECT_MAX)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| root_cause(&error))
+}
+
 fn parse<T: DeserializeOwned>(context: &Context, document: &Document) -> Result<T, Failure> {
     serde_json::from_str(&document.json).map_err(|e| {
         Failure::unreachable(format!(
@@ -266,12 +286,13 @@ fn commands(said: &str) -> impl Iterator<Item = &str> {
 }
 
 fn unreachable(context: &Context, why: &str) -> Failure {
-    Failure::unreachable(format!(
-        "lab `{}` cannot be reached at {}: {why}",
-        context.name,
-        context.socket().display()
-    ))
-    .next(context.typed("up -d   # starts what is missing, keeps its data"))
+    let place = context.place();
+    let failure =
+        Failure::unreachable(format!("lab `{}` cannot be reached at {place}: {why}", context.name));
+    if context.is_remote() {
+        return failure.next(context.typed("status   # tries all its coordinators"));
+    }
+    failure.next(context.typed("up -d   # starts what is missing, keeps its data"))
 }
 
 /// The innermost reason: `No such file or directory` rather than `transport error`.
@@ -319,6 +340,7 @@ mod tests {
             hosts: 1,
             token: String::new(),
             ephemeral: false,
+            remote: Vec::new(),
         };
         let failure = Client::connect(context).await.unwrap_err();
         assert_eq!(failure.exit, Exit::UNREACHABLE);

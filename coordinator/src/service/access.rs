@@ -97,7 +97,7 @@ fn takes(path: &str) -> Takes {
         "Trust/Join" => Takes::Nothing,
         "Trust/Renew" => Takes::AnyCertificate,
         "Trust/Invite" => Takes::User(Role::Operator),
-        "Agent/Session" => Takes::Host,
+        "Agent/Session" | "Trust/Present" => Takes::Host,
         "Operator/Status" | "Operator/Watch" | "Operator/Get" | "Operator/Events"
         | "Operator/Logs" | "Operator/Edit" => Takes::User(Role::Viewer),
         _ => Takes::User(Role::Admin),

@@ -1,12 +1,12 @@
 //! One stream for each agent: host specs down, reports up. The host is alive while its stream is.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
     compile::compile,
-    lab::{Host, Lab, Lease, Phase},
+    lab::{Host, Lab, Lease},
     logs::{LogBatch, LogRequest},
-    name::{FaultName, HostName},
+    name::HostName,
     report::HostReport,
     session::{Hello, LeaseAges, Orders},
 };
