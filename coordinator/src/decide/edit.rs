@@ -1,6 +1,9 @@
 //! Decides one change of the lab: what it becomes and what is answered, or why it is refused.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use faultbed_common::{
     edit::{Edit, EditReply, EditRequest},
@@ -12,6 +15,7 @@ use faultbed_common::{
 mod apply;
 pub(super) mod change;
 mod cluster;
+mod control;
 mod diff;
 pub(super) mod fault;
 mod hand;
@@ -57,6 +61,8 @@ pub struct Asked {
     pub now_unix_ms: u64,
     /// Random.
     pub dice: u64,
+    /// Where coordinators are reached, as far as they said numbers: no node may have these ports.
+    pub control: BTreeSet<SocketAddr>,
 }
 
 /// Decides `request`.
