@@ -1,10 +1,12 @@
 #!/bin/sh
 # Benchmarks with release binaries: medians, and ratios between targets of one run.
 #
-#   deploy/bench.sh start|flip|idle|identity [--json]
+#   deploy/bench.sh start|flip|hosts|idle|identity [--json]
 #   deploy/bench.sh link [--json] [--rounds N] [--only TEST,…] [--targets NAME,…] [--also NAME=BINARY]
 #   deploy/bench.sh effects [--json] [--only TEST,…]
 #   deploy/bench.sh kernel [WORD …]
+#
+# hosts is flip with three hosts in network namespaces and an etcd of three members as the store.
 #
 # link runs our proxy next to nothing at all, HAProxy, nginx and socat, and next to toxiproxy-server
 # and etcd-proxy where their binaries are on PATH; --also adds another build of ours. Its tests are
@@ -19,7 +21,7 @@ cd "$(dirname "$0")/.."
 bench=${1:-}
 case $bench in
 link) deploy/setup.sh bench ;;
-kernel) deploy/setup.sh test ;;
+kernel | hosts) deploy/setup.sh test ;;
 *) deploy/setup.sh run ;;
 esac
 cargo build --release --bins --locked -q

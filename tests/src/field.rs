@@ -53,6 +53,8 @@ pub struct Shape {
     pub coordinators: u8,
     /// Whether daemons have wall clocks of their own.
     pub clocks: bool,
+    /// The size of each agent's disk, where it has one of its own.
+    pub disk_kib: Option<u32>,
 }
 
 /// A lab with all its parts.
@@ -180,9 +182,20 @@ impl Field {
         let host = format!("h{}", n + 1);
         daemon.args = words(&["agent", "--lab", self.shape.name, "--host", &host]);
         daemon.args.extend(words(&["--address", &address, "--dir", &text(&daemon.dir)]));
-        daemon.args.extend(words(&["--runtime", &text(&daemon.runtime), "--coordinator"]));
-        let socket = self.coordinators[0].runtime.join("api.sock");
-        daemon.args.push(format!("unix:{}", socket.display()));
+        daemon.args.extend(words(&["--runtime", &text(&daemon.runtime)]));
+        for coordinator in &self.coordinators {
+            let socket = coordinator.runtime.join("api.sock");
+            daemon.args.extend(["--coordinator".into(), format!("unix:{}", socket.display())]);
+        }
+        if let Some(kib) = self.shape.disk_kib {
+            let size = format!("size={kib}k");
+            let ran = Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &size, "agent"])
+                .arg(&daemon.dir)
+                .output();
+            let ran = ran.expect("run mount");
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        }
         self.give_clock(&mut daemon);
         daemon
     }
@@ -337,6 +350,9 @@ impl Drop for Field {
         hosts.iter_mut().for_each(Daemon::kill);
         for host in &mut hosts {
             host.place.end();
+            if self.shape.disk_kib.is_some() {
+                let _goes_with_us = Command::new("umount").arg("-l").arg(&host.dir).status();
+            }
         }
     }
 }

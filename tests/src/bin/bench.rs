@@ -1,4 +1,4 @@
-//! Benchmarks of a whole lab (`start`, `flip`, `idle`), of its links (`link`, `effects`) and of who dials (`identity`), as a table or one JSON document.
+//! Benchmarks of a whole lab (`start`, `flip`, `hosts`, `idle`), of its links (`link`, `effects`) and of who dials (`identity`), as a table or one JSON document.
 
 use std::io::Write as _;
 
@@ -6,6 +6,7 @@ mod bench {
     pub(crate) mod cost;
     pub(crate) mod effects;
     pub(crate) mod flip;
+    pub(crate) mod hosts;
     pub(crate) mod identity;
     pub(crate) mod idle;
     pub(crate) mod link;
@@ -34,11 +35,12 @@ fn main() -> anyhow::Result<()> {
     let table: Table = match name {
         "start" => bench::start::run()?,
         "flip" => bench::flip::run()?,
+        "hosts" => bench::hosts::run()?,
         "idle" => bench::idle::run()?,
         "identity" => bench::identity::run()?,
         "link" => bench::link::run(&options)?,
         "effects" => bench::effects::run(&options)?,
-        _ => anyhow::bail!("usage: bench start|flip|idle|identity|link|effects [--json]"),
+        _ => anyhow::bail!("usage: bench start|flip|hosts|idle|identity|link|effects [--json]"),
     };
     let text = if options.json { table.json() } else { table.text() };
     std::io::stdout().write_all(text.as_bytes())?;

@@ -3,6 +3,8 @@
 //! Rows of one field run one after the other, so that each begins with what the rows before it left;
 //! fields run side by side.
 
+mod clocks;
+mod disk;
 mod hosts;
 mod row;
 mod store;
@@ -41,10 +43,14 @@ struct Outcome {
 }
 
 fn groups() -> Vec<Group> {
-    let shape = Shape { name: "hosts", hosts: 3, coordinators: 2, clocks: false };
+    let shape = Shape { name: "hosts", hosts: 3, coordinators: 2, clocks: false, disk_kib: None };
     let mut rows = hosts::rows();
     rows.extend(store::rows());
-    vec![Group { shape, rows }]
+    vec![
+        Group { shape, rows },
+        Group { shape: Shape { name: "clocks", clocks: true, ..shape }, rows: clocks::rows() },
+        Group { shape: Shape { name: "disk", disk_kib: Some(4096), ..shape }, rows: disk::rows() },
+    ]
 }
 
 /// Runs the rows whose names contain one of `words`, or all, and prints the table.

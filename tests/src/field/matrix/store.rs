@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use faultbed_common::status::Status;
+use faultbed_common::status::{HostState, Status};
 
 use super::{
     Row,
@@ -21,10 +21,91 @@ const LONG: Duration = Duration::from_secs(600);
 
 pub(super) fn rows() -> Vec<Row> {
     vec![
+        Row { name: "coordinator SIGKILL", run: coordinator_dies },
         Row { name: "all coordinators stopped", run: coordinators_die },
         Row { name: "etcd member SIGKILL", run: member_dies },
         Row { name: "etcd without quorum", run: quorum_dies },
     ]
+}
+
+/// One of two coordinators dies: the other one says what it said, takes over its agents, and is obeyed.
+fn coordinator_dies(field: &mut Field, notes: &mut Notes) {
+    let before = pids(field);
+    let client = field.client();
+    client_is_served(&client, &ALL);
+    let deadline = cut_clients(field, "m-3", "due", outage());
+    client.forget();
+    same_from_both(field);
+    for (dies, stays) in [(0, 1), (1, 0)] {
+        field.coordinators[dies].kill();
+        let died = Instant::now();
+        // Whoever asks now sees hosts that are up and fresh, or down; never old rows as if new.
+        field.wait_at(stays, PATIENCE, "the agents are with the other one", |status| {
+            let lies = status.hosts.iter().any(|host| {
+                let old = host.seen_age_ms.is_none_or(|ms| ms > 12_000);
+                host.state == HostState::Up && old
+            });
+            assert!(!lies, "{status:?}");
+            all_well(status).then_some(())
+        });
+        let took = died.elapsed();
+        let began = Instant::now();
+        let ran = field.run(
+            stays,
+            &["inject", "latency", "1ms", "--from", "leader:m", "--to", "m-2", "--name", "slow"],
+        );
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        notes.say(format!(
+            "coordinator {} dead: the other had all hosts {:.1} s after, and a fault in force in {:.0} ms",
+            dies + 1,
+            took.as_secs_f64(),
+            began.elapsed().as_secs_f64() * 1e3
+        ));
+        assert!(took < Duration::from_secs(15), "{took:?}");
+        for args in [["heal", "slow"].as_slice(), &["delete", "fault", "slow"]] {
+            let ran = field.run(stays, args);
+            assert_eq!(ran.code, 0, "{}", ran.stderr);
+        }
+        field.coordinators[dies].start();
+        recovered(field, Instant::now(), notes);
+        same_from_both(field);
+    }
+    ends_in_time(field, "m-3", deadline, notes);
+    assert_eq!(pids(field), before);
+    client_is_served(&client, &ALL);
+    nobody_noticed(&client, &["m-1", "m-2"], notes);
+    no_faults(field);
+}
+
+/// Both coordinators show the same lab, and mean the same node by `leader:`.
+fn same_from_both(field: &Field) {
+    let plan = |at: usize| {
+        let ran = field.run(at, &["isolate", "leader:m", "--plan", "-o", "json"]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let reply: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        reply["resolved"].clone()
+    };
+    let shown = |at: usize| {
+        let status = field.try_status(at).expect("a status");
+        let nodes: Vec<_> = status
+            .nodes
+            .iter()
+            .map(|node| {
+                (node.name.clone(), node.observed, node.pid, node.leader, node.faults.clone())
+            })
+            .collect();
+        let hosts: Vec<_> =
+            status.hosts.iter().map(|host| (host.name.clone(), host.state)).collect();
+        (status.generation, status.converged, nodes, hosts, in_force(&status))
+    };
+    wait_for("both coordinators say the same", PATIENCE, || {
+        let (one, other) = (shown(0), shown(1));
+        if one != other {
+            return Err(format!("{one:?} and {other:?}"));
+        }
+        let (one, other) = (plan(0), plan(1));
+        (one == other).then_some(()).ok_or_else(|| format!("{one} and {other}"))
+    });
 }
 
 /// Nobody is left to ask: a fault that is due ends, another one stays, nodes and streams go on.

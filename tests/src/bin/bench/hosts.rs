@@ -1,0 +1,95 @@
+//! Three hosts in network namespaces with a three-member etcd: from the start of `partition` to the last byte that any host let through.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use faultbed_tests::{
+    field::{Field, Shape, daemons::Daemon},
+    kernel::ground,
+    wait::wait_for,
+};
+
+use super::table::{Bound, Row, Table};
+
+/// Cuts measured.
+const CUTS: usize = 50;
+/// What is required of the median and of the slowest but one in a hundred, in milliseconds.
+const MEDIAN_MS_MAX: f64 = 15.0;
+const P99_MS_MAX: f64 = 60.0;
+/// The links that are cut, by the numbers of their nodes.
+const CUT: [(usize, usize); 4] = [(1, 2), (2, 1), (1, 3), (3, 1)];
+
+pub(crate) fn run() -> anyhow::Result<Table> {
+    ground::demand_own_machine();
+    let shape = Shape { name: "bench", hosts: 3, coordinators: 2, clocks: false, disk_kib: None };
+    let field = Field::new(shape);
+    let status = field.status();
+    let http: Vec<String> = status.nodes.iter().map(|n| n.private["http"].clone()).collect();
+    let heard = |(from, to): (usize, usize)| {
+        let address = http[to - 1].trim_start_matches("http://");
+        last_ns(&field.hosts[to - 1], address, &format!("m-{from}"))
+    };
+    let (mut flips, mut startups) = (Vec::new(), Vec::new());
+    for _ in 0..CUTS {
+        let now = monotonic_ns();
+        wait_for("all links carry bytes", Duration::from_secs(30), || {
+            let all = CUT.iter().all(|link| heard(*link).is_ok_and(|at| at > now));
+            all.then_some(()).ok_or_else(|| "not yet".to_owned())
+        });
+        let start = Instant::now();
+        field.ok(&["version"]);
+        startups.push(start.elapsed().as_secs_f64() * 1e3);
+
+        let start = monotonic_ns();
+        field.ok(&["partition", "m-1", "m-2,m-3", "--name", "flip", "--for", "1m"]);
+        let in_force = monotonic_ns();
+        std::thread::sleep(Duration::from_millis(50));
+        let mut last = start;
+        for link in CUT {
+            let at = heard(link)?;
+            anyhow::ensure!(at < in_force, "{link:?} delivered after the cut was in force");
+            last = last.max(at);
+        }
+        flips.push(Duration::from_nanos(last - start).as_secs_f64() * 1e3);
+        field.ok(&["heal", "flip"]);
+        field.ok(&["delete", "fault", "flip"]);
+    }
+    let apart: Vec<f64> = flips.iter().zip(&startups).map(|(f, s)| f - s).collect();
+    let mut sorted = flips.clone();
+    sorted.sort_by(f64::total_cmp);
+    let p99 = sorted[(sorted.len() * 99).div_ceil(100) - 1];
+    Ok(Table {
+        bench: "hosts",
+        notes: vec![
+            "three hosts, two coordinators and a three-member etcd in namespaces".to_owned(),
+        ],
+        rows: vec![
+            Row::new("last byte after the start", "faultbed partition", "ms", flips)
+                .bound(Bound::AtMost(MEDIAN_MS_MAX)),
+            Row::new("the slowest in a hundred", "faultbed partition", "ms", vec![p99])
+                .bound(Bound::AtMost(P99_MS_MAX)),
+            Row::new("CLI start-up", "faultbed version", "ms", startups),
+            Row::new("last byte less start-up", "faultbed partition", "ms", apart),
+        ],
+    })
+}
+
+/// When a node last heard another one; it is asked on its own host.
+fn last_ns(host: &Daemon, address: &str, from: &str) -> anyhow::Result<u64> {
+    let mut stream = host.place.inside(|| TcpStream::connect(address))?;
+    write!(stream, "GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split("\r\n\r\n").nth(1).context("body")?;
+    let json: serde_json::Value = serde_json::from_str(body)?;
+    json["last_ns"][from].as_u64().context("never heard")
+}
+
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
