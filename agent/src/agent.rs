@@ -19,13 +19,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::AgentArgs,
-    clock, facts,
+    args::{AgentArgs, DownArgs},
+    clock, down, facts,
     ledger::Ledger,
+    proxy,
     reconcile::{
         real::RealHands,
         task::{Identity, ORDERS_MAX, Reconciler},
     },
+    reload::Program,
     session::{Coordinator, Session},
 };
 
@@ -37,21 +39,53 @@ const BLOCKING_THREADS_MAX: usize = 16;
 /// # Errors
 /// It cannot begin: another agent has the directory, or the disk refuses it.
 pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
+    let program = Program::own()?;
     let coordinator: Coordinator = args.coordinator.parse().map_err(anyhow::Error::msg)?;
     let dir = std::path::absolute(&args.dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     // Held as long as we live.
-    let _lock = Lock::take(&dir)?;
+    let lock = Lock::take(&dir)?;
     note_runtime(&dir, &args.runtime)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    runtime.block_on(serve(args, dir, coordinator))
+    proxy::collect_own(&dir.join("proxy"));
+    let end = runtime.block_on(serve(args, dir.clone(), coordinator, &program))?;
+    // Nothing of the lab is left to run when others begin to look after the host.
+    drop(runtime);
+    match end {
+        End::Asked => Ok(()),
+        End::Reload => {
+            drop(lock);
+            Err(program.exec())
+        }
+        End::Removed(why) => {
+            tracing::warn!("{why}: this host stops everything and keeps its data");
+            drop(lock);
+            down::run(&DownArgs { dir, wipe: false, runtime: Some(args.runtime.clone()) })?;
+            Ok(())
+        }
+    }
 }
 
-async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyhow::Result<()> {
+/// Why an agent ends.
+enum End {
+    /// By a signal: nodes and proxy go on.
+    Asked,
+    /// Goes on as the program that is now at its path.
+    Reload,
+    /// Its host is of the lab no more, in these words.
+    Removed(String),
+}
+
+async fn serve(
+    args: &AgentArgs,
+    dir: PathBuf,
+    coordinator: Coordinator,
+    program: &Program,
+) -> anyhow::Result<End> {
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -76,18 +110,39 @@ async fn serve(args: &AgentArgs, dir: PathBuf, coordinator: Coordinator) -> anyh
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
-    let talks = tokio::spawn(session.run(stop.clone()));
+    let mut talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut told = None;
+    let end = loop {
+        tokio::select! {
+            _ = terminate.recv() => break End::Asked,
+            _ = interrupt.recv() => break End::Asked,
+            _ = hangup.recv() => match program.try_out().await {
+                Ok(()) => break End::Reload,
+                Err(error) => tracing::error!("not reloaded: {error:#}"),
+            },
+            over = &mut talks => {
+                told = Some(over);
+                break End::Asked;
+            }
+        }
+    };
+    match &end {
+        End::Reload => tracing::info!(program = %program.path().display(), "agent reloads"),
+        End::Asked if told.is_none() => tracing::info!("agent stops; nodes and proxy go on"),
+        End::Asked | End::Removed(_) => {}
     }
-    tracing::info!("agent stops; nodes and proxy go on");
     stop.cancel();
     passes.await.context("end the loop")?;
-    talks.await.context("end the session")
+    let told = match told {
+        Some(told) => told,
+        None => talks.await,
+    };
+    // The host may be removed in the moment in which it is asked to stop.
+    Ok(told.context("end the session")?.map_or(end, End::Removed))
 }
 
 /// The pid file of an agent's directory, locked while the agent lives.

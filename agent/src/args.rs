@@ -21,6 +21,28 @@ pub enum Command {
     Agent(AgentArgs),
     /// Stop everything of this host, without a coordinator; print what is gone and what is kept.
     Down(DownArgs),
+    /// Whether this machine can be a host of a lab, what it cannot do, and what root would add.
+    Doctor(DoctorArgs),
+}
+
+/// `faultbed-agent doctor`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DoctorArgs {
+    /// Where the agent keeps everything, or would.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// How to print what was found.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
 }
 
 /// `faultbed-agent agent`.

@@ -14,13 +14,16 @@ use std::{
 use faultbed_common::{
     generation::{FaultRevision, Generation},
     host_spec::{HostSpec, NodeSpec},
-    name::{FaultName, HostName, LabName, NodeName},
+    name::{ClusterName, FaultName, HostName, LabName, NodeName},
     proxy_spec::{Deadline, Listener, ProxyFile, ProxySpec},
     session::Orders,
 };
 use serde::{Deserialize, Serialize};
 
+pub mod terms;
+
 use crate::clock::BootTime;
+pub use terms::Kept;
 
 /// The version of the ledger's format that this release writes.
 const VERSION: u32 = 1;
@@ -50,6 +53,9 @@ pub struct Accepted {
     pub spec: HostSpec,
     /// When each fault ends.
     pub deadlines: BTreeMap<FaultName, Deadline>,
+    /// When leases end, and which faults this host healed by itself.
+    #[serde(default)]
+    pub terms: Kept,
     /// Nodes that left the spec and are not gone yet, as they were last wanted.
     #[serde(default)]
     pub retiring: BTreeMap<NodeName, Retiring>,
@@ -168,6 +174,12 @@ impl Accepted {
         self.ends(fault).is_some_and(|end| end <= now)
     }
 
+    /// Whether the lease of a cluster, or that of the whole lab, is over.
+    #[must_use]
+    pub fn lease_is_over(&self, cluster: &ClusterName, now: BootTime) -> bool {
+        self.terms.lease_end(cluster).is_some_and(|end| end <= now)
+    }
+
     /// The same at another boot: every deadline is as far away as it was when this was written.
     fn rebased(mut self, boot_id: &str, now: BootTime) -> Self {
         if self.boot_id != boot_id {
@@ -176,6 +188,7 @@ impl Accepted {
                     .boottime_ns
                     .map(|ns| now.ns().saturating_add(ns.saturating_sub(self.written_ns)));
             }
+            self.terms.rebase(self.written_ns, now);
             boot_id.clone_into(&mut self.boot_id);
         }
         self
@@ -192,13 +205,14 @@ pub fn merge(
     boot_id: &str,
     now: BootTime,
 ) -> Result<Accepted, Refusal> {
-    let Orders { spec, fault_ages_ms } = orders;
+    let Orders { spec, fault_ages_ms, lease_ages } = orders;
     if let Some(held) = held
         && held.spec.generation > spec.generation
     {
         return Err(Refusal::Older { held: held.spec.generation, offered: spec.generation });
     }
     let deadlines = deadlines(held, &spec, &fault_ages_ms, now);
+    let terms = terms::merge(held.map(|held| &held.terms), &spec, &lease_ages, now);
     let mut retiring = held.map(|held| held.retiring.clone()).unwrap_or_default();
     for (name, node) in held.iter().flat_map(|held| &held.spec.nodes) {
         if !spec.nodes.contains_key(name) {
@@ -215,6 +229,7 @@ pub fn merge(
         written_ns: now.ns(),
         spec,
         deadlines,
+        terms,
         retiring,
     })
 }
@@ -339,7 +354,8 @@ impl Ledger {
     /// Writes down how old the faults are, so that a reboot goes on from there.
     pub fn note_ages(&mut self, now: BootTime) {
         if let Some(accepted) = &mut self.accepted
-            && accepted.deadlines.values().any(|d| d.boottime_ns.is_some_and(|ns| ns > now.ns()))
+            && (accepted.deadlines.values().chain(accepted.terms.deadlines()))
+                .any(|d| d.boottime_ns.is_some_and(|ns| ns > now.ns()))
         {
             accepted.written_ns = now.ns();
             self.put();

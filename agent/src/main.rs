@@ -6,7 +6,7 @@ use clap::Parser as _;
 use faultbed_agent::{
     agent,
     args::{Args, Command, LogFormat},
-    down,
+    doctor, down,
 };
 
 /// The exit code of a usage or start-up error.
@@ -39,6 +39,10 @@ fn daemon() -> ExitCode {
         Command::Down(args) => {
             trace(LogFormat::Text);
             down::run(&args)
+        }
+        Command::Doctor(args) => {
+            trace(LogFormat::Text);
+            doctor::run(&args)
         }
     };
     result.unwrap_or_else(|error| {

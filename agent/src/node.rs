@@ -31,7 +31,7 @@ pub use inspect::{RunState, inspect};
 pub use launch::{LaunchError, launch};
 pub use leftovers::{Leftover, leftovers};
 pub use log_tail::last_lines;
-pub use process::ProcessId;
+pub use process::{ProcStat, ProcessId};
 pub use records::{
     AskedRecord, AskedWhy, ExitRecord, IdentityRecord, LaunchSpec, Pause, RunRecord, ShimOrders,
 };

@@ -64,11 +64,12 @@ mod wire;
 mod worker;
 
 pub use client::{ProxyClient, ProxyError};
-pub use process::{Programs, find, spawn, spawn_program};
+pub use process::{Programs, collect_own, find, spawn, spawn_program};
 pub use wire::{Applied, FailedListener, FaultInForce, ProxyState};
 
 use acceptor::Acceptor;
 use control::{Control, End};
+pub(crate) use engine::abilities;
 use engine::{Crew, Engine};
 use handover::{Base, Fetched, Line, Word, fetch};
 use identify::Lookup;

@@ -26,6 +26,7 @@ use std::{
 use faultbed_common::{
     generation::Incarnation,
     name::NodeName,
+    port_block::FarDials,
     proxy_spec::{Listener, ProxyFile},
 };
 use serde::{Deserialize, Serialize};
@@ -223,8 +224,11 @@ pub enum Readiness {
 /// What a shim is told besides what to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeOrders {
-    /// Proxies of the lab.
+    /// Proxies of the lab on this machine.
     pub dials: BTreeSet<SocketAddr>,
+    /// Those on others.
+    #[serde(default)]
+    pub far: Option<FarDials>,
     /// Stand still.
     pub pause: Option<PauseUntil>,
 }

@@ -111,6 +111,8 @@ enum Over {
     Closed,
     #[error("the agent stops")]
     Stopping,
+    #[error("{0}")]
+    Removed(String),
 }
 
 impl Session {
@@ -134,14 +136,15 @@ impl Session {
         };
     }
 
-    /// Keeps a session, and tries again whenever it is lost, until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Keeps a session, and tries again whenever it is lost, until `stop`; or until a coordinator
+    /// says that this host is of the lab no more, and why.
+    pub async fn run(mut self, stop: CancellationToken) -> Option<String> {
         let mut retry = RETRY_FIRST;
         let mut was_told = false;
         // A host that comes says at once which of its ports others have.
         let first = tokio::time::timeout(FIRST_REPORT_MAX, self.reports.changed());
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return None,
             _ = first => {}
         }
         while !stop.is_cancelled() {
@@ -153,8 +156,10 @@ impl Session {
                     Err(over) => over,
                 },
             };
-            if matches!(over, Over::Stopping) {
-                return;
+            match over {
+                Over::Stopping => return None,
+                Over::Removed(why) => return Some(why),
+                Over::Connect(_) | Over::Status(_) | Over::Closed => {}
             }
             if began.elapsed() > GOOD_AFTER {
                 (retry, was_told) = (RETRY_FIRST, false);
@@ -167,11 +172,12 @@ impl Session {
                 was_told = true;
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return None,
                 () = sleep(retry) => {}
             }
             retry = (retry * 2).min(RETRY_MAX);
         }
+        None
     }
 
     async fn hold(&mut self) -> Result<(), Over> {
@@ -191,6 +197,9 @@ impl Session {
             // Every arm is cancel-safe; sending happens outside of the select.
             let next = tokio::select! {
                 message = stream.message() => match message? {
+                    Some(ToAgent { kind: Some(to_agent::Kind::Removed(why)) }) => {
+                        return Err(Over::Removed(why));
+                    }
                     Some(message) => {
                         self.take(message, &mut requests, &batches).await;
                         continue;
@@ -225,8 +234,8 @@ impl Session {
                 Ok(request) => requests.take(request, self.places.clone(), batches),
                 Err(error) => tracing::error!(%error, "read a request for logs"),
             },
-            // A newer coordinator may say what we do not know.
-            None => {}
+            // Told before; and a newer coordinator may say what we do not know.
+            Some(to_agent::Kind::Removed(_)) | None => {}
         }
     }
 }
@@ -308,6 +317,9 @@ impl Reporter {
         sent.now_ms += age_ms;
         for fault in sent.faults.values_mut() {
             fault.remaining_ms = fault.remaining_ms.map(|ms| ms.saturating_sub(age_ms));
+        }
+        for lease in sent.leases.values_mut().chain(&mut sent.lab_lease) {
+            lease.remaining_ms = lease.remaining_ms.saturating_sub(age_ms);
         }
         self.told = report;
         self.told_at = Instant::now();

@@ -17,6 +17,7 @@ mod filter;
 mod handshake;
 mod output;
 mod peer_memory;
+mod ports;
 mod sockaddr;
 mod start;
 mod supervise;

@@ -16,10 +16,10 @@ use crate::{
     duration::Span,
     fault::{FOR_DEFAULT, Lasts},
     generation::FaultRevision,
-    host_spec::{HostSpec, NodeFault, NodeSpec},
-    lab::{Fault, Lab, Phase},
+    host_spec::{HostSpec, LeaseTerm, NodeFault, NodeSpec, Terms},
+    lab::{Fault, Lab, Lease, Phase},
     link::{Link, Party},
-    name::{FaultName, HostName, NodeName},
+    name::{ClusterName, FaultName, HostName, NodeName},
     proxy_spec::{LinkFault, Listener, ProxySpec},
     render::{RenderError, Scene},
     shape,
@@ -85,9 +85,27 @@ fn host_spec(
         generation: lab.generation,
         clusters: lab.clusters.keys().cloned().collect(),
         wipe_removed: lab.removed_wiped.get(&host).cloned().unwrap_or_default(),
+        terms: host_terms(lab, &nodes),
         host,
         nodes,
         proxy,
+    }
+}
+
+/// Leases that are over have stopped their nodes, so hosts need not know of them.
+fn host_terms(lab: &Lab, nodes: &BTreeMap<NodeName, NodeSpec>) -> Terms {
+    let term = |lease: &Option<Lease>| {
+        let lease = lease.as_ref().filter(|lease| !lease.ended)?;
+        Some(LeaseTerm { revision: lease.revision, lasts: lease.lasts })
+    };
+    let here = |name: &ClusterName| nodes.values().any(|node| node.cluster == *name);
+    let clusters = lab.clusters.iter().filter(|(name, _)| here(name));
+    Terms {
+        lab: term(&lab.settings.lease),
+        clusters: clusters
+            .filter_map(|(name, cluster)| Some((name.clone(), term(&cluster.lease)?)))
+            .collect(),
+        dead_man: lab.settings.dead_man,
     }
 }
 

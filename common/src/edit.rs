@@ -1,15 +1,16 @@
 //! One change of a lab as people ask for it, and the answer. `faultbed-coordinator` decides it purely.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     blueprint::Blueprint,
+    duration::Span,
     fault::FaultSpec,
     generation::Generation,
     lab::Resolved,
-    name::{ClusterName, FaultName, NodeName},
+    name::{ClusterName, FaultName, HostName, NodeName},
     spec::{ClusterSpec, LabFile},
 };
 
@@ -63,10 +64,15 @@ pub enum Edit {
     Set {
         /// Targets as written: nodes, `CLUSTER/ROLE` or a cluster.
         targets: Vec<String>,
-        /// `path`, `config`, `args`, `env.NAME`, `on_crash`, `count`.
+        /// `path`, `config`, `args`, `env.NAME`, `on_crash`, `lease`, `count`.
         field: String,
         /// As text.
         value: String,
+    },
+    /// Take nodes out of their cluster for good: their role has so many fewer.
+    Remove {
+        /// Targets as written.
+        targets: Vec<String>,
     },
     /// A new fault.
     Inject {
@@ -79,6 +85,34 @@ pub enum Edit {
     Heal {
         /// Which.
         faults: Vec<FaultName>,
+    },
+    /// Begins the lease of the whole lab anew, or takes it away.
+    LabLease {
+        /// From now on.
+        lasts: Option<Span>,
+    },
+    /// Let no new node come to a host, or let them come again.
+    DrainHost {
+        /// Which.
+        name: HostName,
+        /// Whether it is to be drained.
+        drained: bool,
+    },
+    /// Take a host out of the lab; its agent is told, and ends.
+    RemoveHost {
+        /// Which.
+        name: HostName,
+        /// And the nodes that are placed there.
+        force: bool,
+    },
+    /// Give labels to a host, or take back those given so.
+    LabelHost {
+        /// Which.
+        name: HostName,
+        /// Labels and their values.
+        set: BTreeMap<String, String>,
+        /// Labels for which the file's or the join's word is to hold again.
+        unset: BTreeSet<String>,
     },
     /// Forget an ended fault, or heal and forget one.
     DeleteFault {
@@ -128,7 +162,7 @@ pub struct EditReply {
 /// One object before and after, as TOML for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectChange {
-    /// `cluster` or `fault`, or `host`.
+    /// `cluster` or `fault`, `host` or `lab`.
     pub kind: String,
     /// Its name.
     pub name: String,

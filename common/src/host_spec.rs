@@ -39,6 +39,42 @@ pub struct HostSpec {
     pub wipe_removed: BTreeSet<NodeName>,
     /// The proxy process.
     pub proxy: ProxySpec,
+    /// Until when all this holds.
+    #[serde(default, skip_serializing_if = "Terms::is_default")]
+    pub terms: Terms,
+}
+
+/// Until when a host keeps to its spec where it hears nothing more. Durations only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// The lease of the whole lab.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lab: Option<LeaseTerm>,
+    /// The leases of clusters that have nodes here.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub clusters: BTreeMap<ClusterName, LeaseTerm>,
+    /// Faults are healed after so long without a coordinator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_man: Option<Span>,
+}
+
+impl Terms {
+    /// Whether it holds until further notice.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A lease as hosts know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseTerm {
+    /// Only a newer one moves the deadline.
+    pub revision: FaultRevision,
+    /// From its beginning.
+    #[serde(rename = "for")]
+    pub lasts: Span,
 }
 
 /// One node, fully rendered.

@@ -3,16 +3,18 @@
 //! Stored as one JSON value per object. Choices made once (hosts, ports, addresses, resolved
 //! targets) are here and never made again.
 
+mod host;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     blueprint::Blueprint,
+    duration::Span,
     fault::FaultSpec,
     generation::{FaultRevision, Generation, Incarnation},
     host_spec::{StopBy, Wanted},
@@ -21,6 +23,8 @@ use crate::{
     port_block::PortBlock,
     spec::ClusterSpec,
 };
+
+pub use host::{Host, LABEL_BYTES_MAX, LABELS_MAX, Said, check_label};
 
 /// The whole accepted lab at one generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +45,59 @@ pub struct Lab {
     /// node of the same name on that host drops the entry.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed_wiped: BTreeMap<HostName, BTreeSet<NodeName>>,
+    /// What holds for the lab as a whole.
+    #[serde(default, skip_serializing_if = "Settings::is_default")]
+    pub settings: Settings,
+    /// Hosts that were removed, and by whom: their agents are told so and end, and what identified
+    /// them counts for nothing until they are admitted again (the last [`REMOVED_HOSTS_MAX`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_hosts: BTreeMap<HostName, RemovedHost>,
+}
+
+/// What holds for a lab as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// A host that heard no coordinator for so long heals its faults by itself; `None` never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_man: Option<Span>,
+    /// When the time of the whole lab is up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+}
+
+impl Settings {
+    /// Whether nothing was set.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A time after which the agents stop what it is of, whoever else lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// How long it lasts from its beginning.
+    pub lasts: Span,
+    /// When it began, on the coordinator's clock, for ages; never sent to a host.
+    pub since_unix_ms: u64,
+    /// Counts its beginnings: only a newer one moves the deadline that hosts keep.
+    pub revision: FaultRevision,
+    /// Whether it is over and what it was of is stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+}
+
+/// Removed hosts that are remembered.
+pub const REMOVED_HOSTS_MAX: usize = 1000;
+
+/// That a host was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedHost {
+    /// Who removed it.
+    pub by: String,
+    /// By which generation.
+    pub generation: Generation,
 }
 
 /// A node with the cluster it is of.
@@ -68,6 +125,8 @@ impl Lab {
             clusters: BTreeMap::new(),
             faults: BTreeMap::new(),
             removed_wiped: BTreeMap::new(),
+            settings: Settings::default(),
+            removed_hosts: BTreeMap::new(),
         }
     }
 
@@ -112,46 +171,6 @@ impl Cluster {
 /// Ended faults that stay visible.
 pub const ENDED_FAULTS_MAX: usize = 50;
 
-/// A host of the lab.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
-    /// Where other hosts reach it.
-    pub address: IpAddr,
-    /// Under which its agent keeps everything.
-    pub dir: PathBuf,
-    /// Its labels.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// The ports its kernel gives to connections that name none (`ip_local_port_range`), first and
-    /// last; `None` where it has not said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port_range: Option<(u16, u16)>,
-    /// From here on blocks of ports are sought for new nodes, so that those of nodes that have gone
-    /// rest while sockets may still have them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_block: Option<u16>,
-}
-
-impl Host {
-    /// A host of which nothing else is known.
-    #[must_use]
-    pub fn new(address: IpAddr, dir: PathBuf) -> Self {
-        Self { address, dir, labels: BTreeMap::new(), port_range: None, next_block: None }
-    }
-
-    /// Whether it only stands for a machine: all of these are one machine, on its loopback.
-    #[must_use]
-    pub fn is_simulated(&self) -> bool {
-        matches!(self.address, IpAddr::V4(address) if address.is_loopback())
-    }
-
-    /// Whether what listens on the loopback of one is there for the other.
-    #[must_use]
-    pub fn shares_machine(&self, other: &Self) -> bool {
-        self.address == other.address || self.is_simulated() && other.is_simulated()
-    }
-}
-
 /// Who made an object and by which means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -192,6 +211,9 @@ pub struct Cluster {
     pub been_ready: BTreeSet<RoleName>,
     /// Tells this cluster from an earlier one of the same name, for `--initial-cluster-token`s.
     pub token: String,
+    /// How long it may run, where that is bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 /// What was chosen once for a node, and what verbs ask of it.
@@ -241,6 +263,12 @@ pub struct Fault {
     /// What its targets are, once it has begun (and as last resolved before).
     #[serde(default)]
     pub resolved: Resolved,
+    /// Whether it may meet clusters of others, also when its targets are resolved later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub everyone: bool,
+    /// Why it ended, where nobody asked for it and its time was not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_because: Option<String>,
 }
 
 impl Fault {

@@ -6,6 +6,7 @@
 //! (`status`, `event`, `edit`).
 
 pub mod blueprint;
+pub mod check;
 pub mod compile;
 pub mod duration;
 pub mod edit;

@@ -121,9 +121,12 @@ fn grow(
         let own = spec.node.get(&index).and_then(|own| own.host.as_ref());
         let host = match own {
             Some(host) => hosts::existing(lab, host.as_str())
-                .map_err(|why| format!("{role}.node.{index}.host: {why}"))?
-                .clone(),
-            None => hosts::emptiest(lab, name, next, role, &allowed)?,
+                .and_then(|host| hosts::check_open(lab, host).map(|()| host.clone()))
+                .map_err(|why| format!("{role}.node.{index}.host: {why}"))?,
+            None => {
+                let open = hosts::open(lab, &allowed).map_err(|why| format!("{role}: {why}"))?;
+                hosts::emptiest(lab, name, next, role, &open)?
+            }
         };
         let wanted_ports = &next.blueprint.roles[role].ports;
         let taken = ports::Taken::on(lab, name, next, &host, foreign);

@@ -11,7 +11,7 @@ use crate::{
     fault::Grade,
     generation::{FaultRevision, Generation, Incarnation},
     link::Link,
-    name::{FaultName, HostName, NodeName},
+    name::{ClusterName, FaultName, HostName, NodeName},
     proxy_spec::LinkEffect,
 };
 
@@ -42,6 +42,21 @@ pub struct HostReport {
     pub foreign: Vec<ForeignListener>,
     /// The proxy process; `None` while it does not run.
     pub proxy: Option<ProxyReport>,
+    /// The leases of clusters that have nodes here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leases: BTreeMap<ClusterName, LeaseReport>,
+    /// The lease of the lab.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab_lease: Option<LeaseReport>,
+}
+
+/// A lease as one host keeps it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReport {
+    /// Which beginning of it.
+    pub revision: FaultRevision,
+    /// Milliseconds left; 0 is over.
+    pub remaining_ms: u64,
 }
 
 /// What a node is seen to be.
@@ -203,6 +218,9 @@ pub struct FaultReport {
     pub remaining_ms: Option<u64>,
     /// Why it is not in force although wanted.
     pub why: Option<String>,
+    /// Why the host healed it by itself, where it did; it stays healed at this revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healed: Option<String>,
     /// What it did to each link, as counted here.
     pub links: BTreeMap<Link, LinkEvidence>,
     /// What came of asking nodes of this host as their peers would; only for faults that want it.

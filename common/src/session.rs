@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     host_spec::HostSpec,
-    name::{FaultName, HostName, LabName},
+    name::{ClusterName, FaultName, HostName, LabName},
 };
 
 /// The first message of an agent.
@@ -39,4 +39,17 @@ pub struct Orders {
     /// How long ago each fault began, in milliseconds, when this was sent. A host that sees a
     /// fault for the first time sets its deadline from this; wall times never travel.
     pub fault_ages_ms: BTreeMap<FaultName, u64>,
+    /// How long ago each lease began, likewise.
+    #[serde(default)]
+    pub lease_ages: LeaseAges,
+}
+
+/// Ages of leases, in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeaseAges {
+    /// That of the lab's.
+    pub lab_ms: u64,
+    /// Those of clusters.
+    pub clusters_ms: BTreeMap<ClusterName, u64>,
 }

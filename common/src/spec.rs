@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::{
+    duration::Span,
     fault::FaultSpec,
     name::{ClusterName, FaultName, HostName, RoleName},
 };
@@ -58,6 +59,9 @@ pub struct LabSection {
     /// Simulated hosts of a local lab; [`HOSTS_DEFAULT`] where it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<u32>,
+    /// A host that heard no coordinator for so long heals its faults; without it no host does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_man: Option<Span>,
 }
 
 /// `[host.h1]`.
@@ -76,6 +80,9 @@ pub struct ClusterSpec {
     /// What a crash means. The blueprint's word where it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_crash: Option<OnCrash>,
+    /// How long it may run before its hosts stop it. Until somebody stops it where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Span>,
     /// One table for each role; roles not named take the blueprint's defaults.
     #[serde(flatten)]
     pub roles: BTreeMap<RoleName, RoleSpec>,

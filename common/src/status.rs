@@ -38,6 +38,9 @@ pub struct Status {
     pub faults: Vec<FaultStatus>,
     /// Connections around the proxies.
     pub bypasses: Vec<BypassStatus>,
+    /// How long the lab may run, where that is bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseStatus>,
 }
 
 /// One host.
@@ -51,6 +54,9 @@ pub struct HostStatus {
     pub labels: BTreeMap<String, String>,
     /// `up` while an agent is connected, else `down`.
     pub state: HostState,
+    /// Whether no new node may come to it.
+    #[serde(default)]
+    pub drained: bool,
     /// The generation it has.
     pub generation: Generation,
     /// Its agent's version.
@@ -83,6 +89,20 @@ pub struct ClusterStatus {
     pub owner: String,
     /// How it is.
     pub state: ClusterState,
+    /// How long it may run, where that is bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseStatus>,
+}
+
+/// A lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// How long it lasts from its beginning.
+    pub lasts_ms: u64,
+    /// How long is left; 0 is over.
+    pub remaining_ms: u64,
+    /// Whether it is over, and what it was of is stopped or being stopped.
+    pub ended: bool,
 }
 
 /// How a cluster is.

@@ -1,6 +1,6 @@
 //! Labs for tests.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::LazyLock};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use crate::{
     blueprint::Blueprint,
@@ -15,13 +15,8 @@ use crate::{
 /// Hosts `h1` to `hN` and nothing else.
 pub(crate) fn empty_lab(hosts: u8) -> Lab {
     let host = |n: u8| {
-        let host = Host {
-            address: [127, 77, 5, n].into(),
-            dir: PathBuf::from(format!("/lab/hosts/h{n}")),
-            labels: BTreeMap::from([("n".to_owned(), n.to_string())]),
-            port_range: None,
-            next_block: None,
-        };
+        let mut host = Host::new([127, 77, 5, n].into(), format!("/lab/hosts/h{n}").into());
+        host.relabel(|said| said.file = BTreeMap::from([("n".to_owned(), n.to_string())]));
         (format!("h{n}").parse().unwrap(), host)
     };
     Lab {
@@ -32,6 +27,8 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
+        settings: crate::lab::Settings::default(),
+        removed_hosts: BTreeMap::new(),
     }
 }
 
@@ -55,6 +52,7 @@ pub(crate) fn cluster(blueprint: Blueprint, spec: ClusterSpec) -> Cluster {
         last_index: BTreeMap::new(),
         been_ready: std::collections::BTreeSet::new(),
         token: "t1".to_owned(),
+        lease: None,
     }
 }
 
@@ -64,6 +62,7 @@ pub(crate) fn spec(blueprint: &str, role: &str, count: u32) -> ClusterSpec {
     ClusterSpec {
         blueprint: blueprint.to_owned(),
         on_crash: None,
+        lease: None,
         roles: BTreeMap::from([(role.parse().unwrap(), role_spec)]),
     }
 }
@@ -152,5 +151,7 @@ pub(crate) fn fault(lab: &Lab, spec: crate::fault::FaultSpec) -> crate::lab::Fau
         revision: crate::generation::FaultRevision(1),
         phase: crate::lab::Phase::Active { since_unix_ms: 0 },
         resolved,
+        everyone: false,
+        ended_because: None,
     }
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod crash;
 mod effects;
 mod faults;
+mod hosts;
 mod store_etcd;
 mod tidy;
 mod up_down;

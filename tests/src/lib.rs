@@ -1,6 +1,7 @@
 //! Whole labs for tests: real processes, driven through the command line as a user would.
 
 pub mod bins;
+pub mod field;
 pub mod kernel;
 pub mod lab;
 pub mod wait;

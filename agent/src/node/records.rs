@@ -13,6 +13,7 @@ use faultbed_common::{
     generation::Incarnation,
     host_spec::Limits,
     name::{LabName, NodeName},
+    port_block::FarDials,
     report::Identity,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -77,8 +78,11 @@ pub struct LaunchSpec {
 /// What may change while a node runs; read again at SIGHUP.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimOrders {
-    /// Proxies of the lab: a connect to one of these is bound to the private address.
+    /// Proxies on this machine: a connect to one of these is bound to the private address.
     pub dials: BTreeSet<SocketAddr>,
+    /// Proxies on others: a connect to one of these is bound to a port of a block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub far: Option<FarDials>,
     /// Whether all processes of the node stand still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
@@ -169,7 +173,7 @@ impl ExitRecord {
 pub struct IdentityRecord {
     /// By its own address, unless connects to proxies of the lab went out without it.
     pub identity: Identity,
-    /// Connects that were bound to the private address.
+    /// Connects that were bound to the private address, or to a port of the block.
     pub bound: u64,
     /// Destinations that could not be read.
     pub unread: u64,
@@ -177,7 +181,7 @@ pub struct IdentityRecord {
     pub nodump: u64,
     /// Connects to proxies on sockets that the program had bound itself.
     pub app_bound: u64,
-    /// Connects to proxies for which the private address had no free port.
+    /// Connects to proxies for which there was no free port: of the block, or of the private address.
     pub no_port: u64,
 }
 

@@ -412,7 +412,7 @@ fn kept_out<'a>(table: &'a Table, node: &NodeName) -> Cow<'a, KeptOut> {
 }
 
 /// What this process may do, found out by trying it on sockets of its own.
-fn abilities() -> Abilities {
+pub(crate) fn abilities() -> Abilities {
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let may = |act: &dyn Fn(&OwnedFd) -> io::Result<()>| {
         new_socket(address).and_then(|fd| act(&fd)).is_ok()

@@ -20,12 +20,14 @@ use faultbed_common::{
     name::{LabName, NodeName},
 };
 
-use crate::proxy::{
-    processes::{Owners, node_processes, sockets_of},
-    rule_set::{Board, lock},
-    slab::Key,
-    sys::SocketTables,
-    worker::{Mailbox, Message},
+use crate::{
+    proxy::{
+        processes::{Owners, node_processes, sockets_of},
+        rule_set::{Board, lock},
+        slab::Key,
+        worker::{Mailbox, Message},
+    },
+    socket_tables::SocketTables,
 };
 
 /// Questions that wait. Past it the oldest is forgotten, and asked again when a rule must know.
@@ -129,7 +131,8 @@ impl Lookup {
         let mut unanswered = Vec::new();
         if let Some(tables) = tables {
             for question in batch {
-                match tables.find_inode(question.theirs, question.ours) {
+                let found = tables.find(question.theirs, question.ours);
+                match found.map(|found| found.and_then(|found| found.inode)) {
                     Ok(Some(inode)) => inodes.entry(inode).or_default().push(question),
                     // Gone already, or not of this machine.
                     Ok(None) | Err(_) => unanswered.push(question),

@@ -124,6 +124,17 @@ fn reap_later(mut child: Child) {
     let _zombie = thread.spawn(move || child.wait());
 }
 
+/// Takes over the duty to collect a proxy that this process started before it became this program.
+pub fn collect_own(dir: &Path) {
+    let Some(process) = find(dir) else { return };
+    let own = std::process::id().cast_signed();
+    let child = crate::node::ProcStat::of(process.pid).is_some_and(|stat| stat.parent == own);
+    let Some(pid) = rustix::process::Pid::from_raw(process.pid).filter(|_| child) else { return };
+    let wait = move || rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+    // Without the thread the process stays a zombie, which counts as dead everywhere.
+    let _zombie = std::thread::Builder::new().name("reap-proxy".to_owned()).spawn(wait);
+}
+
 fn log_end(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_BYTES_SHOWN)..]).trim().to_owned()

@@ -240,6 +240,7 @@ impl Hands for RealHands {
         let orders: ShimOrders = read_record(&dir, ORDERS_FILE).ok().flatten()?;
         Some(NodeOrders {
             dials: orders.dials,
+            far: orders.far,
             pause: orders.pause.map(|pause| {
                 pause.until_boottime_ns.map_or(PauseUntil::Healed, PauseUntil::BoottimeNs)
             }),

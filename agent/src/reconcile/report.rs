@@ -117,7 +117,7 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     faults.extend(findings.kept.ended.clone());
     faults.extend(node_faults(findings));
     findings.canaries.fill(&mut faults);
-    HostReport {
+    let mut report = HostReport {
         host: Some(findings.host.clone()),
         version: version.to_owned(),
         boot_id: boot_id.to_owned(),
@@ -133,7 +133,12 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
             outdated: observed.proxy.outdated.clone(),
             ..seen.report.clone()
         }),
+        ..HostReport::default()
+    };
+    if let Some(accepted) = accepted {
+        accepted.terms.fill(&mut report, now);
     }
+    report
 }
 
 fn nodes(findings: &Findings<'_>) -> BTreeMap<NodeName, NodeReport> {
@@ -297,6 +302,10 @@ fn without_ages(report: &HostReport) -> HostReport {
     let mut report = HostReport { now_ms: 0, ..report.clone() };
     for fault in report.faults.values_mut() {
         fault.remaining_ms = None;
+    }
+    for lease in report.leases.values_mut().chain(&mut report.lab_lease) {
+        // That it is over is news, and how long it goes on is none.
+        lease.remaining_ms = lease.remaining_ms.min(1);
     }
     report
 }

@@ -10,11 +10,11 @@ use faultbed_common::{
     duration::Span,
     fault::HealPolicy,
     generation::{FaultRevision, Generation, Incarnation},
-    host_spec::{HostSpec, Launch, Limits, NodeSpec, Stop, StopBy, Wanted},
+    host_spec::{HostSpec, Launch, Limits, NodeSpec, Stop, StopBy, Terms, Wanted},
     name::NodeName,
     probe::{Ask, Probe},
     proxy_spec::{LinkEffect, LinkFault, Listener, ProxySpec},
-    session::Orders,
+    session::{LeaseAges, Orders},
     spec::OnCrash,
 };
 
@@ -79,6 +79,7 @@ pub(crate) fn host_spec(nodes: impl IntoIterator<Item = (NodeName, NodeSpec)>) -
         clusters: BTreeSet::from(["kv".parse().unwrap()]),
         nodes,
         wipe_removed: BTreeSet::new(),
+        terms: Terms::default(),
     }
 }
 
@@ -107,7 +108,7 @@ pub(crate) fn link_fault() -> LinkFault {
 }
 
 pub(crate) fn orders(spec: HostSpec) -> Orders {
-    Orders { spec, fault_ages_ms: BTreeMap::new() }
+    Orders { spec, fault_ages_ms: BTreeMap::new(), lease_ages: LeaseAges::default() }
 }
 
 pub(crate) fn probe() -> Probe {

@@ -1,4 +1,4 @@
-//! The thread that answers for connects: binds those to proxies of the lab to the node's address.
+//! The thread that answers for connects: binds those to proxies of the lab to what names the node.
 //!
 //! While it works on a call, the calling thread of the node waits, so it does nothing else: no file,
 //! no allocation, no lock but the one around a table that is swapped whole. Whatever happens, the
@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
     panic::{self, AssertUnwindSafe},
     sync::{
@@ -26,7 +26,8 @@ use rustix::{
 
 use super::{
     peer_memory::{RawAddress, read_address, read_message_address},
-    sockaddr::{DialTable, is_ours_to_bind, parse, source},
+    ports::Ports,
+    sockaddr::{DialTable, Source, bindable, parse},
 };
 use crate::node::records::IdentityRecord;
 
@@ -144,7 +145,7 @@ fn identity(record: &IdentityRecord, listener: Result<(), &str>) -> Identity {
 enum Outcome {
     /// No destination of ours, or nothing that will connect.
     NotOurs,
-    /// It dials from the private address.
+    /// It dials from the private address, or from a port of the block.
     Bound,
     /// The destination could not be read.
     Unread,
@@ -152,7 +153,7 @@ enum Outcome {
     NoDump,
     /// The program bound the socket to another address.
     AppBound,
-    /// The private address cannot be had: no free port, or not on this machine.
+    /// What names the node cannot be had: no free port, or no such address on this machine.
     NoPort,
 }
 
@@ -167,7 +168,8 @@ struct Call {
 /// Starts the thread. It ends when the last process under the filter has.
 pub(super) fn spawn(listener: OwnedFd, shared: Arc<Shared>, private: IpAddr) -> io::Result<()> {
     let threads = probe_pidfd_thread();
-    let mut desk = Desk { listener, shared, private, threads, callers: Callers::default() };
+    let (callers, ports) = (Callers::default(), Ports::open());
+    let mut desk = Desk { listener, shared, private, threads, callers, ports };
     let thread = std::thread::Builder::new().name("connects".to_owned()).stack_size(STACK_BYTES);
     thread.spawn(move || desk.serve()).map(drop)
 }
@@ -183,6 +185,7 @@ struct Desk {
     private: IpAddr,
     threads: bool,
     callers: Callers,
+    ports: Ports,
 }
 
 impl Desk {
@@ -220,11 +223,9 @@ impl Desk {
         };
         let Some(destination) = parse(raw.bytes()) else { return Outcome::NotOurs };
         let dials = self.shared.dials.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = dials.holds(&destination);
+        let source = dials.source(&destination);
         drop(dials);
-        if !ours {
-            return Outcome::NotOurs;
-        }
+        let Some(source) = source else { return Outcome::NotOurs };
         // A descriptor is an int: the upper half of the register is anything. None is negative.
         let Ok(number) = i32::try_from(call.arguments[0] & 0xffff_ffff) else {
             return Outcome::NotOurs;
@@ -233,10 +234,52 @@ impl Desk {
             // Asked after the descriptor was taken: then it was the caller's, and not that of
             // another process which got its thread's id.
             Ok(_) if !still_waits(&self.listener, call.id) => Outcome::NotOurs,
-            Ok(socket) => bind_source(&socket, self.private).unwrap_or(Outcome::NotOurs),
+            Ok(socket) => self.bind(&socket, source, destination).unwrap_or(Outcome::NotOurs),
             Err(Errno::PERM | Errno::ACCESS) => Outcome::NoDump,
             // No such descriptor, or no such thread any more: the kernel has the right answer.
             Err(_) => Outcome::NotOurs,
+        }
+    }
+
+    /// Binds a stream socket to what names the node where it dials to.
+    fn bind(
+        &mut self,
+        socket: &OwnedFd,
+        source: Source,
+        destination: SocketAddr,
+    ) -> Result<Outcome, Errno> {
+        if sockopt::socket_type(socket)? != SocketType::STREAM {
+            return Ok(Outcome::NotOurs);
+        }
+        let is_v6 = match sockopt::socket_domain(socket)? {
+            AddressFamily::INET => false,
+            AddressFamily::INET6 => true,
+            _ => return Ok(Outcome::NotOurs),
+        };
+        let own = getsockname(socket)?;
+        let own = SocketAddr::try_from(own).map_err(|_| Errno::AFNOSUPPORT)?;
+        let dials = self.shared.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ours = dials.is_ours_to_bind(own, self.private);
+        drop(dials);
+        if !is_ours {
+            return Ok(Outcome::AppBound);
+        }
+        let bound = match source {
+            Source::Private => bind_private(socket, self.private, is_v6),
+            Source::Far(_, None) => return Ok(Outcome::NoPort),
+            Source::Far(address, Some(block)) => {
+                self.ports.bind(socket, (address, block), destination, is_v6)
+            }
+        };
+        match bound {
+            Ok(()) => Ok(Outcome::Bound),
+            // Bound before: by us, for an earlier call on the same socket, or to a port of the
+            // program's own choice on every address.
+            Err(Errno::INVAL) if own.ip().is_unspecified() && own.port() != 0 => {
+                Ok(Outcome::AppBound)
+            }
+            Err(Errno::INVAL) => Ok(Outcome::NotOurs),
+            Err(_) => Ok(Outcome::NoPort),
         }
     }
 }
@@ -261,32 +304,12 @@ fn destination(call: &Call) -> io::Result<RawAddress> {
     }
 }
 
-/// Binds a stream socket to the private address, with the port left to the connect, so that the
-/// whole port range is there for each destination.
-fn bind_source(socket: &OwnedFd, private: IpAddr) -> Result<Outcome, Errno> {
-    if sockopt::socket_type(socket)? != SocketType::STREAM {
-        return Ok(Outcome::NotOurs);
-    }
-    let is_v6 = match sockopt::socket_domain(socket)? {
-        AddressFamily::INET => false,
-        AddressFamily::INET6 => true,
-        _ => return Ok(Outcome::NotOurs),
-    };
-    let own = getsockname(socket)?;
-    let own = std::net::SocketAddr::try_from(own).map_err(|_| Errno::AFNOSUPPORT)?;
-    if !is_ours_to_bind(own.ip(), private) {
-        return Ok(Outcome::AppBound);
-    }
-    let Some(address) = source(private, is_v6) else { return Ok(Outcome::NoPort) };
+/// Binds to the private address, with the port left to the connect, so that the whole port range is
+/// there for each destination.
+fn bind_private(socket: &OwnedFd, private: IpAddr, is_v6: bool) -> Result<(), Errno> {
+    let address = bindable(SocketAddr::new(private, 0), is_v6).ok_or(Errno::ADDRNOTAVAIL)?;
     bind_address_no_port(socket)?;
-    match bind(socket, &address) {
-        Ok(()) => Ok(Outcome::Bound),
-        // Bound before: by us, for an earlier call on the same socket, or to a port of the
-        // program's own choice on every address.
-        Err(Errno::INVAL) if own.ip().is_unspecified() && own.port() != 0 => Ok(Outcome::AppBound),
-        Err(Errno::INVAL) => Ok(Outcome::NotOurs),
-        Err(_) => Ok(Outcome::NoPort),
-    }
+    bind(socket, &address)
 }
 
 /// Pidfds of the threads that called last.

@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use faultbed_common::port_block::{FarDials, PortBlock};
+
 /// The most that is read of an address: a `sockaddr_in6`.
 pub(super) const ADDRESS_BYTES_MAX: usize = 28;
 
@@ -24,43 +26,68 @@ pub(super) fn parse(bytes: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, port))
 }
 
-/// The destinations that are proxies of the lab, and the source that dials to them get.
+/// Where a connect comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The node's private address, any port: the destination is on this machine.
+    Private,
+    /// The host's address; the block, where the node has one: the destination sees nothing else.
+    Far(IpAddr, Option<PortBlock>),
+}
+
+/// The destinations that are proxies of the lab, and the sources that dials to them get.
 #[derive(Debug, Default)]
 pub(super) struct DialTable {
-    sorted: Box<[SocketAddr]>,
+    near: Box<[SocketAddr]>,
+    far: Box<[SocketAddr]>,
+    address: Option<IpAddr>,
+    block: Option<PortBlock>,
 }
 
 impl DialTable {
     /// Takes the destinations over from the orders.
-    pub(super) fn new(dials: &BTreeSet<SocketAddr>) -> Self {
-        let mut sorted: Vec<_> = dials
-            .iter()
-            .map(|dial| SocketAddr::new(dial.ip().to_canonical(), dial.port()))
-            .collect();
-        sorted.sort_unstable();
-        Self { sorted: sorted.into() }
+    pub(super) fn new(near: &BTreeSet<SocketAddr>, far: Option<&FarDials>) -> Self {
+        let sorted = |dials: &BTreeSet<SocketAddr>| {
+            let canonical =
+                |dial: &SocketAddr| SocketAddr::new(dial.ip().to_canonical(), dial.port());
+            let mut sorted: Vec<_> = dials.iter().map(canonical).collect();
+            sorted.sort_unstable();
+            sorted.into()
+        };
+        Self {
+            near: sorted(near),
+            far: far.map(|far| sorted(&far.dials)).unwrap_or_default(),
+            address: far.map(|far| far.address.to_canonical()),
+            block: far.and_then(|far| far.block),
+        }
     }
 
-    /// Whether connects to this (canonical) destination are to be bound.
-    pub(super) fn holds(&self, destination: &SocketAddr) -> bool {
-        self.sorted.binary_search(destination).is_ok()
+    /// Where connects to this (canonical) destination come from; `None` where that is not ours.
+    pub(super) fn source(&self, destination: &SocketAddr) -> Option<Source> {
+        if self.near.binary_search(destination).is_ok() {
+            return Some(Source::Private);
+        }
+        self.far.binary_search(destination).ok()?;
+        self.address.map(|address| Source::Far(address, self.block))
+    }
+
+    /// Whether a socket's own address leaves it to us to bind: not set yet, or set by us before, for
+    /// an earlier connect to anywhere.
+    pub(super) fn is_ours_to_bind(&self, own: SocketAddr, private: IpAddr) -> bool {
+        let address = own.ip().to_canonical();
+        let in_block = self.block.is_some_and(|block| block.holds(own.port()));
+        address.is_unspecified() || address == private || self.address == Some(address) && in_block
     }
 }
 
-/// The address to bind a socket of this family to, so that it dials from `private`; `None` where a
+/// The address to bind a socket of this family to, so that it dials from `address`; `None` where a
 /// socket of the family cannot.
-pub(super) fn source(private: IpAddr, socket_is_v6: bool) -> Option<SocketAddr> {
-    match (private, socket_is_v6) {
-        (IpAddr::V4(v4), true) => Some(SocketAddr::new(v4.to_ipv6_mapped().into(), 0)),
+pub(super) fn bindable(address: SocketAddr, socket_is_v6: bool) -> Option<SocketAddr> {
+    match (address.ip(), socket_is_v6) {
+        (IpAddr::V4(v4), true) => Some(SocketAddr::new(v4.to_ipv6_mapped().into(), address.port())),
         (IpAddr::V6(_), false) => None,
-        _ => Some(SocketAddr::new(private, 0)),
+        _ => Some(address),
     }
-}
-
-/// Whether a socket's own address leaves it to us to bind: not set yet, or set by us before.
-pub(super) fn is_ours_to_bind(own: IpAddr, private: IpAddr) -> bool {
-    let own = own.to_canonical();
-    own.is_unspecified() || own == private
 }
 
 #[cfg(test)]
@@ -99,17 +126,39 @@ mod tests {
 
     #[test]
     fn mapped_addresses_are_what_they_map() {
-        let table = DialTable::new(&["127.77.1.1:2379".parse().unwrap()].into());
+        let table = DialTable::new(&["127.77.1.1:2379".parse().unwrap()].into(), None);
         let plain = parse(&v4([127, 77, 1, 1], 2379)).unwrap();
         let mapped = parse(&v6("::ffff:127.77.1.1".parse().unwrap(), 2379)).unwrap();
         assert_eq!(plain, mapped);
-        assert!(table.holds(&plain));
-        assert!(!table.holds(&parse(&v4([127, 77, 1, 1], 2380)).unwrap()));
-        assert!(!table.holds(&parse(&v6(Ipv6Addr::LOCALHOST, 2379)).unwrap()));
+        assert_eq!(table.source(&plain), Some(Source::Private));
+        assert_eq!(table.source(&parse(&v4([127, 77, 1, 1], 2380)).unwrap()), None);
+        assert_eq!(table.source(&parse(&v6(Ipv6Addr::LOCALHOST, 2379)).unwrap()), None);
+        let private = "127.128.128.5:7".parse().unwrap();
+        assert_eq!(bindable(private, false).unwrap().to_string(), "127.128.128.5:7");
+        assert_eq!(bindable(private, true).unwrap().to_string(), "[::ffff:127.128.128.5]:7");
+        assert_eq!(bindable("[::1]:7".parse().unwrap(), false), None);
+    }
+
+    #[test]
+    fn what_is_on_another_host_is_dialled_from_the_block_and_what_we_bound_stays_ours() {
+        let far = FarDials {
+            address: "10.0.0.1".parse().unwrap(),
+            block: Some(PortBlock { first: 10240, count: 8 }),
+            dials: ["10.0.0.2:2379".parse().unwrap()].into(),
+        };
+        let table = DialTable::new(&["10.0.0.1:2379".parse().unwrap()].into(), Some(&far));
+        let source = |text: &str| table.source(&text.parse().unwrap());
+        assert_eq!(source("10.0.0.1:2379"), Some(Source::Private));
+        assert_eq!(source("10.0.0.2:2379"), Some(Source::Far(far.address, far.block)));
+        assert_eq!(source("10.0.0.2:22"), None);
         let private = "127.128.128.5".parse().unwrap();
-        assert_eq!(source(private, false).unwrap().to_string(), "127.128.128.5:0");
-        assert_eq!(source(private, true).unwrap().to_string(), "[::ffff:127.128.128.5]:0");
-        assert_eq!(source("::1".parse().unwrap(), false), None);
+        let ours = |own: &str| table.is_ours_to_bind(own.parse().unwrap(), private);
+        for own in ["0.0.0.0:0", "[::]:0", "127.128.128.5:40000", "[::ffff:10.0.0.1]:10247"] {
+            assert!(ours(own), "{own}");
+        }
+        for own in ["10.0.0.1:10248", "127.0.0.1:10240", "10.0.0.9:10240"] {
+            assert!(!ours(own), "{own}");
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ fn kv(lab: &Lab) -> HostSpec {
         last_index: BTreeMap::new(),
         been_ready: Default::default(),
         token: "try-kv".to_owned(),
+        lease: None,
     };
     let name = "kv".parse().unwrap();
     faultbed_common::place::place(&all, &name, &mut cluster, &BTreeMap::new()).unwrap();

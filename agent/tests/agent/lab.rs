@@ -120,6 +120,7 @@ impl Lab {
             clusters: Default::default(),
             wipe_removed: Default::default(),
             proxy: ProxySpec::default(),
+            terms: Default::default(),
         };
         let mut lab = Self {
             dir: tempfile::tempdir().unwrap(),
@@ -221,7 +222,11 @@ impl Lab {
         self.spec.generation = self.spec.generation.next();
         self.spec.proxy.generation = self.spec.generation;
         self.spec.proxy.listeners = self.spec.nodes.iter().flat_map(listeners).collect();
-        let orders = Orders { spec: self.spec.clone(), fault_ages_ms: BTreeMap::new() };
+        let orders = Orders {
+            spec: self.spec.clone(),
+            fault_ages_ms: BTreeMap::new(),
+            lease_ages: Default::default(),
+        };
         self.send(orders);
     }
 

@@ -4,6 +4,7 @@
 
 mod etcd;
 mod lab;
+mod reload;
 mod upgrade;
 
 use faultbed_common::{
@@ -283,7 +284,11 @@ fn older_orders_are_refused_with_the_reason() {
     let mut old = lab.spec.clone();
     old.generation.0 = 1;
     old.nodes.clear();
-    lab.send(faultbed_common::session::Orders { spec: old, fault_ages_ms: Default::default() });
+    lab.send(faultbed_common::session::Orders {
+        spec: old,
+        fault_ages_ms: Default::default(),
+        lease_ages: Default::default(),
+    });
     let report = lab.wait("refused", |report| !report.stuck.is_empty());
     assert!(report.stuck[0].contains("generation 2 was accepted before"), "{report:#?}");
     assert_eq!(lab.node("kv-1").unwrap().observed, NodeState::Ready);

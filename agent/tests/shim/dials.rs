@@ -19,7 +19,7 @@ use crate::lab::{self, Lab, Run, eventually};
 const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 128, 128, 5));
 
 /// A node that is this test binary as a helper.
-fn dialler(lab: &Lab, verb: &str, arguments: &[&str]) -> LaunchSpec {
+pub(crate) fn dialler(lab: &Lab, verb: &str, arguments: &[&str]) -> LaunchSpec {
     let command = lab::helper(verb, arguments);
     let mut spec = lab.spec("");
     let text = |text: &std::ffi::OsStr| text.to_str().unwrap().to_owned();
@@ -30,7 +30,7 @@ fn dialler(lab: &Lab, verb: &str, arguments: &[&str]) -> LaunchSpec {
 }
 
 fn orders(dials: &[SocketAddr]) -> ShimOrders {
-    ShimOrders { dials: dials.iter().copied().collect(), pause: None }
+    ShimOrders { dials: dials.iter().copied().collect(), ..ShimOrders::default() }
 }
 
 fn listener(address: &str) -> (TcpListener, SocketAddr) {
@@ -151,7 +151,10 @@ fn what_the_kernel_refuses_it_refuses_as_ever() {
 
 /// In the node: dials in the way that `verb` says.
 pub(crate) fn helper(verb: &str, arguments: &[String]) {
-    let targets: Vec<SocketAddr> = arguments.iter().map(|text| text.parse().unwrap()).collect();
+    let (counts, targets): (Vec<&String>, _) =
+        arguments.iter().partition(|text| text.parse::<u32>().is_ok());
+    let count: u32 = counts.first().map_or(1, |text| text.parse().unwrap());
+    let targets: Vec<SocketAddr> = targets.iter().map(|text| text.parse().unwrap()).collect();
     let target = targets[0];
     let stream =
         |family| socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -199,6 +202,25 @@ pub(crate) fn helper(verb: &str, arguments: &[String]) {
             drop(socket);
             std::thread::sleep(std::time::Duration::from_millis(5));
         },
+        "dial-many" => {
+            for _ in 0..count {
+                let socket = stream(family(target));
+                connect(&socket, &target).unwrap();
+                rustix::net::shutdown(&socket, rustix::net::Shutdown::Write).unwrap();
+                assert_eq!(rustix::io::read(&socket, &mut [0; 8]).unwrap(), 0);
+            }
+        }
+        "dial-and-hold" => {
+            let open = |target: SocketAddr| {
+                let socket = stream(family(target));
+                connect(&socket, &target).unwrap();
+                socket
+            };
+            let held: Vec<_> = (0..count).map(|_| open(target)).collect();
+            let _other = targets.get(1).map(|target| open(*target));
+            std::thread::park();
+            drop(held);
+        }
         "dial-again" => {
             let socket = stream(family(target));
             assert_eq!(connect(&socket, &target), Err(rustix::io::Errno::CONNREFUSED));

@@ -8,11 +8,12 @@ use crate::{
         fault::read_fault,
         walk::{Item, Section},
     },
+    lab::check_label,
     name::HostName,
     port_block::BLOCK_MAX,
     spec::{
-        COUNT_MAX, ClusterSpec, HOSTS_DEFAULT, HOSTS_MAX, HostSection, LabFile, LabSection,
-        NodeOverride, OnCrash, RoleSpec,
+        COUNT_MAX, ClusterSpec, HOSTS_MAX, HostSection, LabFile, LabSection, NodeOverride, OnCrash,
+        RoleSpec,
     },
 };
 
@@ -20,7 +21,7 @@ use crate::{
 pub(super) fn read_lab(root: &Section<'_>, checks: &Checks) -> LabFile {
     let lab = root.get("lab").and_then(|item| Some(read_lab_section(&item.section()?)));
     let lab = lab.unwrap_or_default();
-    let hosts = Hosts { count: lab.hosts.unwrap_or(HOSTS_DEFAULT) };
+    let hosts = Hosts { count: lab.hosts };
     let file = LabFile {
         host: read_table(root, "host", |item| {
             hosts.check(&item.name, &item.key_span, item);
@@ -55,13 +56,15 @@ where
 
 fn read_lab_section(section: &Section<'_>) -> LabSection {
     let hosts = section.get("hosts").and_then(|item| item.number(1, HOSTS_MAX.into(), None));
+    let dead_man = section.get("dead_man").and_then(|item| item.duration());
     section.finish();
-    LabSection { hosts: hosts.and_then(|hosts| u32::try_from(hosts).ok()) }
+    LabSection { hosts: hosts.and_then(|hosts| u32::try_from(hosts).ok()), dead_man }
 }
 
-/// The simulated hosts of the file's lab: `h1`, `h2` and so on.
+/// The simulated hosts of the file's lab: `h1`, `h2` and so on. `None` where it does not say how
+/// many: then it may be the file of a lab whose hosts joined.
 struct Hosts {
-    count: u32,
+    count: Option<u32>,
 }
 
 impl Hosts {
@@ -69,10 +72,10 @@ impl Hosts {
     /// that joined, which no file knows.
     fn check(&self, name: &str, span: &Range<usize>, item: &Item<'_>) {
         let number = name.strip_prefix('h').and_then(|digits| digits.parse::<u32>().ok());
-        if number.is_none_or(|number| (1..=self.count).contains(&number)) {
+        let (Some(number), Some(last)) = (number, self.count) else { return };
+        if (1..=last).contains(&number) {
             return;
         }
-        let last = self.count;
         let message = format!("there is no host {name:?}; the lab has h1 to h{last}");
         item.wrong_at(span, message, Some("[lab] hosts says how many".to_owned()));
     }
@@ -84,8 +87,8 @@ fn read_host(item: &Item<'_>) -> Option<HostSection> {
     let table = section.get("labels").and_then(|item| item.section());
     for label in table.iter().flat_map(Section::items) {
         let Some(value) = label.text() else { continue };
-        if [&label.name, value].iter().any(|text| text.contains([',', '=', '\n'])) {
-            label.wrong("a label cannot hold ',', '=' or a line break", None);
+        if let Err(why) = check_label(&label.name, value) {
+            label.wrong(why, None);
             continue;
         }
         labels.insert(label.name.clone(), value.to_owned());
@@ -107,6 +110,7 @@ fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
     let on_crash = section
         .get("on_crash")
         .and_then(|item| item.choice(&[("stay", OnCrash::Stay), ("restart", OnCrash::Restart)]));
+    let lease = section.get("lease").and_then(|item| item.duration());
     let mut roles = BTreeMap::new();
     for role in section.rest() {
         // What is no table cannot be a role: it is a mistyped field.
@@ -126,7 +130,7 @@ fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
         }
     }
     let blueprint = blueprint?.filled_text()?.to_owned();
-    Some(ClusterSpec { blueprint, on_crash, roles })
+    Some(ClusterSpec { blueprint, on_crash, lease, roles })
 }
 
 fn read_role(section: &Section<'_>, hosts: &Hosts) -> RoleSpec {

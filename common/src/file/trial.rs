@@ -12,7 +12,7 @@ use crate::{
     file::{blueprint::Written, walk::Problems},
     generation::Generation,
     jinja,
-    lab::{Cluster, Host, Lab, Means, Origin},
+    lab::{Cluster, Host, Lab, Means, Origin, Settings},
     name::{ClusterName, NodeName, RoleName},
     nearest, place,
     render::Scene,
@@ -98,6 +98,8 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
+        settings: Settings::default(),
+        removed_hosts: BTreeMap::new(),
     };
     let mut cluster = Cluster {
         spec: ClusterSpec::default(),
@@ -107,6 +109,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         last_index: BTreeMap::new(),
         been_ready: BTreeSet::new(),
         token: "sample".to_owned(),
+        lease: None,
     };
     for more in [0, 1] {
         let roles = blueprint.roles.iter().map(|(role, rule)| {

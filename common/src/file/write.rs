@@ -21,6 +21,7 @@ pub fn to_toml_cluster(name: &ClusterName, spec: &ClusterSpec) -> String {
         OnCrash::Restart => text("restart"),
     });
     field(&mut out, "on_crash", on_crash);
+    field(&mut out, "lease", quoted(spec.lease));
     for (role, spec) in &spec.roles {
         let _ = write!(out, "\n[cluster.{name}.{role}]\n{}", RoleText(spec));
     }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    lab::{Cluster, Lab},
+    lab::{Cluster, Host, Lab},
     name::{ClusterName, HostName, RoleName},
     nearest,
 };
 
-/// The hosts that `hosts = […]` of a role allows; all where nothing is said.
+/// The hosts that `hosts = […]` of a role allows; all where nothing is said. Drained ones are among
+/// them: see [`open`].
 ///
 /// # Errors
 /// A host or a label that the lab does not have.
@@ -33,6 +34,36 @@ pub(super) fn allowed<'a>(
         }
     }
     Ok(hosts)
+}
+
+/// Those of `allowed` that new nodes may come to.
+///
+/// # Errors
+/// All of them are drained.
+pub(super) fn open<'a>(
+    lab: &'a Lab,
+    allowed: &BTreeSet<&'a HostName>,
+) -> Result<BTreeSet<&'a HostName>, String> {
+    let is_open = |host: &&HostName| check_open(lab, host).is_ok();
+    let open: BTreeSet<&HostName> = allowed.iter().copied().filter(is_open).collect();
+    match allowed.first() {
+        Some(first) if open.is_empty() => {
+            let all = join(allowed);
+            Err(format!("no new node may go to {all}: drained; `faultbed host undrain {first}`"))
+        }
+        Some(_) | None => Ok(open),
+    }
+}
+
+/// # Errors
+/// The host is drained.
+pub(super) fn check_open(lab: &Lab, host: &HostName) -> Result<(), String> {
+    match lab.hosts.get(host) {
+        Some(Host { drained: true, .. }) => Err(format!(
+            "no new node may go to {host}: it is drained; `faultbed host undrain {host}`"
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The host of the lab that is called so.

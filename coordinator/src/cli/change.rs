@@ -186,8 +186,29 @@ fn told(request: &EditRequest, reply: &EditReply) -> String {
     {
         lines.push(format!("set      {field}; no node restarts"));
     }
+    if reply.changed {
+        lines.extend(host_told(&request.edit));
+    }
     lines.extend(reply.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
+}
+
+/// What was done to a host.
+fn host_told(edit: &Edit) -> Option<String> {
+    match edit {
+        Edit::DrainHost { name, drained: true } => Some(format!("drained  host {name}")),
+        Edit::DrainHost { name, drained: false } => {
+            Some(format!("open     host {name} takes nodes again"))
+        }
+        Edit::RemoveHost { name, .. } => Some(format!("removed  host {name}")),
+        Edit::LabelHost { name, set, unset } => {
+            let given = set.iter().map(|(key, value)| format!("{key}={value}"));
+            let words: Vec<String> =
+                given.chain(unset.iter().map(|key| format!("{key}-"))).collect();
+            Some(format!("labelled host {name}: {}", words.join(" ")))
+        }
+        _ => None,
+    }
 }
 
 /// `, for 10m; end it with: faultbed heal split`.
@@ -210,7 +231,10 @@ fn touches_nodes(edit: &Edit) -> bool {
         | Edit::StartCluster { .. }
         | Edit::DeleteCluster { .. }
         | Edit::Node { .. }
-        | Edit::Set { .. } => true,
+        | Edit::RemoveHost { .. }
+        | Edit::Set { .. }
+        | Edit::Remove { .. } => true,
+        Edit::DrainHost { .. } | Edit::LabelHost { .. } | Edit::LabLease { .. } => false,
         Edit::Inject { .. } | Edit::Heal { .. } | Edit::DeleteFault { .. } => false,
     }
 }
@@ -276,7 +300,12 @@ fn fault_goals(edit: &Edit, reply: &EditReply) -> Vec<Goal> {
         Edit::StartCluster { .. }
         | Edit::DeleteCluster { .. }
         | Edit::Node { .. }
-        | Edit::Set { .. } => Vec::new(),
+        | Edit::LabLease { .. }
+        | Edit::DrainHost { .. }
+        | Edit::RemoveHost { .. }
+        | Edit::LabelHost { .. }
+        | Edit::Set { .. }
+        | Edit::Remove { .. } => Vec::new(),
     }
 }
 

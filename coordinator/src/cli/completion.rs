@@ -99,6 +99,11 @@ pub fn clusters() -> Vec<CompletionCandidate> {
     candidates(status().into_iter().flat_map(|s| s.clusters).map(|c| c.name.to_string()))
 }
 
+/// Hosts.
+pub fn hosts() -> Vec<CompletionCandidate> {
+    candidates(status().into_iter().flat_map(|s| s.hosts).map(|host| host.name.to_string()))
+}
+
 /// Clusters and faults.
 pub fn objects() -> Vec<CompletionCandidate> {
     let mut words = clusters();
@@ -129,7 +134,16 @@ pub fn distributions() -> Vec<CompletionCandidate> {
 
 /// Fields of `set`.
 pub fn fields() -> Vec<CompletionCandidate> {
-    candidates(["path=", "config=", "args=", "env.", "on_crash=stay", "on_crash=restart", "count="])
+    candidates([
+        "path=",
+        "config=",
+        "args=",
+        "env.",
+        "on_crash=stay",
+        "on_crash=restart",
+        "lease=",
+        "count=",
+    ])
 }
 
 /// Words of conditions.

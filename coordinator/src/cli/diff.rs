@@ -46,7 +46,7 @@ fn object(change: &ObjectChange) -> String {
         (Some(_), Some(_)) => ("~", Tone::Warn),
     };
     let mut lines = vec![tone(format!("{sign} {kind} {name}"), mood)];
-    let header = format!("[{kind}.{name}]");
+    let header = if kind == "lab" { "[lab]".to_owned() } else { format!("[{kind}.{name}]") };
     let body = |text: &Option<String>| {
         let text = text.as_deref().unwrap_or_default().trim();
         // The line above says this already.

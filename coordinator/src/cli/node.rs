@@ -1,5 +1,6 @@
 //! Verbs on nodes: start, stop, restart, kill, pause, resume, wipe, set, upgrade.
 
+pub mod rolling;
 pub mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +76,7 @@ pub struct SetArgs {
     /// `kv-2`, `db/tikv` or `kv`
     #[arg(value_name = "TARGET", add = ArgValueCandidates::new(completion::targets))]
     target: String,
-    /// `path=…`, `config=FILE`, `args=…`, `env.NAME=…`, `on_crash=stay|restart`, `count=N`
+    /// `path=…`, `config=FILE`, `args=…`, `env.NAME=…`, `on_crash=stay|restart`, `lease=24h`, `count=N`
     #[arg(value_name = "FIELD=VALUE", add = ArgValueCandidates::new(completion::fields))]
     assignment: String,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! `get KIND [NAME]` and `delete KIND NAME`: objects as they were accepted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::ValueEnum;
 use clap_complete::ArgValueCandidates;
@@ -137,9 +137,12 @@ pub async fn get(session: &Session, args: &GetArgs) -> Outcome {
         },
         Shape::Toml => {
             let mut text = to_toml(&Value::Object(document))?;
-            text = with_ends(&text, &lab);
+            text = with_owners(&with_ends(&text, &lab), &lab);
             if of == Kind::Lab {
-                text = format!("[lab]\nhosts = {}\n\n{text}", lab.hosts.len());
+                let dead_man = lab.settings.dead_man;
+                let dead_man = dead_man.map(|span| format!("dead_man = \"{span}\"\n"));
+                let dead_man = dead_man.unwrap_or_default();
+                text = format!("[lab]\nhosts = {}\n{dead_man}\n{text}", lab.hosts.len());
             }
             output::data(text.trim_end())?;
         }
@@ -190,6 +193,26 @@ fn with_ends(text: &str, lab: &Lab) -> String {
         let fault = name.and_then(|name| lab.faults.iter().find(|(n, _)| n.as_str() == name));
         if let Some(how) = fault.and_then(|(_, fault)| ending(fault)) {
             lines.push(format!("# over: {how}"));
+        }
+        lines.push(line.to_owned());
+    }
+    lines.join("\n")
+}
+
+/// Says whose each object is, where more than one person has something in the lab.
+fn with_owners(text: &str, lab: &Lab) -> String {
+    let of_clusters =
+        lab.clusters.iter().map(|(name, there)| (format!("[cluster.{name}]"), &there.origin.owner));
+    let of_faults =
+        lab.faults.iter().map(|(name, there)| (format!("[fault.{name}]"), &there.origin.owner));
+    let owners: BTreeMap<String, &String> = of_clusters.chain(of_faults).collect();
+    if owners.values().collect::<BTreeSet<_>>().len() < 2 {
+        return text.to_owned();
+    }
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if let Some(owner) = owners.get(line) {
+            lines.push(format!("# owner: {owner}"));
         }
         lines.push(line.to_owned());
     }
@@ -302,6 +325,8 @@ mod tests {
             resolved: Default::default(),
             revision: Default::default(),
             origin: Origin { owner: "ann".to_owned(), by: Means::Verb },
+            everyone: false,
+            ended_because: None,
         };
         let mut lab = Lab::new("dev".parse().unwrap(), 1);
         lab.faults.insert("split".parse().unwrap(), over);

@@ -8,6 +8,7 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use faultbed_common::{
     blueprint::Blueprint,
+    duration::Span,
     edit::Edit,
     name::{ClusterName, RoleName},
     spec::{COUNT_MAX, ClusterSpec, OnCrash, RoleSpec},
@@ -58,6 +59,9 @@ struct StartClusterArgs {
     /// What a crash means: `stay` down as a finding, or `restart` with back-off
     #[arg(long, value_name = "stay|restart", value_parser = parse_on_crash)]
     on_crash: Option<OnCrash>,
+    /// Its hosts stop it after this long; given again, its time begins anew
+    #[arg(long, allow_hyphen_values = true, value_name = "DURATION")]
+    lease: Option<Span>,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -67,6 +71,7 @@ const EXAMPLES: &str = "\
 Examples:
   faultbed start cluster --etcd.count 3
   faultbed start cluster --name kv --etcd.path ./bin/etcd --etcd.arg=--snapshot-count=1000
+  faultbed start cluster --name kv --etcd.count 3 --lease 12h
   faultbed start cluster --blueprint ./mykv.toml --mykv.count 5 --plan";
 
 fn parse_on_crash(text: &str) -> Result<OnCrash, String> {
@@ -204,7 +209,12 @@ async fn start_cluster(
         args.name.as_deref().unwrap_or(blueprint.name.as_str()).parse().map_err(|e| {
             Failure::refused(format!("{e}")).next("faultbed start cluster --name kv …")
         })?;
-    let spec = ClusterSpec { blueprint: blueprint_name.clone(), on_crash: args.on_crash, roles };
+    let spec = ClusterSpec {
+        blueprint: blueprint_name.clone(),
+        on_crash: args.on_crash,
+        lease: args.lease,
+        roles,
+    };
     if let Some((role, problem)) = lab_file::missing_programs(&spec, blueprint).into_iter().next() {
         let next = format!("faultbed start cluster --{role}.path ./PROGRAM …");
         return Err(problem.failure().next(next));

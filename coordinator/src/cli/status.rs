@@ -83,7 +83,7 @@ pub fn overview(status: &Status) -> String {
         parts.push(tables::nodes(status));
     }
     if !status.faults.is_empty() {
-        parts.push(tables::faults(&status.faults));
+        parts.push(tables::faults(&status.faults, tables::has_several_owners(status)));
     }
     let problems = problems(status);
     if !problems.is_empty() {
@@ -116,9 +116,13 @@ fn headline(status: &Status) -> String {
         up,
         status.hosts.len(),
     );
+    line.push_str(&words::lab_lease(status.lease.as_ref()));
+    let several = tables::has_several_owners(status);
     for cluster in &status.clusters {
         let (word, mood) = words::cluster(cluster.state);
-        line.push_str(&format!(" · {} {}", cluster.name, tone(word, mood)));
+        let of = if several { format!(" of {}", cluster.owner) } else { String::new() };
+        line.push_str(&format!(" · {}{of} {}", cluster.name, tone(word, mood)));
+        line.push_str(&words::lease(cluster.lease.as_ref()));
     }
     line
 }

@@ -29,10 +29,12 @@ pub(crate) fn three_nodes() -> Status {
             blueprint: "etcd".into(),
             owner: "ann".into(),
             state: ClusterState::Ready,
+            lease: None,
         }],
         nodes: (1..=3).map(node).collect(),
         faults: Vec::new(),
         bypasses: Vec::new(),
+        lease: None,
     }
 }
 
@@ -41,6 +43,7 @@ fn host(number: u8) -> HostStatus {
         name: format!("h{number}").parse().unwrap(),
         address: format!("127.77.1.{number}"),
         labels: BTreeMap::new(),
+        drained: false,
         state: HostState::Up,
         generation: Generation(4),
         version: "0.1.0".into(),

@@ -15,6 +15,7 @@ use super::edit::{
     Asked, Decision,
     change::Change,
     fault::{check_grade, not_ready},
+    lease,
 };
 
 /// The next automatic change, if one is due. Called after every change of lab or reports and
@@ -24,6 +25,7 @@ pub fn due(lab: &Lab, reports: &Reports, asked: &Asked) -> Option<Decision> {
     let mut change = Change::new(lab, reports, asked);
     let mut done = Vec::new();
     open_gates(&mut change, &mut done);
+    lease::end_those_over(&mut change, &mut done);
     let names: Vec<FaultName> = change.lab.faults.keys().cloned().collect();
     for name in names {
         let Some(mut fault) = change.lab.faults.get(&name).cloned() else { continue };
@@ -42,7 +44,7 @@ pub fn due(lab: &Lab, reports: &Reports, asked: &Asked) -> Option<Decision> {
 /// When a change becomes due by time alone.
 #[must_use]
 pub fn next_at_unix_ms(lab: &Lab) -> Option<u64> {
-    lab.faults.values().filter_map(ends_at).min()
+    lab.faults.values().filter_map(ends_at).chain(lease::next_end(lab)).min()
 }
 
 /// When a fault in force is over.

@@ -13,11 +13,13 @@ mod diff;
 pub(super) mod fault;
 mod hand;
 mod host;
+pub(super) mod lease;
 mod node;
+mod remove;
 mod set;
 
 use change::Change;
-pub use host::host_joins;
+pub use host::{host_admitted, host_joins, removed};
 
 /// A change that was decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,8 +90,16 @@ pub fn decide(
             set::set(&mut change, targets, field, value)?;
             format!("set {} {field}={value}", targets.join(","))
         }
+        Edit::Remove { targets } => {
+            remove::remove(&mut change, targets)?;
+            format!("remove {}", targets.join(","))
+        }
         Edit::Inject { name, spec } => fault::inject(&mut change, name.as_ref(), spec)?,
         Edit::Heal { faults } => fault::heal(&mut change, faults)?,
+        Edit::LabLease { lasts } => lease::lab(&mut change, *lasts),
+        Edit::DrainHost { name, drained } => host::drain(&mut change, name, *drained)?,
+        Edit::RemoveHost { name, force } => host::remove(&mut change, name, *force)?,
+        Edit::LabelHost { name, set, unset } => host::label(&mut change, name, set, unset)?,
         Edit::DeleteFault { name } => {
             fault::delete(&mut change, name)?;
             format!("delete fault {name}")

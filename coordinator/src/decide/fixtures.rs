@@ -1,6 +1,6 @@
 //! Labs, reports and requests for the tests of decisions.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use faultbed_common::{
     edit::{Edit, EditRequest, NodeVerb},
@@ -32,7 +32,7 @@ pub(super) struct World {
 pub(super) fn empty() -> World {
     let mut lab = Lab::new("dev".parse().unwrap(), 5);
     for n in 1..=3_u8 {
-        let host = Host::new([127, 77, 5, n].into(), PathBuf::from(format!("/lab/h{n}")));
+        let host = Host::new([127, 77, 5, n].into(), format!("/lab/h{n}").into());
         lab.hosts.insert(format!("h{n}").parse().unwrap(), host);
     }
     World { lab, reports: Reports::new(), by: "ada".to_owned(), everyone: false, now: 1_000_000 }

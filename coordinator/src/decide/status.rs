@@ -15,6 +15,7 @@ use faultbed_common::{
 
 mod evidence;
 mod fault;
+mod lease;
 mod leftover;
 mod node;
 mod progress;
@@ -74,8 +75,9 @@ pub fn status(
         pending: progress.pending,
         stuck: progress.stuck,
         hosts: lab.hosts.keys().map(|name| host(&view, name)).collect(),
-        clusters: lab.clusters.iter().map(|(name, c)| cluster(name, c, &nodes)).collect(),
+        clusters: lab.clusters.iter().map(|(name, c)| cluster(&view, name, c, &nodes)).collect(),
         bypasses: bypasses(&view),
+        lease: lab.settings.lease.as_ref().map(|held| lease::of_lab(&view, held)),
         nodes,
         faults,
     }
@@ -89,6 +91,7 @@ fn host(view: &View<'_>, name: &HostName) -> HostStatus {
         address: accepted.map(|host| host.address.to_string()).unwrap_or_default(),
         labels: accepted.map(|host| host.labels.clone()).unwrap_or_default(),
         state: if view.up(name).is_some() { HostState::Up } else { HostState::Down },
+        drained: accepted.is_some_and(|host| host.drained),
         generation: seen.map_or(Generation::default(), |seen| seen.report.generation),
         version: seen.map(|seen| seen.report.version.clone()).unwrap_or_default(),
         seen_age_ms: seen.map(|seen| seen.age_ms),
@@ -116,7 +119,12 @@ fn warnings(proxy: &ProxyReport) -> Vec<String> {
     [refused, unknown, outdated].into_iter().flatten().collect()
 }
 
-fn cluster(name: &ClusterName, cluster: &Cluster, nodes: &[NodeStatus]) -> ClusterStatus {
+fn cluster(
+    view: &View<'_>,
+    name: &ClusterName,
+    cluster: &Cluster,
+    nodes: &[NodeStatus],
+) -> ClusterStatus {
     let mut running = nodes
         .iter()
         .filter(|node| node.cluster == *name && node.wanted == Wanted::Running)
@@ -135,6 +143,7 @@ fn cluster(name: &ClusterName, cluster: &Cluster, nodes: &[NodeStatus]) -> Clust
         blueprint: cluster.blueprint.name.to_string(),
         owner: cluster.origin.owner.clone(),
         state,
+        lease: cluster.lease.as_ref().map(|held| lease::of_cluster(view, name, held)),
     }
 }
 

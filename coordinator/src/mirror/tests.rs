@@ -37,9 +37,9 @@ pub(super) async fn start(store: &Arc<dyn Store>) -> Arc<MirrorHandle> {
 pub(super) fn next(before: &Lab, says: &str) -> (Lab, HistoryEntry) {
     let mut lab = before.clone();
     lab.generation = before.generation.next();
-    let labels = [("says".to_owned(), says.to_owned())].into();
-    let address = "127.77.7.1".parse().unwrap();
-    lab.hosts.insert(host("h1"), Host { labels, ..Host::new(address, "/h1".into()) });
+    let mut h1 = Host::new("127.77.7.1".parse().unwrap(), "/h1".into());
+    h1.relabel(|said| said.file = [("says".to_owned(), says.to_owned())].into());
+    lab.hosts.insert(host("h1"), h1);
     let entry = HistoryEntry {
         generation: lab.generation,
         at_unix_ms: 1,

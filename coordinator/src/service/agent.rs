@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
     compile::compile,
-    lab::{Host, Lab, Phase},
+    lab::{Host, Lab, Lease, Phase},
     logs::{LogBatch, LogRequest},
     name::{FaultName, HostName},
     report::HostReport,
-    session::{Hello, Orders},
+    session::{Hello, LeaseAges, Orders},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
 use futures::Stream;
@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::decode;
 use crate::{
     chore::AUTOMATIC,
-    decide::edit::host_joins,
+    decide::edit::{host_joins, removed},
     editor::{Editor, asked, unix_ms},
     mirror::{MirrorHandle, Published},
     sessions::Sessions,
@@ -72,6 +72,9 @@ impl Agent for AgentService {
                 hello.host, hello.lab
             )));
         }
+        if let Some(why) = removed(&self.mirror.now().lab, &hello.host) {
+            return Ok(Response::new(farewell(why)));
+        }
         self.register(&hello).await?;
         let (id, log_requests) = self.sessions.enter(&hello.host);
         info!(host = %hello.host, address = %hello.address, "agent connected");
@@ -81,6 +84,12 @@ impl Agent for AgentService {
         tokio::spawn(session.run(incoming, log_requests, send));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
     }
+}
+
+/// Told to the agent of a host that was removed: nothing else, so that it tries no more.
+fn farewell(why: String) -> ToAgents {
+    let message = ToAgent { kind: Some(to_agent::Kind::Removed(why)) };
+    Box::pin(tokio_stream::once(Ok(message)))
 }
 
 async fn read_hello(incoming: &mut Streaming<FromAgent>) -> Result<Hello, Status> {
@@ -254,8 +263,15 @@ impl Session {
             }
         };
         *sent = Some(seen.lab.generation);
+        if let Some(why) = removed(&seen.lab, &self.host) {
+            let kind = Some(to_agent::Kind::Removed(why));
+            send.send(Ok(ToAgent { kind })).await.ok();
+            return false;
+        }
         let Some(spec) = specs.get(&self.host).cloned() else { return true };
-        let orders = Orders { spec, fault_ages_ms: fault_ages(&seen.lab, unix_ms()) };
+        let now = unix_ms();
+        let (fault_ages_ms, lease_ages) = (fault_ages(&seen.lab, now), lease_ages(&seen.lab, now));
+        let orders = Orders { spec, fault_ages_ms, lease_ages };
         let json = serde_json::to_string(&orders).unwrap_or_default();
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
     }
@@ -310,4 +326,18 @@ fn fault_ages(lab: &Lab, now_unix_ms: u64) -> BTreeMap<FaultName, u64> {
             Phase::Pending { .. } | Phase::Ended { .. } => None,
         })
         .collect()
+}
+
+/// How long ago each lease began, likewise.
+fn lease_ages(lab: &Lab, now_unix_ms: u64) -> LeaseAges {
+    let age = |lease: &Lease| now_unix_ms.saturating_sub(lease.since_unix_ms);
+    let of_cluster = |cluster: &faultbed_common::lab::Cluster| cluster.lease.as_ref().map(age);
+    LeaseAges {
+        lab_ms: lab.settings.lease.as_ref().map_or(0, age),
+        clusters_ms: lab
+            .clusters
+            .iter()
+            .filter_map(|(name, cluster)| Some((name.clone(), of_cluster(cluster)?)))
+            .collect(),
+    }
 }

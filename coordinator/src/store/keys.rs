@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use faultbed_common::{
     edit::HistoryEntry,
     generation::Generation,
+    lab::{RemovedHost, Settings},
     name::{HostName, LabName, NodeName},
 };
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,12 @@ pub struct Head {
     /// As [`faultbed_common::lab::Lab::removed_wiped`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed_wiped: BTreeMap<HostName, BTreeSet<NodeName>>,
+    /// As [`faultbed_common::lab::Lab::settings`].
+    #[serde(default, skip_serializing_if = "Settings::is_default")]
+    pub settings: Settings,
+    /// As [`faultbed_common::lab::Lab::removed_hosts`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_hosts: BTreeMap<HostName, RemovedHost>,
     /// The change that is accepted and not yet folded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<Staged>,

@@ -2,7 +2,8 @@
 //!
 //! Each node dials its peers at their advertised addresses and writes eight bytes every millisecond
 //! on each connection. `GET /status` tells when the last byte of each peer came (CLOCK_MONOTONIC),
-//! who leads (the first by name of those heard within half a second) and in which term.
+//! who leads (the first by name of those heard within half a second) and in which term. With `--echo`
+//! it also gives clients back what they send.
 
 use std::{
     collections::BTreeMap,
@@ -59,6 +60,14 @@ fn main() {
             }
         });
     }
+    if let Some(at) = options.get("echo") {
+        let clients = TcpListener::bind(at).unwrap_or_else(|e| panic_usage(&format!("{at}: {e}")));
+        thread::spawn(move || {
+            for stream in clients.incoming().flatten() {
+                thread::spawn(move || give_back(stream));
+            }
+        });
+    }
     for stream in status.incoming().flatten() {
         answer(stream, &name, &heard);
     }
@@ -67,7 +76,7 @@ fn main() {
 fn panic_usage(what: &str) -> ! {
     let _ = writeln!(
         std::io::stderr(),
-        "mini-node: {what}; usage: --name=N --listen=A:P --http=A:P --peers=N=A:P,…"
+        "mini-node: {what}; usage: --name=N --listen=A:P --http=A:P --peers=N=A:P,… [--echo=A:P]"
     );
     #[expect(clippy::exit, reason = "a program this small has no one else to tell")]
     std::process::exit(2)
@@ -95,6 +104,16 @@ fn read_to_the_end(mut stream: TcpStream, heard: &Mutex<Heard>) {
             name = String::from_utf8_lossy(&chunk[..8]).trim().to_owned();
         }
         heard.lock().unwrap_or_else(PoisonError::into_inner).last_ns.insert(name.clone(), now);
+    }
+}
+
+fn give_back(mut stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let mut chunk = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+        if stream.write_all(&chunk[..count]).is_err() {
+            return;
+        }
     }
 }
 

@@ -145,20 +145,23 @@ impl Ground {
     clippy::panic,
     reason = "a comparison that cannot be made is a failed one, never a skipped one"
 )]
-fn lacking(what: &str) -> ! {
+pub(crate) fn lacking(what: &str) -> ! {
     panic!("{what}")
 }
 
-fn open_network() -> OwnedFd {
+/// The network namespace of the calling thread.
+pub(crate) fn open_network() -> OwnedFd {
     File::open(OWN_NETWORK).expect("open own network namespace").into()
 }
 
-fn new_network() -> OwnedFd {
+/// A new network namespace, in which the calling thread now is.
+pub(crate) fn new_network() -> OwnedFd {
     sys::leave_network().expect("make a network namespace");
     open_network()
 }
 
-fn move_into(network: &OwnedFd) {
+/// Moves the calling thread into a network namespace.
+pub(crate) fn move_into(network: &OwnedFd) {
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
         .expect("enter a network namespace");
 }
@@ -192,4 +195,29 @@ pub fn demand_root() {
          and, where that exists, kernel.unprivileged_userns_clone=1 or \
          kernel.apparmor_restrict_unprivileged_userns=0"
     ));
+}
+
+/// Starts this process again with networks, processes and mounts of its own, as root of a user
+/// namespace where it is not root; in there it returns. Whatever it starts ends with it, daemons too.
+///
+/// # Panics
+/// With what to do, where that is not allowed.
+pub fn demand_own_machine() {
+    if std::env::var_os(MARK).is_some() {
+        return;
+    }
+    let own = std::env::current_exe().expect("find own binary");
+    let mut again = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        again.args(["--user", "--map-root-user"]);
+    }
+    // The shell is the first process in there: it takes in the daemons whose parents are gone.
+    let error = again
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+        .args(["sh", "-c", "\"$@\"; exit $?", "sh"])
+        .arg(own)
+        .args(std::env::args_os().skip(1))
+        .env(MARK, "1")
+        .exec();
+    lacking(&format!("run unshare (package util-linux): {error}"));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use faultbed_common::{
     host_spec::{NodeEffect, NodeSpec, Stop, StopBy, Wanted},
-    name::{FaultName, NodeName},
+    name::{ClusterName, FaultName, NodeName},
     spec::OnCrash,
 };
 
@@ -65,9 +65,18 @@ enum Goal<'a> {
     /// It runs.
     Up(&'a NodeSpec),
     /// It is down, as it was ordered to or by a fault.
-    Down { spec: &'a NodeSpec, by: StopBy, fault: Option<&'a FaultName> },
+    Down { spec: &'a NodeSpec, by: StopBy, held: Option<Held<'a>> },
     /// It left the lab.
     Gone { spec: Option<&'a NodeSpec>, wipe: bool },
+}
+
+/// What keeps a node down that should run.
+#[derive(Debug, Clone, Copy)]
+enum Held<'a> {
+    /// A fault, until it ends.
+    Fault(&'a FaultName),
+    /// The lease of its cluster is over.
+    Lease(&'a ClusterName),
 }
 
 impl View<'_> {
@@ -99,14 +108,17 @@ impl View<'_> {
             return Goal::Gone { spec: None, wipe };
         };
         if spec.wanted == Wanted::Stopped {
-            return Goal::Down { spec, by: spec.stop_by, fault: None };
+            return Goal::Down { spec, by: spec.stop_by, held: None };
+        }
+        if self.wanted.lease_is_over(&spec.cluster, self.now) {
+            return Goal::Down { spec, by: StopBy::Grace, held: Some(Held::Lease(&spec.cluster)) };
         }
         let held_down = spec.faults.iter().find_map(|(name, fault)| match fault.effect {
             NodeEffect::Down(by) if !self.wanted.is_over(name, self.now) => Some((name, by)),
             _ => None,
         });
         match held_down {
-            Some((fault, by)) => Goal::Down { spec, by, fault: Some(fault) },
+            Some((fault, by)) => Goal::Down { spec, by, held: Some(Held::Fault(fault)) },
             None => Goal::Up(spec),
         }
     }
@@ -246,12 +258,13 @@ impl View<'_> {
                 u64::MAX => PauseUntil::Healed,
                 ns => PauseUntil::BoottimeNs(ns),
             });
-        NodeOrders { dials: spec.dials.clone(), pause }
+        NodeOrders { dials: spec.dials.clone(), far: spec.far.clone(), pause }
     }
 
-    /// When the next fault of this node ends.
+    /// When the next fault of this node ends, or its lease.
     fn next_end(&self, spec: &NodeSpec) -> Option<BootTime> {
         let ends = spec.faults.keys().filter_map(|name| self.wanted.ends(name));
+        let ends = ends.chain(self.wanted.terms.lease_end(&spec.cluster));
         ends.filter(|end| *end > self.now).min()
     }
 
@@ -357,7 +370,10 @@ impl View<'_> {
                 let act = NodeAct::Wipe { wipes: spec.wipes };
                 step_or_wait(self.observed, act, "wiping its data", self.now)
             }
-            Goal::Down { fault: Some(fault), spec, .. } => {
+            Goal::Down { held: Some(Held::Lease(cluster)), .. } => {
+                Part::standing(Standing::TrueBecause(format!("the lease of {cluster} ended")))
+            }
+            Goal::Down { held: Some(Held::Fault(fault)), spec, .. } => {
                 Part::standing(Standing::TrueBecause(format!("{fault} keeps it down")))
                     .wake_at(self.next_end(spec))
             }

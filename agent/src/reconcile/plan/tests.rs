@@ -1,5 +1,7 @@
 //! The laws of plans, over hosts in any state, and what people notice of single decisions.
 
+mod leases;
+
 use std::collections::BTreeMap;
 
 use faultbed_common::{

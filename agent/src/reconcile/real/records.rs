@@ -21,6 +21,7 @@ pub(super) fn write_unsettled(dir: &Path, name: &str, record: &impl Serialize) -
 pub(super) fn shim_orders(orders: &NodeOrders) -> ShimOrders {
     ShimOrders {
         dials: orders.dials.clone(),
+        far: orders.far.clone(),
         pause: orders.pause.map(|until| Pause {
             until_boottime_ns: match until {
                 PauseUntil::Healed => None,

@@ -75,9 +75,11 @@ fn cluster() -> impl Strategy<Value = ClusterSpec> {
         role(),
         0..3,
     );
-    (text(), on_crash, roles).prop_map(|(blueprint, on_crash, roles)| ClusterSpec {
+    let lease = span();
+    (text(), on_crash, lease, roles).prop_map(|(blueprint, on_crash, lease, roles)| ClusterSpec {
         blueprint,
         on_crash,
+        lease,
         roles,
     })
 }

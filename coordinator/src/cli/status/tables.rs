@@ -1,9 +1,15 @@
 //! The tables of a status: nodes, faults, hosts, clusters. Pure.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use comfy_table::Cell;
 use faultbed_common::{
+    duration::Span,
     host_spec::Wanted,
-    status::{ClusterStatus, FaultGrade, FaultState, FaultStatus, HostStatus, NodeStatus, Status},
+    status::{
+        ClusterStatus, FaultGrade, FaultState, FaultStatus, HostStatus, LeaseStatus, NodeStatus,
+        Status,
+    },
 };
 
 use super::words;
@@ -126,14 +132,23 @@ fn names<T: std::fmt::Display>(names: &[T]) -> Cell {
 /// Names that one cell holds; the faults themselves have a table of their own.
 const NAMES_SHOWN: usize = 3;
 
+/// Whether more than one person has something in the lab: then everything says whose it is.
+#[must_use]
+pub fn has_several_owners(status: &Status) -> bool {
+    let faults = status.faults.iter().filter(|fault| !is_over(fault)).map(|fault| &fault.owner);
+    let owners: BTreeSet<&String> =
+        status.clusters.iter().map(|cluster| &cluster.owner).chain(faults).collect();
+    owners.len() > 1
+}
+
 /// The faults of a lab, the newest last.
 #[must_use]
-pub fn faults(faults: &[FaultStatus]) -> String {
+pub fn faults(faults: &[FaultStatus], owners: bool) -> String {
     let (ended, mut shown): (Vec<&FaultStatus>, Vec<&FaultStatus>) =
         faults.iter().partition(|fault| is_over(fault));
     let hidden = ended.len().saturating_sub(ENDED_SHOWN);
     shown.splice(0..0, ended.into_iter().skip(hidden));
-    let mut text = fault_rows(&shown);
+    let mut text = fault_rows(&shown, owners);
     if hidden > 0 {
         let more = format!("\nand {hidden} that ended before: faultbed status -o json");
         text.push_str(&crate::cli::table::tone(more, Tone::Faint));
@@ -148,9 +163,12 @@ fn is_over(fault: &FaultStatus) -> bool {
     matches!(fault.state, FaultState::Expired | FaultState::Healed)
 }
 
-fn fault_rows(faults: &[&FaultStatus]) -> String {
+fn fault_rows(faults: &[&FaultStatus], owners: bool) -> String {
     let whys = faults.iter().any(|fault| fault.why.is_some());
     let mut header = vec!["FAULT", "STATE", "EFFECT", "ON", "GRADE", "LEFT", "EVIDENCE"];
+    if owners {
+        header.push("OWNER");
+    }
     if whys {
         header.push("WHY");
     }
@@ -168,6 +186,9 @@ fn fault_rows(faults: &[&FaultStatus]) -> String {
                 fault.remaining_ms.map_or_else(none, |ms| plain(words::age(ms))),
                 cell(evidence, verdict),
             ];
+            if owners {
+                row.push(plain(&fault.owner));
+            }
             if whys {
                 row.push(plain(fault.why.as_deref().unwrap_or_default()));
             }
@@ -234,8 +255,17 @@ pub fn clusters(clusters: &[ClusterStatus]) -> String {
                 cell(word, mood),
                 plain(&cluster.blueprint),
                 plain(&cluster.owner),
+                cluster.lease.as_ref().map_or_else(|| plain("none"), lease),
             ]
         })
         .collect();
-    render(&["CLUSTER", "STATE", "BLUEPRINT", "OWNER"], rows)
+    render(&["CLUSTER", "STATE", "BLUEPRINT", "OWNER", "LEASE"], rows)
+}
+
+fn lease(lease: &LeaseStatus) -> Cell {
+    let lasts = Span(Duration::from_millis(lease.lasts_ms));
+    match lease.ended {
+        true => cell(format!("{lasts}, ended"), Tone::Warn),
+        false => plain(format!("{} left of {lasts}", words::age(lease.remaining_ms))),
+    }
 }

@@ -2,7 +2,7 @@
 
 use faultbed_common::{
     report::{BinaryReport, NodeState},
-    status::{ClusterState, FaultState, FaultStatus, HostState, NodeStatus, Verdict},
+    status::{ClusterState, FaultState, FaultStatus, HostState, LeaseStatus, NodeStatus, Verdict},
 };
 
 use super::proof;
@@ -164,6 +164,26 @@ pub fn cluster(state: ClusterState) -> (&'static str, Tone) {
         ClusterState::Ready => ("ready", Tone::Good),
         ClusterState::Degraded => ("degraded", Tone::Warn),
         ClusterState::Stopped => ("stopped", Tone::Faint),
+    }
+}
+
+/// What is left of a cluster's lease: ` (lease 11h59m)`, ` (lease ended)`, or nothing.
+#[must_use]
+pub fn lease(lease: Option<&LeaseStatus>) -> String {
+    match lease {
+        Some(lease) if lease.ended => " (lease ended)".to_owned(),
+        Some(lease) => format!(" (lease {})", age(lease.remaining_ms)),
+        None => String::new(),
+    }
+}
+
+/// What is left of the lab's: ` · 59m left`, ` · its time is up`, or nothing.
+#[must_use]
+pub fn lab_lease(lease: Option<&LeaseStatus>) -> String {
+    match lease {
+        Some(lease) if lease.ended => " · its time is up".to_owned(),
+        Some(lease) => format!(" · {} left", age(lease.remaining_ms)),
+        None => String::new(),
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use faultbed_common::{
     blueprint::Role,
-    edit::EditRequest,
+    duration::Span,
+    edit::{Edit, EditRequest},
     generation::Incarnation,
     host_spec::Wanted,
     name::NodeName,
@@ -67,6 +68,9 @@ pub async fn bring_up(
         begun.elapsed().as_secs_f32(),
         context.octet
     ));
+    if let Some(lasts) = plan.lifetime() {
+        lend(&client, lasts).await?;
+    }
     let now = match &plan.change {
         Some(change) => apply(&client, change, plan.args.wait.0).await?,
         None => {
@@ -86,7 +90,10 @@ async fn come_up(context: &Context, programs: &Programs) -> Result<Client, Failu
     loop {
         let mut started = start_missing(context, programs)?;
         let client = connect(context, &mut started).await?;
-        let up = follow::until(&client, vec![Goal::Hosts(hosts)], HOSTS_MAX).await;
+        // Agents of removed hosts are told so and end again.
+        let removed = client.lab().await.map_or(0, |lab| lab.removed_hosts.len());
+        let goal = Goal::Hosts(hosts.saturating_sub(removed));
+        let up = follow::until(&client, vec![goal], HOSTS_MAX).await;
         let ended = started.iter_mut().find_map(Daemon::ended);
         reap_later(started);
         match (up, ended) {
@@ -176,6 +183,19 @@ fn reap_later(started: Vec<Daemon>) {
     for mut daemon in started {
         tokio::task::spawn_blocking(move || daemon.child.wait());
     }
+}
+
+/// Lets the agents know how long the lab may run: they stop its nodes then, also where nobody who
+/// was to take it down lives any more.
+async fn lend(client: &Client, lasts: Duration) -> Result<(), Failure> {
+    let request = EditRequest {
+        edit: Edit::LabLease { lasts: Some(Span(lasts)) },
+        plan: false,
+        if_generation: None,
+        blueprints: Default::default(),
+        everyone: false,
+    };
+    client.edit(&request).await.map(drop)
 }
 
 /// Applies the first change and waits until it is true.

@@ -27,6 +27,7 @@ pub(super) fn apply(change: &mut Change<'_>, file: &LabFile) -> Result<(), Refus
             "[lab] hosts = {hosts} is only read when a lab is made; this one has {there}"
         ));
     }
+    change.lab.settings.dead_man = lab.dead_man;
     // Removal before addition: a new cluster may want the ports of one that leaves.
     remove_missing(change, file);
     for (name, spec) in cluster {
@@ -38,7 +39,7 @@ pub(super) fn apply(change: &mut Change<'_>, file: &LabFile) -> Result<(), Refus
     Ok(())
 }
 
-/// Labels come from files alone, so the file replaces all of them.
+/// The file replaces what the last one said of labels; what joins and verbs said stays.
 fn hosts(change: &mut Change<'_>, file: &LabFile) -> Result<(), Refusal> {
     for name in file.host.keys() {
         if !change.lab.hosts.contains_key(name) {
@@ -47,7 +48,8 @@ fn hosts(change: &mut Change<'_>, file: &LabFile) -> Result<(), Refusal> {
         }
     }
     for (name, host) in &mut change.lab.hosts {
-        host.labels = file.host.get(name).map(|said| said.labels.clone()).unwrap_or_default();
+        let labels = file.host.get(name).map(|host| host.labels.clone()).unwrap_or_default();
+        host.relabel(|said| said.file = labels);
     }
     Ok(())
 }

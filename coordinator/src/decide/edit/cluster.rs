@@ -16,7 +16,7 @@ use faultbed_common::{
 use super::{
     Refusal,
     change::{Change, did_you_mean},
-    invalid,
+    invalid, lease,
 };
 
 /// `start cluster`: a new one, or exactly the one that is there.
@@ -26,7 +26,13 @@ pub(super) fn start(
     spec: &ClusterSpec,
 ) -> Result<(), Refusal> {
     if let Some(cluster) = change.lab.clusters.get(name) {
-        if cluster.spec == *spec {
+        if lease::is_asked_again(&cluster.spec, spec) {
+            change.own(&format!("cluster {name}"), &cluster.origin)?;
+            lease::set(change, name, spec.lease);
+            return Ok(());
+        }
+        let same = ClusterSpec { lease: cluster.spec.lease, ..spec.clone() };
+        if cluster.spec == same {
             change.note(format!("cluster {name} is there already, exactly so"));
             return Ok(());
         }
@@ -87,8 +93,12 @@ pub(super) fn accept(
             last_index: BTreeMap::new(),
             been_ready: BTreeSet::new(),
             token: token(name, change.asked.dice),
+            lease: None,
         },
     };
+    if old.as_ref().is_none_or(|old| old.spec.lease != spec.lease) {
+        next.lease = spec.lease.map(|lasts| lease::begin(change, lasts));
+    }
     let is_same =
         old.as_ref().is_some_and(|old| old.spec == next.spec && old.blueprint == next.blueprint);
     if !is_same {

@@ -6,7 +6,7 @@ use faultbed_common::{
     edit::{NodeFate, ObjectChange},
     file::{to_toml_cluster, to_toml_fault},
     host_spec::{StopBy, Wanted},
-    lab::{Cluster, Lab, Placement, Resolved},
+    lab::{Cluster, Host, Lab, Placement, Resolved},
     name::{ClusterName, FaultName, HostName, NodeName},
     report::NodeState,
 };
@@ -15,9 +15,12 @@ use toml::Value;
 /// Every object whose text differs. A fault that is over counts as gone, as in a file.
 pub(super) fn objects(before: &Lab, after: &Lab) -> Vec<ObjectChange> {
     let mut changes = Vec::new();
-    for (kind, texts) in
-        [("host", hosts as fn(&Lab) -> Texts), ("cluster", clusters), ("fault", faults)]
-    {
+    for (kind, texts) in [
+        ("lab", settings as fn(&Lab) -> Texts),
+        ("host", hosts),
+        ("cluster", clusters),
+        ("fault", faults),
+    ] {
         let (old, new) = (texts(before), texts(after));
         let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         for name in names {
@@ -38,17 +41,31 @@ pub(super) fn objects(before: &Lab, after: &Lab) -> Vec<ObjectChange> {
 type Texts = BTreeMap<String, String>;
 
 fn hosts(lab: &Lab) -> Texts {
-    let text = |name: &HostName, labels: &BTreeMap<String, String>| {
+    let text = |name: &HostName, host: &Host| {
         let pair = |(key, value): (&String, &String)| {
             let is_bare = key.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
             let key = if is_bare { key.clone() } else { Value::from(key.as_str()).to_string() };
             format!("{key} = {}", Value::from(value.as_str()))
         };
-        let pairs: Vec<String> = labels.iter().map(pair).collect();
-        format!("[host.{name}]\nlabels = {{ {} }}\n", pairs.join(", "))
+        let pairs: Vec<String> = host.labels.iter().map(pair).collect();
+        let mut text = format!("[host.{name}]\n");
+        if !pairs.is_empty() {
+            text.push_str(&format!("labels = {{ {} }}\n", pairs.join(", ")));
+        }
+        if host.drained {
+            text.push_str("drained = true\n");
+        }
+        text
     };
-    let labelled = lab.hosts.iter().filter(|(_, host)| !host.labels.is_empty());
-    labelled.map(|(name, host)| (name.to_string(), text(name, &host.labels))).collect()
+    lab.hosts.iter().map(|(name, host)| (name.to_string(), text(name, host))).collect()
+}
+
+fn settings(lab: &Lab) -> Texts {
+    let dead_man = lab
+        .settings
+        .dead_man
+        .map(|span| (lab.name.to_string(), format!("[lab]\ndead_man = \"{span}\"\n")));
+    dead_man.into_iter().collect()
 }
 
 fn clusters(lab: &Lab) -> Texts {

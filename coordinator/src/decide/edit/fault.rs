@@ -132,7 +132,15 @@ pub(super) fn accept(
         };
     note_untouched(change, name, spec, &resolved);
     let revision = change.revision();
-    let fault = Fault { spec: spec.clone(), origin, revision, phase, resolved };
+    let fault = Fault {
+        spec: spec.clone(),
+        origin,
+        revision,
+        phase,
+        resolved,
+        everyone: change.everyone,
+        ended_because: None,
+    };
     change.lab.faults.insert(name.clone(), fault);
     Ok(())
 }

@@ -12,7 +12,7 @@ use faultbed_common::{
     shape, target,
 };
 
-use super::{Refusal, change::Change, cluster, invalid};
+use super::{Refusal, change::Change, cluster, invalid, lease};
 
 /// The highest number of a signal on Linux.
 const SIGNAL_MAX: i32 = 64;
@@ -33,6 +33,9 @@ pub(super) fn act(
     change.own_nodes(&nodes)?;
     for name in &nodes {
         one(change, name, verb);
+    }
+    if matches!(verb, NodeVerb::Start | NodeVerb::Restart | NodeVerb::Kill { respawn: true, .. }) {
+        lease::begin_again(change, &nodes);
     }
     if verb == NodeVerb::Wipe {
         forget_membership(change, &nodes);

@@ -11,11 +11,11 @@ use faultbed_common::{
 use super::{
     Refusal,
     change::{Change, did_you_mean},
-    cluster, invalid,
+    cluster, invalid, lease,
 };
 
 /// Fields that can be set, for errors.
-const FIELDS: [&str; 6] = ["path", "config", "args", "env.NAME", "on_crash", "count"];
+const FIELDS: [&str; 7] = ["path", "config", "args", "env.NAME", "on_crash", "lease", "count"];
 
 /// A field and its new value, parsed.
 #[derive(Debug, Clone)]
@@ -43,6 +43,9 @@ pub(super) fn set(
     field: &str,
     value: &str,
 ) -> Result<(), Refusal> {
+    if field == "lease" {
+        return set_lease(change, targets, value);
+    }
     let field = parse(field, value)?;
     let mut specs: BTreeMap<ClusterName, ClusterSpec> = BTreeMap::new();
     for text in targets.iter().flat_map(|target| target.split(',')) {
@@ -60,6 +63,20 @@ pub(super) fn set(
         }
         let origin = old.origin.clone();
         cluster::accept(change, &name, &spec, origin)?;
+    }
+    Ok(())
+}
+
+/// A lease is set for whole clusters, and begins anew whatever it was.
+fn set_lease(change: &mut Change<'_>, targets: &[String], value: &str) -> Result<(), Refusal> {
+    let lasts = lease::parse(value)?;
+    for text in targets.iter().flat_map(|target| target.split(',')) {
+        let Place::Cluster(name) = place(change, text.trim())? else {
+            return Err(invalid(format!("{text}: a lease is set for a whole cluster")));
+        };
+        let Some(cluster) = change.lab.clusters.get(&name) else { continue };
+        change.own(&format!("cluster {name}"), &cluster.origin)?;
+        lease::set(change, &name, lasts);
     }
     Ok(())
 }

@@ -2,9 +2,12 @@
 
 mod apply;
 mod faults;
+mod hosts;
 mod laws;
+mod leases;
 mod nodes;
 mod own;
+mod removal;
 
 use super::{Refusal, decide_hand_edit};
 use crate::decide::fixtures::{World, empty, key, ready};

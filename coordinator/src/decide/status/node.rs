@@ -6,6 +6,7 @@ use std::{
 };
 
 use faultbed_common::{
+    host_spec::Wanted,
     lab::NodeRef,
     name::{ClusterName, FaultName, NodeName, RoleName},
     report::{Identity, NodeReport, NodeState},
@@ -29,7 +30,7 @@ pub(super) fn nodes(view: &View<'_>) -> Vec<NodeStatus> {
 }
 
 fn node(view: &View<'_>, found: NodeRef<'_>, touched: &Touched<'_>) -> NodeStatus {
-    let NodeRef { name, placement, cluster_name, cluster: _ } = found;
+    let NodeRef { name, placement, cluster_name, cluster } = found;
     let seen = view.host(&placement.host);
     let up = view.up(&placement.host).is_some();
     let nothing = NodeReport::default();
@@ -43,7 +44,11 @@ fn node(view: &View<'_>, found: NodeRef<'_>, touched: &Touched<'_>) -> NodeStatu
         (true, None) => None,
         (false, _) => Some(seen.age_ms),
     });
-    let why = if up {
+    let ended = cluster.lease.as_ref().or(view.lab.settings.lease.as_ref());
+    let is_over = ended.is_some_and(|lease| lease.ended) && placement.wanted == Wanted::Stopped;
+    let why = if up && is_over && report.observed.is_down() {
+        Some("lease ended".to_owned())
+    } else if up {
         report.why.clone()
     } else if seen.is_some() {
         Some(format!("{} is down", placement.host))

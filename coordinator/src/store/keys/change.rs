@@ -81,12 +81,14 @@ pub fn commit(
 }
 
 fn head(lab: &Lab, staged: Option<Staged>) -> Head {
-    let Lab { generation, name, octet, removed_wiped, .. } = lab;
+    let Lab { generation, name, octet, removed_wiped, removed_hosts, settings, .. } = lab;
     Head {
         generation: *generation,
         lab: name.clone(),
         octet: *octet,
         removed_wiped: removed_wiped.clone(),
+        settings: settings.clone(),
+        removed_hosts: removed_hosts.clone(),
         staged,
     }
 }

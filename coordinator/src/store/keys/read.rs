@@ -70,6 +70,8 @@ pub fn lab_from(keys: &Keys, kvs: &Kvs) -> Result<Option<Lab>, KeysError> {
         octet: head.octet,
         generation: head.generation,
         removed_wiped: head.removed_wiped,
+        settings: head.settings,
+        removed_hosts: head.removed_hosts,
     }))
 }
 

@@ -110,6 +110,8 @@ fn lab(generation: u64) -> Lab {
         clusters: BTreeMap::new(),
         faults: BTreeMap::new(),
         removed_wiped: BTreeMap::new(),
+        settings: Default::default(),
+        removed_hosts: BTreeMap::new(),
     }
 }
 
@@ -157,6 +159,7 @@ fn cluster(args: &str) -> Cluster {
         last_index: BTreeMap::from([(role.clone(), 3)]),
         been_ready: [role].into(),
         token: "t".into(),
+        lease: None,
     }
 }
 
@@ -170,13 +173,21 @@ fn fault(phase: Phase) -> Fault {
         links: [Link::between(&node("kv-1"), &node("kv-2"))].into(),
         ..Resolved::default()
     };
-    Fault { spec, origin: origin(), revision: FaultRevision(2), phase, resolved }
+    Fault {
+        spec,
+        origin: origin(),
+        revision: FaultRevision(2),
+        phase,
+        resolved,
+        everyone: false,
+        ended_because: None,
+    }
 }
 
 fn full(generation: u64) -> Lab {
     let mut lab = lab(generation);
     let mut host = Host::new("127.77.7.1".parse().unwrap(), "/h1".into());
-    host.labels = BTreeMap::from([("dc".into(), "east".into())]);
+    host.relabel(|said| said.file = BTreeMap::from([("dc".into(), "east".into())]));
     lab.hosts.insert(HostName::parse("h1").unwrap(), host);
     lab.clusters.insert(ClusterName::parse("kv").unwrap(), cluster("--a=1"));
     lab.faults
