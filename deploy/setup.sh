@@ -37,6 +37,8 @@ if [ "$purpose" = test ]; then
     need nft nftables
     need ethtool ethtool
     need nats-server nats-server
+    need java default-jre-headless
+    [ -e /usr/share/java/zookeeper.jar ] || missing="$missing zookeeper"
     # The survival matrix moves the wall clocks of daemons, each by itself.
     [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
 fi

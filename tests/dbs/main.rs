@@ -6,3 +6,4 @@ mod nats;
 mod postgres;
 mod redis;
 mod redis_cluster;
+mod zookeeper;
