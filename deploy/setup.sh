@@ -39,6 +39,8 @@ if [ "$purpose" = test ]; then
     need nats-server nats-server
     need java default-jre-headless
     [ -e /usr/share/java/zookeeper.jar ] || missing="$missing zookeeper"
+    need systemd-analyze systemd # says what is wrong in our units; nothing of it is started
+    need dpkg-deb dpkg
     # The survival matrix moves the wall clocks of daemons, each by itself.
     [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
 fi

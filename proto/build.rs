@@ -3,7 +3,8 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
     let files =
-        protox::compile(["faultbed/v1/operator.proto", "faultbed/v1/agent.proto"], ["protos"])?;
+        ["operator", "agent", "trust", "exec"].map(|name| format!("faultbed/v1/{name}.proto"));
+    let files = protox::compile(files, ["protos"])?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

@@ -123,18 +123,20 @@ impl Accepted {
     /// What the proxy process must do, with the deadlines of its faults.
     #[must_use]
     pub fn proxy_file(&self) -> ProxyFile {
-        let faults = &self.spec.proxy.faults;
+        let mut spec = self.proxy_spec();
+        spec.faults.retain(|name, _| !self.terms.healed.contains_key(name));
+        let faults = &spec.faults;
         ProxyFile {
             version: PROXY_FILE_VERSION,
             lab: Some(self.spec.lab.clone()),
             boot_id: self.boot_id.clone(),
-            spec: self.proxy_spec(),
             deadlines: self
                 .deadlines
                 .iter()
                 .filter(|(name, _)| faults.contains_key(*name))
                 .map(|(name, deadline)| (name.clone(), deadline.clone()))
                 .collect(),
+            spec,
         }
     }
 
@@ -165,6 +167,9 @@ impl Accepted {
     /// When a fault ends here; `None` is until healed.
     #[must_use]
     pub fn ends(&self, fault: &FaultName) -> Option<BootTime> {
+        if let Some(healed) = self.terms.healed.get(fault) {
+            return Some(BootTime::from_ns(healed.at_ns));
+        }
         self.deadlines.get(fault)?.boottime_ns.map(BootTime::from_ns)
     }
 
@@ -349,6 +354,32 @@ impl Ledger {
         {
             self.put();
         }
+    }
+
+    /// Notes that a coordinator is heard now, or was until now.
+    pub fn note_heard(&mut self, now: BootTime) {
+        if let Some(accepted) = &mut self.accepted
+            && accepted.spec.terms.dead_man.is_some()
+        {
+            accepted.terms.heard_ns = i64::try_from(now.ns()).ok();
+            accepted.written_ns = now.ns();
+            self.put();
+        }
+    }
+
+    /// When this host heals its faults by itself, if it goes on hearing nobody.
+    #[must_use]
+    pub fn dead_man_at(&self, now: BootTime) -> Option<BootTime> {
+        terms::dead_man_at(self.accepted.as_ref()?, now)
+    }
+
+    /// Heals its faults by itself where that is due. Says which.
+    pub fn dead_man(&mut self, now: BootTime) -> Vec<FaultName> {
+        let is_due = self.dead_man_at(now).is_some_and(|at| at <= now);
+        let Some(accepted) = self.accepted.as_mut().filter(|_| is_due) else { return Vec::new() };
+        let healed = terms::dead_man_heals(accepted, now);
+        self.put();
+        healed
     }
 
     /// Writes down how old the faults are, so that a reboot goes on from there.

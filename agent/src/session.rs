@@ -1,13 +1,15 @@
 //! The one stream to a coordinator: orders down, reports up. Its loss changes nothing on the host.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use faultbed_common::{
     host_spec::HostSpec,
     logs::{LogBatch, LogRequest},
+    name::NodeName,
     session::{Hello, Orders},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
+use faultbed_trust::TrustError;
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::UnixStream,
@@ -20,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
+    allow::{self, Allow},
+    exec::{self, Attending},
+    identity::HostIdentity,
+    line::Line,
     logs::{self, Places},
     reconcile::report::{Shared, Urgency, urgency},
 };
@@ -70,8 +76,10 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 pub enum Coordinator {
     /// On this machine.
     Unix(PathBuf),
-    /// At an address.
+    /// At an address, for tests.
     Http(String),
+    /// At a name or an address, with certificates both ways: `https://HOST:PORT`.
+    Https(String),
 }
 
 impl std::str::FromStr for Coordinator {
@@ -80,22 +88,54 @@ impl std::str::FromStr for Coordinator {
         match text.strip_prefix("unix:") {
             Some(path) => Ok(Self::Unix(path.into())),
             None if text.starts_with("http://") => Ok(Self::Http(text.to_owned())),
-            None => Err(format!("{text:?} is no coordinator: write unix:PATH or http://ADDRESS")),
+            None if text.starts_with("https://") => Ok(Self::Https(text.to_owned())),
+            None => Err(format!(
+                "{text:?} is no coordinator: write https://HOST:PORT, unix:PATH or http://ADDRESS"
+            )),
         }
+    }
+}
+
+/// Written as it is read.
+impl std::fmt::Display for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Http(url) | Self::Https(url) => f.write_str(url),
+        }
+    }
+}
+
+impl serde::Serialize for Coordinator {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Coordinator {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <String as serde::Deserialize>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
 /// What a session needs from the rest of the agent.
 #[derive(Debug)]
 pub struct Session {
-    /// Where the coordinator is.
-    pub coordinator: Coordinator,
+    /// Where coordinators are: any of them will do.
+    pub coordinators: Vec<Coordinator>,
+    /// What is shown to those on other machines.
+    pub identity: Option<Arc<HostIdentity>>,
     /// What this agent says first.
     pub hello: Hello,
     /// Where orders go.
     pub orders: mpsc::Sender<Orders>,
     /// Where reports come from.
     pub reports: watch::Receiver<Shared>,
+    /// Who must know whether a coordinator is on the line.
+    pub line: Line,
+    /// The nodes that commands may be run for, by the orders that came last.
+    execs: exec::Nodes,
     /// The log files of nodes, by the orders that came last.
     places: Places,
 }
@@ -103,8 +143,12 @@ pub struct Session {
 /// Why a session is over.
 #[derive(Debug, thiserror::Error)]
 enum Over {
-    #[error("connect to the coordinator")]
+    #[error("connect to the coordinator: {}", faultbed_trust::dial::root_cause(.0))]
     Connect(#[source] tonic::transport::Error),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error("connect to {0}: there is no certificate to show; join the lab first")]
+    NoIdentity(String),
     #[error("talk to the coordinator: {0}")]
     Status(#[from] tonic::Status),
     #[error("the coordinator closed the stream")]
@@ -119,20 +163,42 @@ impl Session {
     /// A session that has not begun.
     #[must_use]
     pub fn new(
-        coordinator: Coordinator,
+        coordinators: Vec<Coordinator>,
+        identity: Option<Arc<HostIdentity>>,
         hello: Hello,
         orders: mpsc::Sender<Orders>,
         reports: watch::Receiver<Shared>,
     ) -> Self {
-        Self { coordinator, hello, orders, reports, places: Places::default() }
+        Self {
+            coordinators,
+            identity,
+            hello,
+            orders,
+            reports,
+            line: Line::default(),
+            execs: exec::Nodes::default(),
+            places: Places::default(),
+        }
+    }
+
+    /// Bounds what operators may run.
+    pub fn allow(&mut self, allow: Allow) {
+        self.execs.allow(allow);
     }
 
     /// Knows where logs are before the first orders of this run came.
     pub fn knows(&mut self, spec: &HostSpec) {
-        let dir = |name| faultbed_common::render::node_dir(&self.hello.dir, name);
+        self.execs.know(spec, &self.hello.dir);
+        let dir = |name: &NodeName| faultbed_common::render::node_dir(&self.hello.dir, name);
         self.places = Places {
             dirs: spec.nodes.keys().map(|name| (name.clone(), dir(name))).collect(),
-            files: spec.nodes.iter().map(|(name, n)| (name.clone(), n.logs.clone())).collect(),
+            files: spec
+                .nodes
+                .iter()
+                // What a blueprint may not touch, nobody reads through us.
+                .filter(|(name, node)| allow::check_paths(&dir(name), node).is_ok())
+                .map(|(name, node)| (name.clone(), node.logs.clone()))
+                .collect(),
         };
     }
 
@@ -141,6 +207,8 @@ impl Session {
     pub async fn run(mut self, stop: CancellationToken) -> Option<String> {
         let mut retry = RETRY_FIRST;
         let mut was_told = false;
+        // Which coordinator is tried, and how many in a row were of no use.
+        let (mut turn, mut useless) = (0, 0);
         // A host that comes says at once which of its ports others have.
         let first = tokio::time::timeout(FIRST_REPORT_MAX, self.reports.changed());
         tokio::select! {
@@ -149,39 +217,61 @@ impl Session {
         }
         while !stop.is_cancelled() {
             let began = Instant::now();
+            let known = self.known();
+            let coordinator = known[turn % known.len()].clone();
             let over = tokio::select! {
                 () = stop.cancelled() => Over::Stopping,
-                result = self.hold() => match result {
+                result = self.hold(&coordinator) => match result {
                     Ok(()) => Over::Closed,
                     Err(over) => over,
                 },
             };
+            self.line.is_down();
             match over {
                 Over::Stopping => return None,
                 Over::Removed(why) => return Some(why),
-                Over::Connect(_) | Over::Status(_) | Over::Closed => {}
+                Over::Connect(_)
+                | Over::Trust(_)
+                | Over::NoIdentity(_)
+                | Over::Status(_)
+                | Over::Closed => {}
             }
             if began.elapsed() > GOOD_AFTER {
-                (retry, was_told) = (RETRY_FIRST, false);
+                (retry, was_told, useless) = (RETRY_FIRST, false, 0);
             }
+            turn += 1;
+            useless += 1;
             // Once is enough: a coordinator may be away for days.
             if was_told {
-                tracing::debug!(error = %over, "session lost");
+                tracing::debug!(%coordinator, error = %over, "session lost");
             } else {
-                tracing::warn!(error = %over, "session lost; nodes and faults stay as they are");
+                tracing::warn!(%coordinator, error = %over, "session lost; nodes and faults stay as they are");
                 was_told = true;
             }
             tokio::select! {
                 () = stop.cancelled() => return None,
                 () = sleep(retry) => {}
             }
-            retry = (retry * 2).min(RETRY_MAX);
+            // Each coordinator is tried once before anybody is waited for longer.
+            if useless % known.len() == 0 {
+                retry = (retry * 2).min(RETRY_MAX);
+            }
         }
         None
     }
 
-    async fn hold(&mut self) -> Result<(), Over> {
-        let channel = connect(&self.coordinator).await.map_err(Over::Connect)?;
+    /// The coordinators to try; never none.
+    fn known(&self) -> Vec<Coordinator> {
+        let known = match &self.identity {
+            Some(identity) => identity.coordinators(&self.coordinators),
+            None => self.coordinators.clone(),
+        };
+        if known.is_empty() { vec![Coordinator::Unix(PathBuf::new())] } else { known }
+    }
+
+    async fn hold(&mut self, coordinator: &Coordinator) -> Result<(), Over> {
+        let channel = self.connect(coordinator).await?;
+        let attend = channel.clone();
         let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (outbox, queued) = mpsc::channel(OUTBOX_MAX);
         let hello = encode(&self.hello)?;
@@ -191,6 +281,8 @@ impl Session {
         outbox.try_send(reporter.next()?).ok();
         let mut stream = client.session(ReceiverStream::new(queued)).await?.into_inner();
         tracing::info!("session begun");
+        self.line.is_up();
+        let _attending = Attending::begin(attend, self.hello.host.clone(), self.execs.clone());
         let (batches, mut batched) = mpsc::channel::<LogBatch>(LOG_BATCHES_MAX);
         let mut requests = Requests::default();
         loop {
@@ -212,6 +304,29 @@ impl Session {
                 }
             };
             outbox.send(next).await.map_err(|_| Over::Closed)?;
+        }
+    }
+
+    async fn connect(&self, coordinator: &Coordinator) -> Result<Channel, Over> {
+        match coordinator {
+            Coordinator::Http(url) => {
+                let endpoint = Endpoint::from_shared(url.clone()).map_err(Over::Connect)?;
+                settled(endpoint).connect().await.map_err(Over::Connect)
+            }
+            Coordinator::Https(url) => match &self.identity {
+                Some(identity) => Ok(identity.dialer.connect(url, settled).await?),
+                None => Err(Over::NoIdentity(url.clone())),
+            },
+            Coordinator::Unix(path) => {
+                let path = path.clone();
+                let connector = tower::service_fn(move |_| {
+                    let path = path.clone();
+                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                });
+                // The name is never looked up: the connector knows where to go.
+                let endpoint = settled(Endpoint::from_static("http://coordinator"));
+                endpoint.connect_with_connector(connector).await.map_err(Over::Connect)
+            }
         }
     }
 
@@ -336,27 +451,12 @@ fn encode(document: &impl serde::Serialize) -> Result<String, Over> {
         .map_err(|error| Over::Status(tonic::Status::internal(error.to_string())))
 }
 
-async fn connect(coordinator: &Coordinator) -> Result<Channel, tonic::transport::Error> {
-    let settled = |endpoint: Endpoint| {
-        endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_EVERY)
-            .keep_alive_while_idle(true)
-    };
-    match coordinator {
-        Coordinator::Http(url) => settled(Endpoint::from_shared(url.clone())?).connect().await,
-        Coordinator::Unix(path) => {
-            let path = path.clone();
-            // The name is never looked up: the connector knows where to go.
-            settled(Endpoint::from_static("http://coordinator"))
-                .connect_with_connector(tower::service_fn(move |_| {
-                    let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
-                }))
-                .await
-        }
-    }
+fn settled(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_EVERY)
+        .keep_alive_while_idle(true)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Reading order: what people write (`name`, `duration`, `effect`, `spec`, `fault`, `preset`,
 //! `blueprint`, `file`), what the lab decided (`lab`, `place`, `target`, `shape`), what hosts are told
 //! (`compile`, `host_spec`, `proxy_spec`, `rules`), what they answer (`report`), and what people see
-//! (`status`, `event`, `edit`).
+//! (`status`, `event`, `edit`); beside all of it, who they are (`trust`).
 
 pub mod blueprint;
 pub mod check;
@@ -12,6 +12,7 @@ pub mod duration;
 pub mod edit;
 pub mod effect;
 pub mod event;
+pub mod exec;
 pub mod expr;
 pub mod fault;
 pub mod file;
@@ -38,3 +39,4 @@ pub mod status;
 pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod trust;

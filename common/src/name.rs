@@ -49,6 +49,12 @@ pub mod kind {
     /// Names a blueprint.
     #[derive(Debug)]
     pub struct Blueprint;
+    /// Names a person or program with a certificate of its own.
+    #[derive(Debug)]
+    pub struct User;
+    /// Names a coordinator.
+    #[derive(Debug)]
+    pub struct Coordinator;
 }
 
 impl Kind for kind::Lab {
@@ -75,6 +81,12 @@ impl Kind for kind::Port {
 impl Kind for kind::Blueprint {
     const WORD: &'static str = "blueprint";
 }
+impl Kind for kind::User {
+    const WORD: &'static str = "user";
+}
+impl Kind for kind::Coordinator {
+    const WORD: &'static str = "coordinator";
+}
 
 /// A lab's name.
 pub type LabName = Name<kind::Lab>;
@@ -92,6 +104,10 @@ pub type FaultName = Name<kind::Fault>;
 pub type PortName = Name<kind::Port>;
 /// A blueprint's name, such as `etcd`.
 pub type BlueprintName = Name<kind::Blueprint>;
+/// The name of a user with a certificate, such as `ada`.
+pub type UserName = Name<kind::User>;
+/// A coordinator's name.
+pub type CoordinatorName = Name<kind::Coordinator>;
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -104,8 +104,9 @@ impl Scene<'_> {
             logs: self
                 .list(name, "logs", &role.logs)?
                 .into_iter()
-                .map(|log| dir.join(log))
-                .collect(),
+                .enumerate()
+                .map(|(i, log)| inside(name, &format!("logs[{i}]"), &dir, &log))
+                .collect::<Result<_, _>>()?,
             ready: match &role.ready {
                 Some(rule) => Some(self.probe(name, "ready", rule)?),
                 None => None,

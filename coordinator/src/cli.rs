@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod down;
 pub mod endpoints;
 pub mod events;
+pub mod exec;
 pub mod failure;
 pub mod fault;
 pub mod guard;
@@ -34,6 +35,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod up;
+pub mod user;
 pub mod wait;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -191,11 +193,14 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::Show(args) => show::run(session, args).await,
         Verb::Endpoints(args) => endpoints::run(session, args).await,
         Verb::Wait(args) => wait::condition::run(session, args).await,
+        Verb::Exec(args) => exec::exec(session, args).await,
+        Verb::Cp(args) => exec::copy(session, args).await,
         Verb::Logs(args) => logs::run(session, args).await,
         Verb::Events(args) => events::events(session, args).await,
         Verb::History(args) => events::history(session, args).await,
         Verb::Host(args) => host::run(session, args).await,
         Verb::Blueprint(args) => Box::pin(blueprint::run(session, args)).await,
+        Verb::User(args) => user::run(session, args).await,
         Verb::Doctor(_)
         | Verb::Context(_)
         | Verb::Completion(_)

@@ -1,5 +1,8 @@
 //! The daemon: arguments, start-up order, readiness and the end.
 
+pub mod etcd;
+pub mod remote;
+
 use std::{
     fs,
     io::Write,
@@ -11,7 +14,10 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Parser;
 use faultbed_common::name::LabName;
-use faultbed_proto::v1::{agent_server::AgentServer, operator_server::OperatorServer};
+use faultbed_proto::v1::{
+    agent_server::AgentServer, exec_server::ExecServer, operator_server::OperatorServer,
+    trust_server::TrustServer,
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -27,7 +33,13 @@ use crate::{
     listen::{self, Door},
     mirror::Mirror,
     runtime::{Runtime, make_private_dir},
-    service::{DOCUMENT_BYTES_MAX, agent::AgentService, operator::OperatorService},
+    service::{
+        DOCUMENT_BYTES_MAX,
+        agent::AgentService,
+        exec::ExecService,
+        operator::OperatorService,
+        trust::{TRUST_BYTES_MAX, TrustService},
+    },
     sessions::Sessions,
     store::{self, StoreChoice},
 };
@@ -45,12 +57,18 @@ pub struct Args {
     /// Where sockets, addresses and tokens are; cleared of stale ones.
     #[arg(long)]
     pub runtime: PathBuf,
-    /// The third byte of the lab's addresses on this machine: hosts are 127.77.OCTET.N.
-    #[arg(long)]
+    /// The third byte of the lab's addresses on this machine: simulated hosts are 127.77.OCTET.N.
+    #[arg(long, default_value_t = 0)]
     pub octet: u8,
-    /// `embedded`, or `etcd=http://HOST:PORT,…`.
+    /// `embedded`, or `etcd=https://HOST:PORT,…`.
     #[arg(long, default_value = "embedded")]
     pub store: StoreChoice,
+    /// What opens the etcd.
+    #[command(flatten)]
+    pub etcd: etcd::EtcdArgs,
+    /// Where other machines come in.
+    #[command(flatten)]
+    pub remote: remote::RemoteArgs,
     /// How log lines are written to standard error.
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
@@ -89,10 +107,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let tcp = TcpListener::bind("127.0.0.1:0").await.context("listen on loopback")?;
     let address = tcp.local_addr().context("read own address")?;
     let token = new_token();
+    let other_machines = remote::bind(&args.remote).await?;
     let (runtime, unix) = Runtime::open(&args.runtime, &token, address)?;
     let runtime = Arc::new(runtime);
 
-    let store = store::open(&args.store, &args.dir).await.context("open the lab's store")?;
+    let store = store::open_with(&args.store, &args.etcd.access()?, &args.dir)
+        .await
+        .context("open the lab's store")?;
     let mirror = Mirror::start(store, args.lab.clone(), args.octet)
         .await
         .with_context(|| format!("read lab {} from its store", args.lab))?;
@@ -107,16 +128,36 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         refused: Arc::clone(&refused),
         sessions: Arc::clone(&sessions),
     };
+    let door = match other_machines {
+        Some(listener) => Some(remote::open(&args.remote, listener, Arc::clone(&mirror)).await?),
+        None => None,
+    };
+    let trust =
+        TrustService { pki: door.as_ref().map(|(pki, _)| Arc::clone(pki)), joins: Arc::default() };
     let agents = AgentService { mirror: Arc::clone(&mirror), editor: editor.clone(), sessions };
     let grpc = tonic::service::Routes::new(
         OperatorServer::new(operator.clone()).max_decoding_message_size(DOCUMENT_BYTES_MAX),
     )
-    .add_service(AgentServer::new(agents).max_decoding_message_size(DOCUMENT_BYTES_MAX));
+    .add_service(AgentServer::new(agents).max_decoding_message_size(DOCUMENT_BYTES_MAX))
+    .add_service(TrustServer::new(trust).max_decoding_message_size(TRUST_BYTES_MAX));
+    let execs = ExecService {
+        mirror: Arc::clone(&mirror),
+        journal: Arc::clone(&journal),
+        desk: Arc::default(),
+    };
+    let grpc =
+        grpc.add_service(ExecServer::new(execs).max_decoding_message_size(DOCUMENT_BYTES_MAX));
     let router = grpc.into_axum_router().merge(http::routes(operator));
 
     let stop = CancellationToken::new();
-    let chores = Chores { mirror, editor, journal, refused };
     let mut tasks = tokio::task::JoinSet::new();
+    if let Some((_, door)) = &door {
+        let listening = door.address().context("read own address")?;
+        info!(%listening, "serving other machines over TLS");
+        tasks.spawn(Arc::clone(door).serve(router.clone(), stop.clone()));
+        tasks.spawn(Arc::clone(door).renew(Arc::clone(&mirror), stop.clone()));
+    }
+    let chores = Chores { mirror, editor, journal, refused };
     tasks.spawn(chores.run(stop.clone()));
     let uid = rustix::process::getuid().as_raw();
     let door = Door { uid, token: token.into(), address };

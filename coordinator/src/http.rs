@@ -7,9 +7,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use faultbed_common::{edit::EditRequest, status::Status};
+use faultbed_common::{edit::EditRequest, status::Status, trust::Role};
 
-use crate::{editor::EditError, service::Caller, service::operator::OperatorService};
+use crate::{
+    editor::EditError,
+    service::{access::Caller, operator::OperatorService},
+};
 
 /// The HTTP routes.
 pub fn routes(operator: OperatorService) -> Router {
@@ -35,6 +38,11 @@ async fn edit(
     Extension(caller): Extension<Caller>,
     Json(request): Json<EditRequest>,
 ) -> Response {
+    if !request.plan
+        && let Err(why) = caller.must_be(Role::Operator)
+    {
+        return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
+    }
     match operator.editor.edit(&request, &caller.user).await {
         Ok(reply) => Json(reply).into_response(),
         Err(error @ EditError::Refused(_)) => {

@@ -12,6 +12,7 @@ pub mod http;
 pub mod journal;
 pub mod listen;
 pub mod mirror;
+pub mod pki;
 pub mod runtime;
 pub mod service;
 pub mod sessions;

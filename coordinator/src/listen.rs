@@ -1,7 +1,10 @@
-//! The two ways in: a unix socket (mode 0600, peer credentials) and a loopback port (token, Host, Origin).
+//! The ways in: a unix socket (mode 0600, peer credentials), a loopback port (token, Host, Origin),
+//! and [`tls`] for other machines.
 //!
-//! gRPC and HTTP share both. Whoever gets past the checks here has a [`Caller`]; nobody else reaches
+//! gRPC and HTTP share all. Whoever gets past the checks here has a [`Caller`]; nobody else reaches
 //! a service.
+
+pub mod tls;
 
 use std::{net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
@@ -28,7 +31,7 @@ use tracing::{debug, warn};
 
 use crate::{
     runtime::{self, Runtime},
-    service::Caller,
+    service::access::Caller,
 };
 
 /// Connections served at once, over both ways in.
@@ -133,7 +136,7 @@ where
 
 async fn check(door: Door, way: Way, mut request: Request, next: Next) -> Response {
     let checked = match way {
-        Way::Unix { uid } if uid == door.uid || uid == 0 => Ok(Caller { user: user_name(uid) }),
+        Way::Unix { uid } if uid == door.uid || uid == 0 => Ok(Caller::local(user_name(uid))),
         Way::Unix { uid } => {
             Err((StatusCode::FORBIDDEN, format!("user {uid} has no part in this lab")))
         }
@@ -171,7 +174,7 @@ fn check_tcp(
         let why = "send the token of the lab's api.token file as `Authorization: Bearer TOKEN`";
         return Err((StatusCode::UNAUTHORIZED, why));
     }
-    Ok(Caller { user: user_name(door.uid) })
+    Ok(Caller::local(user_name(door.uid)))
 }
 
 /// Compares without telling by its time where the difference is.

@@ -1,23 +1,20 @@
 //! The gRPC services: decode, call, encode. Decisions are in `decide`, effects in `editor` and `mirror`.
 
+pub mod access;
 pub mod agent;
+pub mod exec;
 pub mod operator;
+pub mod trust;
 
 use faultbed_proto::v1::Document;
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::Status;
 
+use self::access::Caller;
 use crate::{decide::edit::Refusal, editor::EditError, store::StoreError};
 
 /// Largest document taken from outside.
 pub const DOCUMENT_BYTES_MAX: usize = 4 << 20;
-
-/// Who called, as the listener knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The user's name, for owners and the history.
-    pub user: String,
-}
 
 /// Reads a document.
 ///
@@ -36,6 +33,15 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Document, Status> {
     let json = serde_json::to_string(value)
         .map_err(|error| Status::internal(format!("write document: {error}")))?;
     Ok(Document { json })
+}
+
+/// Who called.
+///
+/// # Errors
+/// INTERNAL where no listener said so, which is a bug.
+pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::internal("the listener did not say who called"))
 }
 
 /// The one table from our errors to gRPC's.

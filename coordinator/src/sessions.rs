@@ -25,7 +25,14 @@ pub const LOG_BATCHES_MAX: usize = 64;
 pub struct Sessions {
     next: AtomicU64,
     agents: Mutex<BTreeMap<HostName, (u64, mpsc::Sender<LogRequest>)>>,
-    readers: Mutex<BTreeMap<u64, mpsc::Sender<LogBatch>>>,
+    readers: Mutex<BTreeMap<u64, Reader>>,
+}
+
+/// Who reads lines, and whose.
+#[derive(Debug, Clone)]
+struct Reader {
+    host: HostName,
+    lines: mpsc::Sender<LogBatch>,
 }
 
 impl Sessions {
@@ -61,7 +68,7 @@ impl Sessions {
     ) -> Option<(u64, mpsc::Receiver<LogBatch>)> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (send, receive) = mpsc::channel(LOG_BATCHES_MAX);
-        self.lock_readers().insert(id, send);
+        self.lock_readers().insert(id, Reader { host: host.clone(), lines: send });
         let sent = self.send(host, LogRequest { id, wanted: Some(wanted) });
         if !sent {
             self.lock_readers().remove(&id);
@@ -71,16 +78,21 @@ impl Sessions {
 
     /// Ends a request.
     pub fn end(&self, host: &HostName, id: u64) {
-        self.lock_readers().remove(&id);
+        let mut readers = self.lock_readers();
+        if readers.get(&id).is_some_and(|reader| reader.host == *host) {
+            readers.remove(&id);
+        }
+        drop(readers);
         self.send(host, LogRequest { id, wanted: None });
     }
 
-    /// Hands lines of an agent to whoever asked; waits while that person reads slowly.
-    pub async fn deliver(&self, batch: LogBatch) -> bool {
+    /// Hands lines of an agent to whoever asked this agent; waits while that person reads slowly.
+    /// False where nobody did: no agent can put words into the mouth of another.
+    pub async fn deliver(&self, host: &HostName, batch: LogBatch) -> bool {
         let reader = self.lock_readers().get(&batch.id).cloned();
         match reader {
-            Some(reader) => reader.send(batch).await.is_ok(),
-            None => false,
+            Some(reader) if reader.host == *host => reader.lines.send(batch).await.is_ok(),
+            Some(_) | None => false,
         }
     }
 
@@ -95,7 +107,7 @@ impl Sessions {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_readers(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, mpsc::Sender<LogBatch>>> {
+    fn lock_readers(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Reader>> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

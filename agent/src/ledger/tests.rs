@@ -1,17 +1,19 @@
 //! What a host keeps to over restarts, reboots and reorders.
 
+mod terms;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use faultbed_common::{
     generation::{FaultRevision, Generation},
-    host_spec::{LeaseTerm, NodeEffect, NodeFault, NodePort},
+    host_spec::{NodeEffect, NodeFault, NodePort},
     name::FaultName,
     session::{LeaseAges, Orders},
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::reconcile::testing::{BOOT, host_spec, node, node_spec, orders};
+use crate::reconcile::testing::{BOOT, host_spec, link_fault, node, node_spec, orders};
 
 const NOW: BootTime = BootTime::from_ms(1_000_000);
 
@@ -209,45 +211,4 @@ fn the_proxy_goes_on_for_a_node_that_leaves_a_cluster_that_stays() {
     assert_eq!(listens(&["kv"], true), (true, false), "its data moves away over them");
     assert_eq!(listens(&[], true), (false, true), "the whole cluster goes");
     assert_eq!(listens(&["kv"], false), (false, true), "it need not leave");
-}
-
-/// Orders with a lease of the cluster and one of the lab.
-fn leased(generation: u64, revision: u64, age_ms: u64) -> Orders {
-    let mut orders = faulty(generation, 1, 0);
-    let term =
-        |span: &str| LeaseTerm { revision: FaultRevision(revision), lasts: span.parse().unwrap() };
-    orders.spec.terms.clusters.insert("kv".parse().unwrap(), term("1h"));
-    orders.spec.terms.lab = Some(term("2h"));
-    orders.lease_ages.clusters_ms.insert("kv".parse().unwrap(), age_ms);
-    orders
-}
-
-#[test]
-fn a_lease_ends_by_the_hosts_own_clock_over_restarts_and_boots() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut ledger = open(&dir, BOOT, NOW).unwrap();
-    let minutes = |n: u64| Duration::from_secs(60 * n);
-    let lease_end =
-        |ledger: &Ledger| ledger.accepted().unwrap().terms.lease_end(&"kv".parse().unwrap());
-    ledger.accept(leased(1, 1, 600_000), NOW).unwrap();
-    assert_eq!(lease_end(&ledger), Some(NOW + minutes(50)));
-    // What a coordinator thinks of its age later changes nothing; a newer beginning does.
-    ledger.accept(leased(2, 1, 0), NOW + minutes(5)).unwrap();
-    assert_eq!(lease_end(&ledger), Some(NOW + minutes(50)));
-    ledger.accept(leased(3, 2, 0), NOW + minutes(5)).unwrap();
-    assert_eq!(lease_end(&ledger), Some(NOW + minutes(65)));
-    ledger.note_ages(NOW + minutes(25));
-    let booted = BootTime::from_ms(5_000);
-    let held = open(&dir, "another-boot", booted).unwrap();
-    assert_eq!(lease_end(&held), Some(booted + minutes(40)));
-    let kv = "kv".parse().unwrap();
-    assert!(!held.accepted().unwrap().lease_is_over(&kv, booted + minutes(39)));
-    assert!(held.accepted().unwrap().lease_is_over(&kv, booted + minutes(40)));
-    // The lab's own ends earlier.
-    let mut ledger = held;
-    let mut orders = leased(4, 2, 0);
-    orders.spec.terms.lab =
-        Some(LeaseTerm { revision: FaultRevision(4), lasts: "1m".parse().unwrap() });
-    ledger.accept(orders, booted).unwrap();
-    assert_eq!(lease_end(&ledger), Some(booted + minutes(1)));
 }

@@ -1,6 +1,8 @@
-//! Talks to the coordinator of one lab over its unix socket. Decides nothing.
+//! Talks to a coordinator of one lab: over its unix socket, or from another machine. Decides nothing.
 
-use std::{pin::Pin, time::Duration};
+mod remote;
+
+use std::{path::Path, pin::Pin, time::Duration};
 
 use faultbed_common::{
     edit::{EditReply, EditRequest, HistoryEntry, Query},
@@ -8,8 +10,12 @@ use faultbed_common::{
     lab::Lab,
     logs::{LogLine, LogQuery},
     status::Status,
+    trust::{ExpelReply, ExpelRequest, TokenReply, TokenRequest},
 };
-use faultbed_proto::v1::{Document, operator_client::OperatorClient};
+use faultbed_proto::v1::{
+    Document, ExecPart, exec_client::ExecClient, operator_client::OperatorClient,
+    trust_client::TrustClient,
+};
 use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
@@ -34,6 +40,8 @@ pub type Documents<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: OperatorClient<Channel>,
+    trust: TrustClient<Channel>,
+    channel: Channel,
     /// The lab.
     pub context: Context,
 }
@@ -42,20 +50,16 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// Nobody answers: names lab, socket and what to type.
+    /// Nobody answers: names lab, place and what to type.
     pub async fn connect(context: Context) -> Result<Self, Failure> {
-        let socket = context.socket();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://lab")
-            .connect_timeout(CONNECT_MAX)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|e| unreachable(&context, &root_cause(&e)))?;
-        let inner = OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { inner, context })
+        let channel = match context.is_remote() {
+            false => unix(&context.socket()).await.map_err(|why| unreachable(&context, &why))?,
+            true => remote::connect(&context).await?,
+        };
+        let trust = TrustClient::new(channel.clone());
+        let inner =
+            OperatorClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+        Ok(Self { inner, trust, channel, context })
     }
 
     /// Asks for a change.
@@ -65,6 +69,26 @@ impl Client {
     pub async fn edit(&self, request: &EditRequest) -> Result<EditReply, Failure> {
         let document = self.document(request)?;
         let answer = self.inner.clone().edit(document).await;
+        self.answer(answer)
+    }
+
+    /// A one-time token for a host or a user.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn invite(&self, request: &TokenRequest) -> Result<TokenReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.trust.clone().invite(document).await;
+        self.answer(answer)
+    }
+
+    /// Takes a user's way in.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn expel(&self, request: &ExpelRequest) -> Result<ExpelReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.trust.clone().expel(document).await;
         self.answer(answer)
     }
 
@@ -126,6 +150,24 @@ impl Client {
         self.documents(answer)
     }
 
+    /// Runs a command or copies a file: `parts` go down, what comes up is the answer.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn exec(
+        &self,
+        parts: impl Stream<Item = ExecPart> + Send + 'static,
+    ) -> Result<tonic::Streaming<ExecPart>, Failure> {
+        let answer = ExecClient::new(self.channel.clone()).run(parts).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failure(&status))
+    }
+
+    /// What a refusal of this lab means for the person who typed the command.
+    #[must_use]
+    pub fn failure(&self, status: &tonic::Status) -> Failure {
+        failure_of(&self.context, status)
+    }
+
     fn text(&self, value: &impl Serialize) -> Result<String, Failure> {
         serde_json::to_string(value).map_err(|e| {
             Failure::no(format!("write a request to lab `{}`: {e}", self.context.name))
@@ -159,6 +201,20 @@ impl Client {
             Err(status) => Err(failure_of(&context, &status)),
         })))
     }
+}
+
+/// A channel to the coordinator of this machine.
+async fn unix(socket: &Path) -> Result<Channel, String> {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://lab")
+        .connect_timeout(CONNECT_MAX)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| root_cause(&error))
 }
 
 fn parse<T: DeserializeOwned>(context: &Context, document: &Document) -> Result<T, Failure> {
@@ -230,12 +286,13 @@ fn commands(said: &str) -> impl Iterator<Item = &str> {
 }
 
 fn unreachable(context: &Context, why: &str) -> Failure {
-    Failure::unreachable(format!(
-        "lab `{}` cannot be reached at {}: {why}",
-        context.name,
-        context.socket().display()
-    ))
-    .next(context.typed("up -d   # starts what is missing, keeps its data"))
+    let place = context.place();
+    let failure =
+        Failure::unreachable(format!("lab `{}` cannot be reached at {place}: {why}", context.name));
+    if context.is_remote() {
+        return failure.next(context.typed("status   # tries all its coordinators"));
+    }
+    failure.next(context.typed("up -d   # starts what is missing, keeps its data"))
 }
 
 /// The innermost reason: `No such file or directory` rather than `transport error`.
@@ -283,6 +340,7 @@ mod tests {
             hosts: 1,
             token: String::new(),
             ephemeral: false,
+            remote: Vec::new(),
         };
         let failure = Client::connect(context).await.unwrap_err();
         assert_eq!(failure.exit, Exit::UNREACHABLE);

@@ -19,7 +19,7 @@ mod remove;
 mod set;
 
 use change::Change;
-pub use host::{host_admitted, host_joins, removed};
+pub use host::{host_joins, host_readmitted, removed};
 
 /// A change that was decided.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,6 +4,7 @@
 //! dead, so every call here is bounded in time, and tried again where that cannot do a thing twice:
 //! reads always, writes only where the request never left this machine.
 
+mod access;
 mod address;
 mod error;
 #[cfg(test)]
@@ -18,8 +19,8 @@ use etcd_client as client;
 use etcd_client::{Client, ConnectOptions, TxnOpResponse};
 use tokio::time::{Instant, timeout, timeout_at};
 
-pub use self::address::EtcdAddress;
 use self::error::{never_sent, translate};
+pub use self::{access::EtcdAccess, address::EtcdAddress};
 use super::{
     Batch, Compare, Event, Kv, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOut, Watch,
 };
@@ -36,6 +37,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// After this a call is given up, with all its tries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After this the first try of a call is given up. A member that has just died takes with it what it
+/// was asked, and a new leader is there after some 1 s: who waited longer for the old answer would be
+/// late for the new one. Further tries have the rest of the time: an answer may be a large one.
+const FIRST_TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Times a call is made before its error is passed on.
 const TRIES: u32 = 6;
@@ -67,15 +73,27 @@ enum Twice {
 
 impl Etcd {
     /// Connects, and makes sure that somebody answers.
-    pub(super) async fn open(address: &EtcdAddress) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        address: &EtcdAddress,
+        access: &EtcdAccess,
+    ) -> Result<Self, StoreError> {
         let options = ConnectOptions::new()
             .with_keep_alive(KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT)
             .with_keep_alive_while_idle(true)
+            // A member without a majority would keep a watch open and silent for as long as it lasts.
+            .with_require_leader(true)
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_timeout(CALL_TIMEOUT);
-        let client = Client::connect(address.urls(), Some(options))
-            .await
-            .map_err(|error| translate(address, &error))?;
+        let options = access.apply(address, options)?;
+        // With a user this asks for a token at once, of a server that may not be there.
+        let connecting = timeout(CALL_TIMEOUT, Client::connect(address.urls(), Some(options)));
+        let client = match connecting.await {
+            Ok(connected) => connected.map_err(|error| translate(address, &error))?,
+            Err(_) => {
+                let why = format!("no answer within {CALL_TIMEOUT:?}");
+                return Err(error::unreachable(address, &why));
+            }
+        };
         let etcd = Self { address: address.clone(), client };
         // Connecting is lazy: it succeeds on a dead port.
         etcd.call(Twice::Harmless, || {
@@ -95,9 +113,13 @@ impl Etcd {
         let mut tries = 0;
         loop {
             tries += 1;
+            let until = if tries == 1 { Instant::now() + FIRST_TRY_TIMEOUT } else { deadline };
             // The client's own limit is for each try and does not cover waiting for a connection.
-            let Ok(answer) = timeout_at(deadline, call()).await else {
-                return Err(self.unreachable(&format!("no answer within {CALL_TIMEOUT:?}")));
+            let Ok(answer) = timeout_at(until, call()).await else {
+                if twice == Twice::Harmless && until < deadline {
+                    continue;
+                }
+                return Err(self.unreachable("no answer in time"));
             };
             let error = match answer {
                 Ok(answer) => return Ok(answer),

@@ -8,6 +8,7 @@
 //!   history/<generation>       who changed what, and which operation that was
 //!   staged/<generation>/<op>/  a change too large for one transaction, before and while it is folded
 //!   observed/<host>            its last report
+//!   pki/…                      the CA, tokens, members and coordinators; `pki` knows what is in there
 //!   alive/<host>               under the lease of the coordinator that holds its stream
 //! ```
 //! A large change is staged in batches, accepted by one guarded write of `head` that names it, then
@@ -217,6 +218,12 @@ impl Keys {
     #[must_use]
     pub fn alive(&self, host: &HostName) -> Key {
         self.at(&format!("alive/{host}"))
+    }
+
+    /// What `pki` keeps.
+    #[must_use]
+    pub fn pki(&self, below: &str) -> Key {
+        self.at(&format!("pki/{below}"))
     }
 
     /// All that was ever staged for a generation.

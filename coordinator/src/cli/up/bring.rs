@@ -297,6 +297,7 @@ mod tests {
             hosts: 3,
             token: String::new(),
             ephemeral: false,
+            remote: Vec::new(),
         };
         let text = welcome(&context, &testing::three_nodes());
         expect![[r#"

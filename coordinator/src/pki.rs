@@ -1,0 +1,450 @@
+//! Who may come in from other machines: the lab's CA, its tokens and its members, kept in the store.
+//!
+//! Several coordinators of a lab have one CA, made by whichever came first. Everything is one guarded
+//! commit: a token lets in once, whichever coordinator it is brought to.
+
+pub mod authority;
+pub mod record;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use faultbed_common::{
+    duration::Span,
+    name::{CoordinatorName, LabName},
+    trust::{
+        Identity, Invited, Issued, JoinRequest, Role, Token, TokenReply, TokenRequest, URLS_MAX,
+        Who,
+    },
+};
+use faultbed_trust::{TrustError, certificate};
+use serde::{Serialize, de::DeserializeOwned};
+
+use self::{
+    authority::{Authority, Terms},
+    record::{
+        Bearer, CoordinatorRecord, MemberRecord, Rejected, TokenRecord, Used, admit, member_of,
+    },
+};
+use crate::{
+    decide::edit::host_readmitted,
+    editor::{Editor, asked, unix_ms},
+    mirror::MirrorHandle,
+    store::{Compare, Kv, Op, Revision, StoreError, Txn},
+};
+
+/// The longest that a token can be used.
+const TOKEN_LASTS_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Tokens in the store at a time, used ones that have not expired included.
+const TOKENS_MAX: usize = 1000;
+
+/// Expired tokens that are cleared away at once.
+const TOKENS_CLEARED_MAX: usize = 64;
+
+/// How often a guarded commit is tried while others are faster.
+const TRIES_MAX: usize = 16;
+
+/// Why somebody does not get what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// The token does not let in.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// It makes no sense or is not allowed.
+    #[error("{0}")]
+    Refused(String),
+    /// The store did not answer.
+    #[error("reach the store of the lab")]
+    Store(#[from] StoreError),
+    /// The CA in the store is damaged, or the system gives no random numbers.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// Others kept being faster.
+    #[error("{TRIES_MAX} other changes were faster; try again")]
+    Contended,
+}
+
+/// The lab's CA and members, as this coordinator sees them.
+#[derive(Debug)]
+pub struct Pki {
+    mirror: Arc<MirrorHandle>,
+    editor: Editor,
+    lab: LabName,
+    /// This coordinator.
+    pub own: Own,
+    /// How long certificates count that are issued here.
+    pub lifetime: Duration,
+    /// The CA as it was last read, by the revision it had.
+    known: Mutex<Option<(Revision, Arc<Authority>)>>,
+}
+
+/// How this coordinator is called and reached.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// Its name.
+    pub name: CoordinatorName,
+    /// Where others reach it, as `https://HOST:PORT`.
+    pub urls: Vec<String>,
+    /// The hosts in these URLs, for its certificate.
+    pub hosts: Vec<String>,
+}
+
+impl Pki {
+    /// Finds the lab's CA, or makes it, and says in the store where this coordinator is reached.
+    ///
+    /// # Errors
+    /// The store does not answer, or holds what is no CA.
+    pub async fn open(
+        mirror: Arc<MirrorHandle>,
+        own: Own,
+        lifetime: Duration,
+    ) -> Result<Self, PkiError> {
+        let lab = mirror.now().lab.name.clone();
+        let editor = Editor::new(Arc::clone(&mirror));
+        let pki = Self { mirror, editor, lab, own, lifetime, known: Mutex::new(None) };
+        let made = Authority::new(&pki.lab, unix_ms() / 1000, rand::random())?;
+        let key = pki.key("ca");
+        let found = Txn {
+            when: vec![Compare::Absent(key.clone())],
+            then: vec![Op::put(key.clone(), text(&made)), Op::Get(key.clone())],
+            or_else: vec![Op::Get(key)],
+            ..Txn::default()
+        };
+        let out = pki.mirror.store().txn(found).await?;
+        pki.read_authority(out.got.first().and_then(Option::as_ref))?;
+        let record = CoordinatorRecord { urls: pki.own.urls.clone() };
+        let place = pki.key(&format!("coordinator/{}", pki.own.name));
+        let said = Txn { then: vec![Op::put(place, text(&record))], ..Txn::default() };
+        pki.mirror.store().txn(said).await?;
+        Ok(pki)
+    }
+
+    /// The CA as it is now.
+    ///
+    /// # Errors
+    /// It is not in the store any more, or damaged.
+    pub fn authority(&self) -> Result<Arc<Authority>, TrustError> {
+        let seen = self.mirror.now();
+        match seen.pki.get("ca") {
+            Some(kv) => self.read_authority(Some(kv)),
+            // The mirror may not show it yet right after it was made.
+            None => self
+                .known()
+                .as_ref()
+                .map(|(_, authority)| Arc::clone(authority))
+                .ok_or_else(|| TrustError::unreadable("the lab's CA", "it is not in the store")),
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<(Revision, Arc<Authority>)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_authority(&self, kv: Option<&Kv>) -> Result<Arc<Authority>, TrustError> {
+        let kv = kv.ok_or_else(|| TrustError::unreadable("the lab's CA", "it is gone"))?;
+        let mut known = self.known();
+        if let Some((at, authority)) = &*known
+            && *at >= kv.modified
+        {
+            return Ok(Arc::clone(authority));
+        }
+        let read: Authority = serde_json::from_slice(&kv.value)
+            .map_err(|error| TrustError::unreadable("the lab's CA in the store", error))?;
+        let read = Arc::new(read);
+        *known = Some((kv.modified, Arc::clone(&read)));
+        Ok(read)
+    }
+
+    /// This coordinator's own key and certificate, made now, in PEM.
+    ///
+    /// # Errors
+    /// As [`Pki::authority`].
+    pub fn serve(&self) -> Result<(String, String), TrustError> {
+        let who = Who::Coordinator(self.own.name.clone());
+        let identity = Identity { lab: self.lab.clone(), who };
+        self.authority()?.serve(&identity, &self.own.hosts, &self.terms())
+    }
+
+    /// Whether somebody of this lab is let in: an expired certificate is refused by TLS, a member
+    /// that was removed is refused here.
+    #[must_use]
+    pub fn knows(&self, identity: &Identity) -> bool {
+        if identity.lab != self.lab {
+            return false;
+        }
+        match &identity.who {
+            Who::Coordinator(_) => true,
+            Who::User(_, role) => {
+                let seen = self.mirror.now();
+                let record: Option<MemberRecord> =
+                    seen.pki.get(&format!("member/{}", member_of(&identity.who))).and_then(read);
+                // A role that was lowered since counts at once.
+                record.and_then(|record| record.role).is_some_and(|held| held >= *role)
+            }
+            Who::Host(_) => {
+                self.mirror.now().pki.contains_key(&format!("member/{}", member_of(&identity.who)))
+            }
+        }
+    }
+
+    /// A one-time token.
+    ///
+    /// # Errors
+    /// It would last too long, there are too many, or the store does not answer.
+    pub async fn invite(&self, request: &TokenRequest, by: &str) -> Result<TokenReply, PkiError> {
+        if request.lasts.0.is_zero() || request.lasts.0 > TOKEN_LASTS_MAX {
+            let most = Span(TOKEN_LASTS_MAX);
+            return Err(PkiError::Refused(format!(
+                "a token cannot last {}; write a time up to {most}, such as 1h",
+                request.lasts
+            )));
+        }
+        self.clear_expired().await?;
+        let (id, secret): ([u8; 8], [u8; 32]) = (rand::random(), rand::random());
+        let (id, secret) = (certificate::hex(&id), certificate::hex(&secret));
+        let expires_unix_ms =
+            unix_ms().saturating_add(faultbed_common::duration::millis(request.lasts.0));
+        let record = TokenRecord {
+            invited: request.invited.clone(),
+            secret_sha256: certificate::fingerprint(secret.as_bytes()),
+            expires_unix_ms,
+            by: by.to_owned(),
+            used: None,
+        };
+        let key = self.key(&format!("token/{id}"));
+        let put = Txn {
+            when: vec![Compare::Absent(key.clone())],
+            then: vec![Op::put(key, text(&record))],
+            ..Txn::default()
+        };
+        if !self.mirror.store().txn(put).await?.succeeded {
+            return Err(PkiError::Contended);
+        }
+        let ca = self.authority()?.fingerprint()?;
+        let token = Token { lab: self.lab.clone(), urls: self.urls(), ca, id, secret };
+        Ok(TokenReply { token: token.to_string(), expires_unix_ms })
+    }
+
+    async fn clear_expired(&self) -> Result<(), PkiError> {
+        let (_, kvs) = self.mirror.store().range(&self.key("token/")).await?;
+        if kvs.len() >= TOKENS_MAX {
+            return Err(PkiError::Refused(format!(
+                "there are {TOKENS_MAX} tokens already; wait until some have expired"
+            )));
+        }
+        let now = unix_ms();
+        let is_over = |kv: &&Kv| read::<TokenRecord>(kv).is_none_or(|t| t.expires_unix_ms <= now);
+        let over = kvs.iter().filter(is_over).take(TOKENS_CLEARED_MAX);
+        let then: Vec<Op> = over.map(|kv| Op::Delete(kv.key.clone())).collect();
+        if !then.is_empty() {
+            self.mirror.store().txn(Txn { then, ..Txn::default() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets somebody in with a token, which is used up by that.
+    ///
+    /// # Errors
+    /// The token is unknown, used or expired, or the name is taken.
+    pub async fn join(&self, request: &JoinRequest) -> Result<Issued, PkiError> {
+        if request.lab != self.lab {
+            return Err(PkiError::Refused(format!(
+                "this is lab {}; the token is for lab {}",
+                self.lab, request.lab
+            )));
+        }
+        if request.id.len() > 64 || !request.id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Rejected::Unknown.into());
+        }
+        let secret = certificate::fingerprint(request.secret.as_bytes());
+        let key = authority::key_of(&request.request)?;
+        let place = self.key(&format!("token/{}", request.id));
+        for _ in 0..TRIES_MAX {
+            let get = Txn { then: vec![Op::Get(place.clone())], ..Txn::default() };
+            let got = self.mirror.store().txn(get).await?.got.into_iter().flatten().next();
+            let Some(kv) = got else { return Err(Rejected::Unknown.into()) };
+            let token: TokenRecord = read(&kv).ok_or(Rejected::Unknown)?;
+            let now = unix_ms();
+            let bearer = Bearer {
+                name: request.name.as_ref(),
+                machine: request.machine.as_ref(),
+                key: &key,
+            };
+            let admission = admit(&token, &secret, &bearer, now)?;
+            let member = member_of(&admission.who);
+            if admission.is_repeated {
+                self.must_be_there(&admission.who)?;
+            } else {
+                if admission.must_be_new {
+                    self.must_be_new(&admission.who).await?;
+                }
+                self.readmit(&admission.who, &token.by).await?;
+                let used = Used { member, key: key.clone(), at_unix_ms: now };
+                let used = TokenRecord { used: Some(used), ..token.clone() };
+                if !self.let_in(&kv, &used, &admission).await? {
+                    continue;
+                }
+            }
+            let mut issued = self.issue(&admission.who, &request.request)?;
+            if let Invited::Host { labels, .. } = token.invited {
+                issued.labels = labels;
+            }
+            return Ok(issued);
+        }
+        Err(PkiError::Contended)
+    }
+
+    /// A token that was used does not bring back a host that was removed since.
+    fn must_be_there(&self, who: &Who) -> Result<(), PkiError> {
+        match who {
+            Who::Host(name) if self.mirror.now().lab.removed_hosts.contains_key(name) => {
+                Err(Rejected::Used.into())
+            }
+            Who::Host(_) | Who::User(..) | Who::Coordinator(_) => Ok(()),
+        }
+    }
+
+    /// Lets a host come back that was removed before: its token was made for that.
+    async fn readmit(&self, who: &Who, by: &str) -> Result<(), PkiError> {
+        let Who::Host(name) = who else { return Ok(()) };
+        for _ in 0..TRIES_MAX {
+            let seen = self.mirror.now();
+            if !seen.lab.removed_hosts.contains_key(name) {
+                return Ok(());
+            }
+            let decision = host_readmitted(&seen.lab, name, &asked(by))
+                .map_err(|refusal| PkiError::Refused(refusal.to_string()))?;
+            if self.editor.commit(&seen, &decision, by).await? {
+                return Ok(());
+            }
+        }
+        Err(PkiError::Contended)
+    }
+
+    /// Refuses a name that somebody has.
+    async fn must_be_new(&self, who: &Who) -> Result<(), PkiError> {
+        let Who::Host(name) = who else { return Ok(()) };
+        let member = self.key(&format!("member/{}", member_of(who)));
+        let get = Txn { then: vec![Op::Get(member)], ..Txn::default() };
+        let held = self.mirror.store().txn(get).await?.got.into_iter().flatten().next().is_some();
+        if !held && !self.mirror.now().lab.hosts.contains_key(name) {
+            return Ok(());
+        }
+        Err(PkiError::Refused(format!(
+            "there is a host {name} in this lab; give this one another `--name`, or, to put it in \
+             that one's place, ask for `faultbed host token --name {name}`"
+        )))
+    }
+
+    /// Enters a member and uses its token up, in one commit; false where somebody was faster.
+    async fn let_in(
+        &self,
+        seen: &Kv,
+        used: &TokenRecord,
+        admission: &record::Admission,
+    ) -> Result<bool, PkiError> {
+        let place = self.key(&format!("member/{}", member_of(&admission.who)));
+        let role = match &admission.who {
+            Who::User(_, role) => Some(*role),
+            Who::Host(_) | Who::Coordinator(_) => None,
+        };
+        let member = MemberRecord { by: used.by.clone(), since_unix_ms: unix_ms(), role };
+        let mut when = vec![Compare::Modified(seen.key.clone(), seen.modified)];
+        if admission.must_be_new {
+            when.push(Compare::Absent(place.clone()));
+        }
+        let then = vec![Op::put(seen.key.clone(), text(used)), Op::put(place, text(&member))];
+        let out = self.mirror.store().txn(Txn { when, then, ..Txn::default() }).await?;
+        Ok(out.succeeded)
+    }
+
+    /// A new certificate for whom an old one names.
+    ///
+    /// # Errors
+    /// The request is none, or the lab does not know the caller any more.
+    pub fn renew(&self, identity: &Identity, request: &str) -> Result<Issued, PkiError> {
+        if !self.knows(identity) {
+            return Err(PkiError::Refused(format!("{identity} is no member of this lab any more")));
+        }
+        self.issue(&identity.who, request)
+    }
+
+    fn issue(&self, who: &Who, request: &str) -> Result<Issued, PkiError> {
+        let authority = self.authority()?;
+        let identity = Identity { lab: self.lab.clone(), who: who.clone() };
+        Ok(Issued {
+            certificate: authority.certify(&identity, request, &self.terms())?,
+            identity: identity.to_string(),
+            ca: authority.bundle(),
+            urls: self.urls(),
+            labels: BTreeMap::new(),
+        })
+    }
+
+    /// Whether some coordinator holds the stream of a host's agent.
+    #[must_use]
+    pub fn is_connected(&self, who: &Who) -> bool {
+        matches!(who, Who::Host(name) if self.mirror.now().alive.contains(name))
+    }
+
+    /// Takes somebody's membership: the certificate is refused from now on.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn expel(&self, who: &Who) -> Result<bool, PkiError> {
+        let place = self.key(&format!("member/{}", member_of(who)));
+        let then = vec![Op::Get(place.clone()), Op::Delete(place)];
+        let out = self.mirror.store().txn(Txn { then, ..Txn::default() }).await?;
+        Ok(out.got.into_iter().flatten().next().is_some())
+    }
+
+    /// Where the lab's coordinators are reached, this one first.
+    fn urls(&self) -> Vec<String> {
+        let seen = self.mirror.now();
+        let others = seen
+            .pki
+            .iter()
+            .filter_map(|(below, kv)| Some((below.strip_prefix("coordinator/")?, kv)))
+            .filter(|(name, _)| *name != self.own.name.as_str())
+            .filter_map(|(_, kv)| read::<CoordinatorRecord>(kv))
+            .flat_map(|record| record.urls);
+        let mut urls = self.own.urls.clone();
+        for url in others {
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+        urls.truncate(URLS_MAX);
+        urls
+    }
+
+    fn terms(&self) -> Terms {
+        Terms { now_unix_s: unix_ms() / 1000, lifetime: self.lifetime, serial: rand::random() }
+    }
+
+    fn key(&self, below: &str) -> crate::store::Key {
+        self.mirror.keys().pki(below)
+    }
+}
+
+/// Whether making a token for somebody takes an admin.
+#[must_use]
+pub fn inviting_takes(invited: &Invited) -> Role {
+    match invited {
+        Invited::Host { .. } => Role::Operator,
+        Invited::User { .. } => Role::Admin,
+    }
+}
+
+fn text(value: &impl Serialize) -> String {
+    // Our types have text keys and no fallible `Serialize`, so this cannot fail.
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+fn read<T: DeserializeOwned>(kv: &Kv) -> Option<T> {
+    serde_json::from_slice(&kv.value).ok()
+}

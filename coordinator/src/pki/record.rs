@@ -1,0 +1,209 @@
+//! What the store keeps of tokens, members and coordinators, below `pki/`. Decides on tokens, purely.
+
+use faultbed_common::{
+    name::HostName,
+    trust::{Invited, Who},
+};
+use serde::{Deserialize, Serialize};
+
+/// The value of `pki/token/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// For whom it is.
+    pub invited: Invited,
+    /// SHA-256 of the secret, in lower-case hex: who reads the store cannot join with it.
+    pub secret_sha256: String,
+    /// When it ends, in milliseconds since the epoch.
+    pub expires_unix_ms: u64,
+    /// Who made it.
+    pub by: String,
+    /// Who used it, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Used>,
+}
+
+/// How a token was used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// As `pki/member/<this>`.
+    pub member: String,
+    /// The hash of the key that was certified.
+    pub key: String,
+    /// When, in milliseconds since the epoch.
+    pub at_unix_ms: u64,
+}
+
+/// The value of `pki/member/host/<name>` and `pki/member/user/<name>`: who may come in. A
+/// certificate without its member is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Who let it in.
+    pub by: String,
+    /// Since when, in milliseconds since the epoch.
+    pub since_unix_ms: u64,
+    /// What a user may do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<faultbed_common::trust::Role>,
+}
+
+/// The value of `pki/coordinator/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorRecord {
+    /// Where it is reached, as `https://HOST:PORT`.
+    pub urls: Vec<String>,
+}
+
+/// Why a token does not let anybody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// There is none of this id, or the secret is another's.
+    #[error("this token is not known here; ask for a new one with `faultbed host token`")]
+    Unknown,
+    /// Its time is up.
+    #[error("this token has expired; ask for a new one with `faultbed host token`")]
+    Expired,
+    /// Somebody else has used it.
+    #[error("this token was used before; ask for a new one with `faultbed host token`")]
+    Used,
+    /// Neither the token nor who brings it says a name.
+    #[error("say the host's name: `faultbed-agent join --name NAME …`")]
+    Nameless,
+    /// It names another host than who brings it.
+    #[error("this token is for another host; leave `--name` away")]
+    OtherName,
+}
+
+/// Who comes in with a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// Who.
+    pub who: Who,
+    /// Whether nobody of this name may be in the lab yet: the token names nobody, so whoever has it
+    /// must not take the place of another.
+    pub must_be_new: bool,
+    /// The same token let the same key in before: its answer was lost.
+    pub is_repeated: bool,
+}
+
+/// Who brings a token.
+#[derive(Debug, Clone, Copy)]
+pub struct Bearer<'a> {
+    /// What it wants to be called.
+    pub name: Option<&'a HostName>,
+    /// What its machine is called.
+    pub machine: Option<&'a HostName>,
+    /// The hash of its key.
+    pub key: &'a str,
+}
+
+/// Decides whether a token lets somebody with this key in, and as whom.
+///
+/// # Errors
+/// It does not.
+pub fn admit(
+    token: &TokenRecord,
+    secret_sha256: &str,
+    bearer: &Bearer<'_>,
+    now_unix_ms: u64,
+) -> Result<Admission, Rejected> {
+    if !same(token.secret_sha256.as_bytes(), secret_sha256.as_bytes()) {
+        return Err(Rejected::Unknown);
+    }
+    if now_unix_ms >= token.expires_unix_ms {
+        return Err(Rejected::Expired);
+    }
+    let (who, must_be_new) = match &token.invited {
+        Invited::User { name, role } => (Who::User(name.clone(), *role), false),
+        Invited::Host { name: Some(own), .. } => match bearer.name {
+            Some(other) if other != own => return Err(Rejected::OtherName),
+            Some(_) | None => (Who::Host(own.clone()), false),
+        },
+        Invited::Host { name: None, .. } => {
+            let name = bearer.name.or(bearer.machine).cloned();
+            (Who::Host(name.ok_or(Rejected::Nameless)?), true)
+        }
+    };
+    let is_repeated = match &token.used {
+        None => false,
+        Some(used) if used.key == bearer.key && used.member == member_of(&who) => true,
+        Some(_) => return Err(Rejected::Used),
+    };
+    Ok(Admission { who, must_be_new, is_repeated })
+}
+
+/// Where somebody's record is, below `pki/member/`.
+#[must_use]
+pub fn member_of(who: &Who) -> String {
+    match who {
+        Who::Host(name) => format!("host/{name}"),
+        Who::User(name, _) => format!("user/{name}"),
+        Who::Coordinator(name) => format!("coordinator/{name}"),
+    }
+}
+
+/// Compares without telling by its time where the difference is.
+fn same(left: &[u8], right: &[u8]) -> bool {
+    left.len() == right.len() && left.iter().zip(right).fold(0, |all, (l, r)| all | (l ^ r)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn bearer<'a>(name: Option<&'a HostName>, key: &'a str) -> Bearer<'a> {
+        Bearer { name, machine: None, key }
+    }
+
+    fn host(name: Option<&str>) -> TokenRecord {
+        TokenRecord {
+            invited: Invited::Host {
+                name: name.map(|name| name.parse().unwrap()),
+                labels: BTreeMap::new(),
+            },
+            secret_sha256: "5ec".to_owned(),
+            expires_unix_ms: 1000,
+            by: "ada".to_owned(),
+            used: None,
+        }
+    }
+
+    fn used_by(key: &str, token: TokenRecord) -> TokenRecord {
+        let used = Used { member: "host/h1".to_owned(), key: key.to_owned(), at_unix_ms: 1 };
+        TokenRecord { used: Some(used), ..token }
+    }
+
+    #[test]
+    fn wrong_late_and_used_tokens_let_nobody_in() {
+        let h1 = "h1".parse().unwrap();
+        let cases = [
+            (host(Some("h1")), "other", None, 999, Rejected::Unknown),
+            (host(Some("h1")), "5ec", None, 1000, Rejected::Expired),
+            (used_by("k2", host(Some("h1"))), "5ec", None, 999, Rejected::Used),
+            (host(None), "5ec", None, 999, Rejected::Nameless),
+            (host(Some("h2")), "5ec", Some(&h1), 999, Rejected::OtherName),
+        ];
+        for (token, secret, name, now, rejected) in cases {
+            assert_eq!(admit(&token, secret, &bearer(name, "k1"), now), Err(rejected));
+        }
+    }
+
+    #[test]
+    fn a_lost_answer_is_given_again_to_the_same_key_only() {
+        let token = used_by("k1", host(Some("h1")));
+        assert!(admit(&token, "5ec", &bearer(None, "k1"), 999).unwrap().is_repeated);
+        assert_eq!(admit(&token, "5ec", &bearer(None, "k2"), 999), Err(Rejected::Used));
+        // Nor under another name.
+        let open = used_by("k1", host(None));
+        let other = "h2".parse().unwrap();
+        assert_eq!(admit(&open, "5ec", &bearer(Some(&other), "k1"), 999), Err(Rejected::Used));
+    }
+
+    #[test]
+    fn who_names_itself_must_be_new_to_the_lab() {
+        let h1 = "h1".parse().unwrap();
+        assert!(admit(&host(None), "5ec", &bearer(Some(&h1), "k"), 0).unwrap().must_be_new);
+        assert!(!admit(&host(Some("h1")), "5ec", &bearer(Some(&h1), "k"), 0).unwrap().must_be_new);
+    }
+}
