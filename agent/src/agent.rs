@@ -28,7 +28,7 @@ use crate::{
         task::{Identity, ORDERS_MAX, Reconciler},
     },
     reload::Program,
-    session::Session,
+    session::{Known, Session},
     settings::Settings,
 };
 
@@ -87,7 +87,8 @@ async fn serve(args: &Settings, dir: PathBuf, program: &Program) -> anyhow::Resu
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let hands = Arc::new(RealHands::new(args, &dir));
+    let known = Known { coordinators: args.coordinators.clone(), identity: identity.clone() };
+    let hands = Arc::new(RealHands::new(args, &dir, known.clone()));
     let spec = ledger.accepted().map(|accepted| accepted.spec.clone());
     let (line, heard) = crate::line::line();
     let (reconciler, reports) =
@@ -103,8 +104,7 @@ async fn serve(args: &Settings, dir: PathBuf, program: &Program) -> anyhow::Resu
         labels: args.labels.clone(),
         identity_port: args.identity_port(),
     };
-    let mut session =
-        Session::new(args.coordinators.clone(), identity.clone(), hello, orders, reports);
+    let mut session = Session::new(known.clone(), hello, orders, reports);
     session.line = line;
     session.allow(args.allow.clone());
     if let Some(spec) = &spec {

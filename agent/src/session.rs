@@ -1,6 +1,10 @@
 //! The one stream to a coordinator: orders down, reports up. Its loss changes nothing on the host.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+mod known;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use faultbed_common::{
     host_spec::HostSpec,
@@ -9,22 +13,18 @@ use faultbed_common::{
     session::{Hello, Orders},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
-use faultbed_trust::TrustError;
-use hyper_util::rt::TokioIo;
 use tokio::{
-    net::UnixStream,
     sync::{mpsc, watch},
     task::AbortHandle,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 
+pub use self::known::{ConnectError, Coordinator, Known};
 use crate::{
     allow::{self, Allow},
     exec::{self, Attending},
-    identity::HostIdentity,
     line::Line,
     logs::{self, Places},
     reconcile::report::{Shared, Urgency, urgency},
@@ -35,9 +35,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(10);
 
 /// No try waits longer.
 const RETRY_MAX: Duration = Duration::from_secs(1);
-
-/// Connecting takes no longer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Work in progress is told after this, for what comes of it may be there by then: each report costs
 /// the coordinator a write to its disk, and who waits for a fault waits for all of them.
@@ -52,9 +49,6 @@ const FIRST_REPORT_MAX: Duration = Duration::from_secs(2);
 /// A report is sent at least this often, so that silence means a dead host: a coordinator that
 /// hears nothing for more than twice as long gives the session up.
 const KEEPALIVE: Duration = Duration::from_secs(3);
-
-/// A coordinator that does not answer a ping is gone.
-const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// Messages that wait to be sent. A coordinator that does not read holds us up, not our memory.
 const OUTBOX_MAX: usize = 16;
@@ -71,61 +65,11 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// A session that lived so long was a good one: the next is tried at once.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 
-/// Where a coordinator is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Coordinator {
-    /// On this machine.
-    Unix(PathBuf),
-    /// At an address, for tests.
-    Http(String),
-    /// At a name or an address, with certificates both ways: `https://HOST:PORT`.
-    Https(String),
-}
-
-impl std::str::FromStr for Coordinator {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some(path) => Ok(Self::Unix(path.into())),
-            None if text.starts_with("http://") => Ok(Self::Http(text.to_owned())),
-            None if text.starts_with("https://") => Ok(Self::Https(text.to_owned())),
-            None => Err(format!(
-                "{text:?} is no coordinator: write https://HOST:PORT, unix:PATH or http://ADDRESS"
-            )),
-        }
-    }
-}
-
-/// Written as it is read.
-impl std::fmt::Display for Coordinator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Http(url) | Self::Https(url) => f.write_str(url),
-        }
-    }
-}
-
-impl serde::Serialize for Coordinator {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Coordinator {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <String as serde::Deserialize>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 /// What a session needs from the rest of the agent.
 #[derive(Debug)]
 pub struct Session {
-    /// Where coordinators are: any of them will do.
-    pub coordinators: Vec<Coordinator>,
-    /// What is shown to those on other machines.
-    pub identity: Option<Arc<HostIdentity>>,
+    /// The coordinators: any of them will do.
+    pub known: Known,
     /// What this agent says first.
     pub hello: Hello,
     /// Where orders go.
@@ -143,12 +87,8 @@ pub struct Session {
 /// Why a session is over.
 #[derive(Debug, thiserror::Error)]
 enum Over {
-    #[error("connect to the coordinator: {}", faultbed_trust::dial::root_cause(.0))]
-    Connect(#[source] tonic::transport::Error),
     #[error(transparent)]
-    Trust(#[from] TrustError),
-    #[error("connect to {0}: there is no certificate to show; join the lab first")]
-    NoIdentity(String),
+    Connect(#[from] ConnectError),
     #[error("talk to the coordinator: {0}")]
     Status(#[from] tonic::Status),
     #[error("the coordinator closed the stream")]
@@ -163,15 +103,13 @@ impl Session {
     /// A session that has not begun.
     #[must_use]
     pub fn new(
-        coordinators: Vec<Coordinator>,
-        identity: Option<Arc<HostIdentity>>,
+        known: Known,
         hello: Hello,
         orders: mpsc::Sender<Orders>,
         reports: watch::Receiver<Shared>,
     ) -> Self {
         Self {
-            coordinators,
-            identity,
+            known,
             hello,
             orders,
             reports,
@@ -217,7 +155,7 @@ impl Session {
         }
         while !stop.is_cancelled() {
             let began = Instant::now();
-            let known = self.known();
+            let known = self.known.all();
             let coordinator = known[turn % known.len()].clone();
             let over = tokio::select! {
                 () = stop.cancelled() => Over::Stopping,
@@ -230,11 +168,7 @@ impl Session {
             match over {
                 Over::Stopping => return None,
                 Over::Removed(why) => return Some(why),
-                Over::Connect(_)
-                | Over::Trust(_)
-                | Over::NoIdentity(_)
-                | Over::Status(_)
-                | Over::Closed => {}
+                Over::Connect(_) | Over::Status(_) | Over::Closed => {}
             }
             if began.elapsed() > GOOD_AFTER {
                 (retry, was_told, useless) = (RETRY_FIRST, false, 0);
@@ -260,17 +194,8 @@ impl Session {
         None
     }
 
-    /// The coordinators to try; never none.
-    fn known(&self) -> Vec<Coordinator> {
-        let known = match &self.identity {
-            Some(identity) => identity.coordinators(&self.coordinators),
-            None => self.coordinators.clone(),
-        };
-        if known.is_empty() { vec![Coordinator::Unix(PathBuf::new())] } else { known }
-    }
-
     async fn hold(&mut self, coordinator: &Coordinator) -> Result<(), Over> {
-        let channel = self.connect(coordinator).await?;
+        let channel = self.known.connect(coordinator).await?;
         let attend = channel.clone();
         let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (outbox, queued) = mpsc::channel(OUTBOX_MAX);
@@ -304,29 +229,6 @@ impl Session {
                 }
             };
             outbox.send(next).await.map_err(|_| Over::Closed)?;
-        }
-    }
-
-    async fn connect(&self, coordinator: &Coordinator) -> Result<Channel, Over> {
-        match coordinator {
-            Coordinator::Http(url) => {
-                let endpoint = Endpoint::from_shared(url.clone()).map_err(Over::Connect)?;
-                settled(endpoint).connect().await.map_err(Over::Connect)
-            }
-            Coordinator::Https(url) => match &self.identity {
-                Some(identity) => Ok(identity.dialer.connect(url, settled).await?),
-                None => Err(Over::NoIdentity(url.clone())),
-            },
-            Coordinator::Unix(path) => {
-                let path = path.clone();
-                let connector = tower::service_fn(move |_| {
-                    let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
-                });
-                // The name is never looked up: the connector knows where to go.
-                let endpoint = settled(Endpoint::from_static("http://coordinator"));
-                endpoint.connect_with_connector(connector).await.map_err(Over::Connect)
-            }
         }
     }
 
@@ -450,14 +352,3 @@ fn encode(document: &impl serde::Serialize) -> Result<String, Over> {
     serde_json::to_string(document)
         .map_err(|error| Over::Status(tonic::Status::internal(error.to_string())))
 }
-
-fn settled(endpoint: Endpoint) -> Endpoint {
-    endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_EVERY)
-        .keep_alive_while_idle(true)
-}
-
-#[cfg(test)]
-mod tests;

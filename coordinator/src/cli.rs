@@ -27,6 +27,7 @@ pub mod node;
 pub mod object;
 pub mod output;
 pub mod paths;
+pub mod push;
 pub mod scale;
 pub mod show;
 pub mod start;

@@ -100,11 +100,11 @@ impl Pki {
     /// The store does not answer, or holds what is no CA.
     pub async fn open(
         mirror: Arc<MirrorHandle>,
+        editor: Editor,
         own: Own,
         lifetime: Duration,
     ) -> Result<Self, PkiError> {
         let lab = mirror.now().lab.name.clone();
-        let editor = Editor::new(Arc::clone(&mirror));
         let pki = Self { mirror, editor, lab, own, lifetime, known: Mutex::new(None) };
         let made = Authority::new(&pki.lab, unix_ms() / 1000, rand::random())?;
         let key = pki.key("ca");

@@ -9,11 +9,12 @@ use faultbed_common::{
     event::{Event, EventQuery},
     lab::Lab,
     logs::{LogLine, LogQuery},
+    program::{Content, Held},
     status::Status,
     trust::{ExpelReply, ExpelRequest, TokenReply, TokenRequest},
 };
 use faultbed_proto::v1::{
-    Document, ExecPart, exec_client::ExecClient, operator_client::OperatorClient,
+    Document, ExecPart, Piece, exec_client::ExecClient, operator_client::OperatorClient,
     trust_client::TrustClient,
 };
 use futures::{Stream, StreamExt};
@@ -22,7 +23,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cli::{context::Context, failure::Failure};
+use crate::cli::{
+    context::Context,
+    failure::Failure,
+    push::{self, Looked, ROUNDS_MAX},
+};
 
 /// How long a connection to a socket of this machine may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -44,6 +49,8 @@ pub struct Client {
     channel: Channel,
     /// The lab.
     pub context: Context,
+    /// Files that were looked at for it.
+    pub looked: Looked,
 }
 
 impl Client {
@@ -59,16 +66,48 @@ impl Client {
         let trust = TrustClient::new(channel.clone());
         let inner =
             OperatorClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { inner, trust, channel, context })
+        Ok(Self { inner, trust, channel, context, looked: Looked::default() })
     }
 
-    /// Asks for a change.
+    /// Asks for a change, and gives the lab the programs it needs for it.
     ///
     /// # Errors
-    /// The lab refuses, with its reason, or cannot be reached.
+    /// The lab refuses, with its reason, or cannot be reached; or a program cannot be read.
     pub async fn edit(&self, request: &EditRequest) -> Result<EditReply, Failure> {
-        let document = self.document(request)?;
-        let answer = self.inner.clone().edit(document).await;
+        let mut request = request.clone();
+        request.files.can_look = true;
+        for _ in 0..ROUNDS_MAX {
+            let document = self.document(&request)?;
+            let answer = self.inner.clone().edit(document).await;
+            let reply: EditReply = self.answer(answer)?;
+            if reply.needs.is_empty() {
+                return Ok(reply);
+            }
+            Box::pin(push::provide(self, &mut request.files, &reply.needs)).await?;
+        }
+        Err(Failure::no("the lab does not keep the programs that are pushed to it")
+            .next(self.context.typed("events")))
+    }
+
+    /// What the lab has of a program.
+    ///
+    /// # Errors
+    /// The lab cannot be reached.
+    pub async fn content_held(&self, content: &Content) -> Result<Held, Failure> {
+        let document = self.document(content)?;
+        let answer = self.inner.clone().content_held(document).await;
+        self.answer(answer)
+    }
+
+    /// Pushes a program; says what the lab has of it then.
+    ///
+    /// # Errors
+    /// The lab does not take it, or cannot be reached.
+    pub async fn content_push(
+        &self,
+        pieces: impl Stream<Item = Piece> + Send + 'static,
+    ) -> Result<Held, Failure> {
+        let answer = self.inner.clone().content_push(pieces).await;
         self.answer(answer)
     }
 

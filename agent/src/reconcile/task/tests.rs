@@ -2,6 +2,7 @@
 
 mod fake;
 mod leaving;
+mod programs;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,7 +20,9 @@ use tokio::task::JoinHandle;
 
 use self::fake::FakeHands;
 use super::*;
-use crate::reconcile::testing::{BOOT, host_spec, link_fault, node, node_spec, orders, probe};
+use crate::reconcile::testing::{
+    BOOT, host_spec, link_fault, node, node_spec, orders, probe, pushed,
+};
 
 /// Longer than any grace, retry or back-off of these tests, in time that only pretends to pass.
 const PATIENCE: Duration = Duration::from_secs(120);

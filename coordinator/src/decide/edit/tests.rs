@@ -7,6 +7,7 @@ mod laws;
 mod leases;
 mod nodes;
 mod own;
+mod programs;
 mod removal;
 
 use super::{Refusal, decide_hand_edit};
