@@ -85,6 +85,26 @@ fn a_proxy_of_the_lab_sees_the_private_address() {
 }
 
 #[test]
+fn what_binds_the_address_that_it_advertises_listens_at_its_private_one() {
+    let lab = Lab::new();
+    // The proxy has the advertised address.
+    let (_proxy, advertised) = listener("127.77.9.1:0");
+    let spec = dialler(&lab, "listen", &[&advertised.to_string()]);
+    let run = lab.launch_with_orders(&spec, &orders(&[advertised]));
+    let private = SocketAddr::new(PRIVATE, advertised.port());
+    let mut stream = None;
+    assert!(eventually(|| {
+        stream = std::net::TcpStream::connect(private).ok();
+        stream.is_some()
+    }));
+    let mut stream = stream.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "hello");
+    assert_eq!(lab::last_exit(&run.dir).code, Some(0));
+}
+
+#[test]
 fn others_are_dialled_as_without_a_shim() {
     for verb in ["dial", "dial-later", "dial-mapped"] {
         let (from, identity) = source_of(verb, "127.77.9.1:0", false, None);
@@ -169,6 +189,13 @@ pub(crate) fn helper(verb: &str, arguments: &[String]) {
             let socket = stream(family(target));
             connect(&socket, &target).unwrap();
             say(&socket);
+        }
+        "listen" => {
+            let socket = stream(family(target));
+            bind(&socket, &target).unwrap();
+            rustix::net::listen(&socket, 1).unwrap();
+            let (mut accepted, _) = TcpListener::from(socket).accept().unwrap();
+            std::io::Write::write_all(&mut accepted, b"hello").unwrap();
         }
         "dial-later" => {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -23,6 +23,7 @@ mod host;
 pub(super) mod lease;
 mod node;
 mod programs;
+mod remove;
 mod set;
 
 use change::Change;
@@ -100,6 +101,10 @@ pub fn decide(
         Edit::Set { targets, field, value } => {
             set::set(&mut change, targets, field, value)?;
             format!("set {} {field}={value}", targets.join(","))
+        }
+        Edit::Remove { targets } => {
+            remove::remove(&mut change, targets)?;
+            format!("remove {}", targets.join(","))
         }
         Edit::Inject { name, spec } => fault::inject(&mut change, name.as_ref(), spec)?,
         Edit::Heal { faults } => fault::heal(&mut change, faults)?,
