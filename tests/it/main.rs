@@ -9,5 +9,6 @@ mod faults;
 mod hosts;
 mod store_etcd;
 mod tidy;
+mod trust;
 mod up_down;
 mod verbs;
