@@ -24,14 +24,23 @@ need etcd etcd-server
 need etcdctl etcd-client
 if [ "$purpose" = test ]; then
     need python3 python3 # one test runs a server of Python's library as a user's own database
+    # Real databases live through a list of tests.
+    need redis-server redis-server
+    need redis-sentinel redis-sentinel
+    need redis-cli redis-tools
+    [ -n "$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || missing="$missing postgresql"
+    need psql postgresql-client
     # The comparison with the kernel builds links of its own, and has nftables drop their packets.
     # An ordinary user has what is in sbin, but not on the path.
     PATH=$PATH:/usr/sbin:/sbin
     need ip iproute2
     need nft nftables
     need ethtool ethtool
+    need systemd-analyze systemd # says what is wrong in our units; nothing of it is started
+    need dpkg-deb dpkg
     # The survival matrix moves the wall clocks of daemons, each by itself.
     [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
+    need nats-server nats-server
 fi
 if [ "$purpose" = bench ]; then # what our proxy is measured against, and the tools to be alone with it
     need haproxy haproxy
@@ -87,7 +96,8 @@ $as_root apt-get update -qq >&2
 # shellcheck disable=SC2086 # one word for each package
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
 # Nor at the next boot: the lab starts its own. This also works where systemd does not run, as in an image.
-for service in etcd-server:etcd haproxy:haproxy nginx-light:nginx; do
+for service in etcd-server:etcd redis-server:redis-server redis-sentinel:redis-sentinel \
+    postgresql:postgresql nats-server:nats-server haproxy:haproxy nginx-light:nginx; do
     case " $missing " in
     *" ${service%:*} "*)
         if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable -q "${service#*:}" || true; fi ;;

@@ -2,7 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
-    let files = ["operator", "agent", "trust"].map(|name| format!("faultbed/v1/{name}.proto"));
+    let files =
+        ["operator", "agent", "trust", "exec"].map(|name| format!("faultbed/v1/{name}.proto"));
     let files = protox::compile(files, ["protos"])?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())

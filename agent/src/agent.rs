@@ -89,6 +89,7 @@ async fn serve(args: &Settings, dir: PathBuf, program: &Program) -> anyhow::Resu
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let hands = Arc::new(RealHands::new(args, &dir));
     let spec = ledger.accepted().map(|accepted| accepted.spec.clone());
+    let (line, heard) = crate::line::line();
     let (reconciler, reports) =
         Reconciler::new(hands, ledger, Identity { version: version.clone(), boot_id });
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
@@ -100,9 +101,12 @@ async fn serve(args: &Settings, dir: PathBuf, program: &Program) -> anyhow::Resu
         version,
         port_range: facts::port_range(),
         labels: args.labels.clone(),
+        identity_port: args.identity_port(),
     };
     let mut session =
         Session::new(args.coordinators.clone(), identity.clone(), hello, orders, reports);
+    session.line = line;
+    session.allow(args.allow.clone());
     if let Some(spec) = &spec {
         session.knows(spec);
     }
@@ -110,7 +114,7 @@ async fn serve(args: &Settings, dir: PathBuf, program: &Program) -> anyhow::Resu
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let passes = tokio::spawn(reconciler.run(ordered, stop.clone()));
+    let passes = tokio::spawn(reconciler.hearing(heard).run(ordered, stop.clone()));
     if let Some(identity) = identity {
         // It ends with the runtime; a renewal that is under way loses nothing.
         tokio::spawn(identity.keep(args.coordinators.clone(), stop.clone()));

@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 use faultbed_common::{
     name::{HostName, LabName},
+    session::IDENTITY_PORT,
     trust::Token,
 };
 
@@ -76,6 +77,9 @@ pub struct AgentArgs {
     /// A coordinator: `unix:PATH`, or `http://ADDRESS:PORT`; may be repeated.
     #[arg(long, required_unless_present = "config")]
     pub coordinator: Vec<Coordinator>,
+    /// Where its proxy answers other hosts who dialled from here.
+    #[arg(long, default_value_t = IDENTITY_PORT)]
+    pub identity_port: u16,
     /// Leave the session of whoever started this: `join` does.
     #[arg(long, hide = true)]
     pub detached: bool,

@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use faultbed_common::{
     name::HostName,
+    session::IDENTITY_PORT,
     trust::{Identity, Issued, Presence, Who},
 };
 use faultbed_proto::v1::{Document, trust_client::TrustClient};
@@ -28,6 +29,7 @@ use faultbed_trust::{
 
 use crate::{
     agent,
+    allow::Allow,
     args::JoinArgs,
     reload::Program,
     session::Coordinator,
@@ -161,7 +163,8 @@ fn settle(
         bail!("{address} is no address that other hosts can dial; say --address");
     }
     let read = |url: &String| url.parse::<Coordinator>().map_err(anyhow::Error::msg);
-    let allow = Settings::read(&dir.join(FILE)).map(|before| before.allow).unwrap_or_default();
+    // What the owner of the machine wrote there before stays.
+    let allow = Allow::read(&dir.join(FILE)).map_err(anyhow::Error::msg)?;
     let mut labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
     labels.extend(issued.labels.clone());
     Ok(Settings {
@@ -172,6 +175,7 @@ fn settle(
         runtime,
         coordinators: issued.urls.iter().map(read).collect::<anyhow::Result<_>>()?,
         labels,
+        identity_port: IDENTITY_PORT,
         allow,
     })
 }

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +15,7 @@ use faultbed_common::{
     generation::{FaultRevision, Generation},
     host_spec::{HostSpec, NodeSpec},
     name::{ClusterName, FaultName, HostName, LabName, NodeName},
-    proxy_spec::{Deadline, ProxyFile},
+    proxy_spec::{Deadline, Listener, ProxyFile, ProxySpec},
     session::Orders,
 };
 use serde::{Deserialize, Serialize};
@@ -122,24 +123,53 @@ impl Accepted {
     /// What the proxy process must do, with the deadlines of its faults.
     #[must_use]
     pub fn proxy_file(&self) -> ProxyFile {
-        let faults = &self.spec.proxy.faults;
+        let mut spec = self.proxy_spec();
+        spec.faults.retain(|name, _| !self.terms.healed.contains_key(name));
+        let faults = &spec.faults;
         ProxyFile {
             version: PROXY_FILE_VERSION,
             lab: Some(self.spec.lab.clone()),
             boot_id: self.boot_id.clone(),
-            spec: self.spec.proxy.clone(),
             deadlines: self
                 .deadlines
                 .iter()
                 .filter(|(name, _)| faults.contains_key(*name))
                 .map(|(name, deadline)| (name.clone(), deadline.clone()))
                 .collect(),
+            spec,
         }
+    }
+
+    /// The proxy's part of the spec; and, as they were, the listeners of nodes that are leaving their
+    /// cluster: it moves their data away over them.
+    fn proxy_spec(&self) -> ProxySpec {
+        let mut spec = self.spec.proxy.clone();
+        let leaving = self.retiring.iter().filter(|(_, leaving)| {
+            leaving.spec.launch.leave.is_some()
+                && self.spec.clusters.contains(&leaving.spec.cluster)
+        });
+        for (name, Retiring { spec: node, .. }) in leaving {
+            for (port, rule) in node.ports.iter().filter(|(_, rule)| rule.proxied) {
+                let listen = SocketAddr::new(node.address, rule.port);
+                // A new node may have the address already.
+                if spec.listeners.iter().all(|listener| listener.listen != listen) {
+                    let upstream = SocketAddr::new(node.private, rule.port);
+                    let (node, port) = (name.clone(), port.clone());
+                    spec.listeners.push(Listener { node, port, listen, upstream });
+                }
+            }
+            spec.diallers.entry(node.private).or_insert_with(|| name.clone());
+        }
+        spec.listeners.sort_unstable();
+        spec
     }
 
     /// When a fault ends here; `None` is until healed.
     #[must_use]
     pub fn ends(&self, fault: &FaultName) -> Option<BootTime> {
+        if let Some(healed) = self.terms.healed.get(fault) {
+            return Some(BootTime::from_ns(healed.at_ns));
+        }
         self.deadlines.get(fault)?.boottime_ns.map(BootTime::from_ns)
     }
 
@@ -324,6 +354,32 @@ impl Ledger {
         {
             self.put();
         }
+    }
+
+    /// Notes that a coordinator is heard now, or was until now.
+    pub fn note_heard(&mut self, now: BootTime) {
+        if let Some(accepted) = &mut self.accepted
+            && accepted.spec.terms.dead_man.is_some()
+        {
+            accepted.terms.heard_ns = i64::try_from(now.ns()).ok();
+            accepted.written_ns = now.ns();
+            self.put();
+        }
+    }
+
+    /// When this host heals its faults by itself, if it goes on hearing nobody.
+    #[must_use]
+    pub fn dead_man_at(&self, now: BootTime) -> Option<BootTime> {
+        terms::dead_man_at(self.accepted.as_ref()?, now)
+    }
+
+    /// Heals its faults by itself where that is due. Says which.
+    pub fn dead_man(&mut self, now: BootTime) -> Vec<FaultName> {
+        let is_due = self.dead_man_at(now).is_some_and(|at| at <= now);
+        let Some(accepted) = self.accepted.as_mut().filter(|_| is_due) else { return Vec::new() };
+        let healed = terms::dead_man_heals(accepted, now);
+        self.put();
+        healed
     }
 
     /// Writes down how old the faults are, so that a reboot goes on from there.

@@ -4,6 +4,7 @@
 //! node (`shim`), and the data plane (`proxy`). The last two outlive the first.
 
 pub mod agent;
+pub mod allow;
 pub mod args;
 pub mod binaries;
 pub mod bypass;
@@ -11,10 +12,12 @@ pub mod canary;
 pub mod clock;
 pub mod doctor;
 pub mod down;
+pub mod exec;
 pub mod facts;
 pub mod identity;
 pub mod join;
 pub mod ledger;
+pub mod line;
 pub mod listeners;
 pub mod logs;
 pub mod node;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use faultbed_common::{
     host_spec::HostSpec,
     logs::{LogBatch, LogRequest},
+    name::NodeName,
     session::{Hello, Orders},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
@@ -21,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
+    allow::{self, Allow},
+    exec::{self, Attending},
     identity::HostIdentity,
+    line::Line,
     logs::{self, Places},
     reconcile::report::{Shared, Urgency, urgency},
 };
@@ -128,6 +132,10 @@ pub struct Session {
     pub orders: mpsc::Sender<Orders>,
     /// Where reports come from.
     pub reports: watch::Receiver<Shared>,
+    /// Who must know whether a coordinator is on the line.
+    pub line: Line,
+    /// The nodes that commands may be run for, by the orders that came last.
+    execs: exec::Nodes,
     /// The log files of nodes, by the orders that came last.
     places: Places,
 }
@@ -161,15 +169,36 @@ impl Session {
         orders: mpsc::Sender<Orders>,
         reports: watch::Receiver<Shared>,
     ) -> Self {
-        Self { coordinators, identity, hello, orders, reports, places: Places::default() }
+        Self {
+            coordinators,
+            identity,
+            hello,
+            orders,
+            reports,
+            line: Line::default(),
+            execs: exec::Nodes::default(),
+            places: Places::default(),
+        }
+    }
+
+    /// Bounds what operators may run.
+    pub fn allow(&mut self, allow: Allow) {
+        self.execs.allow(allow);
     }
 
     /// Knows where logs are before the first orders of this run came.
     pub fn knows(&mut self, spec: &HostSpec) {
-        let dir = |name| faultbed_common::render::node_dir(&self.hello.dir, name);
+        self.execs.know(spec, &self.hello.dir);
+        let dir = |name: &NodeName| faultbed_common::render::node_dir(&self.hello.dir, name);
         self.places = Places {
             dirs: spec.nodes.keys().map(|name| (name.clone(), dir(name))).collect(),
-            files: spec.nodes.iter().map(|(name, n)| (name.clone(), n.logs.clone())).collect(),
+            files: spec
+                .nodes
+                .iter()
+                // What a blueprint may not touch, nobody reads through us.
+                .filter(|(name, node)| allow::check_paths(&dir(name), node).is_ok())
+                .map(|(name, node)| (name.clone(), node.logs.clone()))
+                .collect(),
         };
     }
 
@@ -197,6 +226,7 @@ impl Session {
                     Err(over) => over,
                 },
             };
+            self.line.is_down();
             match over {
                 Over::Stopping => return None,
                 Over::Removed(why) => return Some(why),
@@ -241,6 +271,7 @@ impl Session {
 
     async fn hold(&mut self, coordinator: &Coordinator) -> Result<(), Over> {
         let channel = self.connect(coordinator).await?;
+        let attend = channel.clone();
         let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (outbox, queued) = mpsc::channel(OUTBOX_MAX);
         let hello = encode(&self.hello)?;
@@ -250,6 +281,8 @@ impl Session {
         outbox.try_send(reporter.next()?).ok();
         let mut stream = client.session(ReceiverStream::new(queued)).await?.into_inner();
         tracing::info!("session begun");
+        self.line.is_up();
+        let _attending = Attending::begin(attend, self.hello.host.clone(), self.execs.clone());
         let (batches, mut batched) = mpsc::channel::<LogBatch>(LOG_BATCHES_MAX);
         let mut requests = Requests::default();
         loop {

@@ -1,17 +1,20 @@
 //! What an agent goes by: from its command line, or from the `agent.toml` that `join` wrote.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
-use faultbed_common::name::{HostName, LabName};
+use faultbed_common::{
+    name::{HostName, LabName},
+    session::IDENTITY_PORT,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::{args::AgentArgs, session::Coordinator};
+use crate::{allow::Allow, args::AgentArgs, session::Coordinator};
 
 /// The file that `join` writes into the agent's directory.
 pub const FILE: &str = "agent.toml";
@@ -38,29 +41,21 @@ pub struct Settings {
     /// Labels of the host, until the lab gives it others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Where its proxy answers other hosts who dialled from here.
+    #[serde(default = "identity_port", skip_serializing_if = "is_identity_port")]
+    pub identity_port: u16,
     /// What nodes may be here. It wins over whatever a coordinator says.
     #[serde(default, skip_serializing_if = "Allow::is_everything")]
     pub allow: Allow,
 }
 
-/// What the owner of a machine lets a lab do there. What is empty limits nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Allow {
-    /// The users that nodes may run as.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub users: BTreeSet<String>,
-    /// The directories that programs of nodes may be under.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub paths: BTreeSet<PathBuf>,
+fn identity_port() -> u16 {
+    IDENTITY_PORT
 }
 
-impl Allow {
-    /// Whether nothing is limited.
-    #[must_use]
-    pub fn is_everything(&self) -> bool {
-        self.users.is_empty() && self.paths.is_empty()
-    }
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_identity_port(port: &u16) -> bool {
+    *port == IDENTITY_PORT
 }
 
 impl Settings {
@@ -73,15 +68,18 @@ impl Settings {
             return Self::read(path);
         }
         let missing = |what: &'static str| move || format!("say --{what}, or --config");
+        let dir = args.dir.clone().with_context(missing("dir"))?;
         Ok(Self {
             lab: args.lab.clone().with_context(missing("lab"))?,
             host: args.host.clone().with_context(missing("host"))?,
             address: args.address.with_context(missing("address"))?,
-            dir: args.dir.clone().with_context(missing("dir"))?,
             runtime: args.runtime.clone().with_context(missing("runtime"))?,
             coordinators: args.coordinator.clone(),
             labels: BTreeMap::new(),
-            allow: Allow::default(),
+            identity_port: args.identity_port,
+            // A limit that cannot be read must not be none.
+            allow: Allow::read(&dir.join(FILE)).map_err(anyhow::Error::msg)?,
+            dir,
         })
     }
 
@@ -91,11 +89,13 @@ impl Settings {
     /// It is not there, or something in it makes no sense: says which line.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        let read: Self =
+        let mut read: Self =
             toml::from_str(&text).with_context(|| format!("read {}", path.display()))?;
         if read.coordinators.is_empty() {
             anyhow::bail!("read {}: coordinators = [] names none; write one", path.display());
         }
+        let limits = Allow::parse(&text).map_err(anyhow::Error::msg);
+        read.allow = limits.with_context(|| format!("read {}", path.display()))?;
         Ok(read)
     }
 
@@ -106,6 +106,13 @@ impl Settings {
     pub fn text(&self) -> anyhow::Result<String> {
         let body = toml::to_string(self).context("write agent.toml")?;
         Ok(format!("# Written by `faultbed-agent join`; read when the agent starts.\n{body}"))
+    }
+
+    /// Where its proxy answers other hosts; `None` where hosts are only simulated.
+    #[must_use]
+    pub fn identity_port(&self) -> Option<u16> {
+        let is_simulated = self.address.is_ipv4() && self.address.is_loopback();
+        (!is_simulated).then_some(self.identity_port)
     }
 
     /// Where key, certificate and CAs are.
@@ -134,6 +141,7 @@ mod tests {
             runtime: "/run/faultbed".into(),
             coordinators: vec!["https://10.0.0.1:7400".parse().unwrap()],
             labels: [("rack".to_owned(), "a".to_owned())].into(),
+            identity_port: IDENTITY_PORT,
             allow: Allow::default(),
         }
     }
@@ -148,7 +156,8 @@ mod tests {
         fs::write(&path, format!("{text}\n[allow]\nusers = [\"db\"]\npaths = [\"/opt\"]\n"))
             .unwrap();
         let limited = Settings::read(&path).unwrap();
-        assert!(limited.allow.users.contains("db") && !limited.allow.is_everything());
+        assert_eq!(limited.allow.users, Some(vec!["db".to_owned()]));
+        assert_eq!(limited.allow.paths, Some(vec!["/opt".into()]));
         assert!(limited.needs_identity());
     }
 

@@ -239,6 +239,9 @@ pub struct Hook {
     /// Run once a node that joined runs, until it exits 0.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<Template>,
+    /// A node that cannot leave stays: without it, data would be lost. It is tried again and again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
     /// How long one try of a leave may take; ten seconds where it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,

@@ -74,6 +74,7 @@ fn host_spec(
         diallers: parties.diallers(&host),
         blocks: parties.blocks.clone(),
         hosts: parties.others(&host),
+        desk: parties.desk(&host),
         faults: lab
             .faults
             .iter()

@@ -163,6 +163,9 @@ pub struct Launch {
     /// Run before the node is stopped because it left the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Vec<String>>,
+    /// The node stays until `leave` has succeeded; without this it goes after a few tries.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leave_required: bool,
     /// How long one try of `leave` may take; `None` is the agent's own bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave_timeout: Option<Span>,

@@ -12,6 +12,7 @@ pub mod duration;
 pub mod edit;
 pub mod effect;
 pub mod event;
+pub mod exec;
 pub mod expr;
 pub mod fault;
 pub mod file;

@@ -30,12 +30,25 @@ pub struct ProxySpec {
     /// in the order of ports. A node of this host may come from there too.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub blocks: BTreeMap<IpAddr, Vec<BlockOwner>>,
-    /// Addresses of the lab's other hosts, and who of them can be asked who dialled from there. What
+    /// Addresses of the lab's other hosts, and where they can be asked who dialled from there. What
     /// dials from elsewhere, by no name, is no node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub hosts: BTreeMap<IpAddr, HostName>,
+    pub hosts: BTreeMap<IpAddr, HostDesk>,
+    /// Where this host answers the others who dialled from here; `None` where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desk: Option<SocketAddr>,
     /// The faults in force on links that touch this host's nodes.
     pub faults: BTreeMap<FaultName, LinkFault>,
+}
+
+/// Where a host answers who dialled from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDesk {
+    /// The host, as its certificate must name it.
+    pub host: HostName,
+    /// The port of its identity listener, at its address; `None` where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// A block of ports, and whose it is.

@@ -104,8 +104,9 @@ impl Scene<'_> {
             logs: self
                 .list(name, "logs", &role.logs)?
                 .into_iter()
-                .map(|log| dir.join(log))
-                .collect(),
+                .enumerate()
+                .map(|(i, log)| inside(name, &format!("logs[{i}]"), &dir, &log))
+                .collect::<Result<_, _>>()?,
             ready: match &role.ready {
                 Some(rule) => Some(self.probe(name, "ready", rule)?),
                 None => None,
@@ -200,6 +201,7 @@ impl Scene<'_> {
                 }
                 _ => None,
             },
+            leave_required: role.leave.as_ref().is_some_and(|hook| hook.required),
             leave_timeout: role.leave.as_ref().and_then(|hook| hook.timeout),
             limits: role.limits.clone(),
             version: role.version.clone(),

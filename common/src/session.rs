@@ -9,6 +9,10 @@ use crate::{
     name::{ClusterName, FaultName, HostName, LabName},
 };
 
+/// Where a host's proxy answers other hosts who dialled from there, unless its settings say another
+/// port. It is below the ports that nodes dial from, and no database's own.
+pub const IDENTITY_PORT: u16 = 7476;
+
 /// The first message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -26,6 +30,9 @@ pub struct Hello {
     /// `ip_local_port_range` said; `None` where it could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_range: Option<(u16, u16)>,
+    /// Where its proxy answers who dialled from there, at its address; `None` where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_port: Option<u16>,
     /// What its own settings say of it. They count until somebody gives the host others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -26,6 +26,9 @@ use crate::{
 /// Ages in statuses move without any change; roles and deadlines are looked at this often.
 const RECHECK: Duration = Duration::from_secs(1);
 
+/// What is due by time is looked at no more often.
+const OVERDUE: Duration = Duration::from_millis(20);
+
 /// Changes that are told one by one; a coordinator that begins late tells of many at once.
 const CHANGES_MAX: u64 = 20;
 
@@ -106,11 +109,12 @@ impl Chores {
             before = after;
             let due = chores::next_at_unix_ms(&seen.lab)
                 .map_or(RECHECK, |at| Duration::from_millis(at.saturating_sub(unix_ms())))
-                .min(RECHECK);
+                // What is overdue by our clock is not by a host's, whose report will wake us.
+                .clamp(OVERDUE, RECHECK);
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(due.max(Duration::from_millis(1))) => {}
+                () = tokio::time::sleep(due) => {}
             }
         }
     }

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod down;
 pub mod endpoints;
 pub mod events;
+pub mod exec;
 pub mod failure;
 pub mod fault;
 pub mod guard;
@@ -189,6 +190,8 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::Show(args) => show::run(session, args).await,
         Verb::Endpoints(args) => endpoints::run(session, args).await,
         Verb::Wait(args) => wait::condition::run(session, args).await,
+        Verb::Exec(args) => exec::exec(session, args).await,
+        Verb::Cp(args) => exec::copy(session, args).await,
         Verb::Logs(args) => logs::run(session, args).await,
         Verb::Events(args) => events::events(session, args).await,
         Verb::History(args) => events::history(session, args).await,

@@ -15,7 +15,8 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use faultbed_common::name::LabName;
 use faultbed_proto::v1::{
-    agent_server::AgentServer, operator_server::OperatorServer, trust_server::TrustServer,
+    agent_server::AgentServer, exec_server::ExecServer, operator_server::OperatorServer,
+    trust_server::TrustServer,
 };
 use tokio::{
     net::TcpListener,
@@ -35,6 +36,7 @@ use crate::{
     service::{
         DOCUMENT_BYTES_MAX,
         agent::AgentService,
+        exec::ExecService,
         operator::OperatorService,
         trust::{TRUST_BYTES_MAX, TrustService},
     },
@@ -138,6 +140,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     )
     .add_service(AgentServer::new(agents).max_decoding_message_size(DOCUMENT_BYTES_MAX))
     .add_service(TrustServer::new(trust).max_decoding_message_size(TRUST_BYTES_MAX));
+    let execs = ExecService {
+        mirror: Arc::clone(&mirror),
+        journal: Arc::clone(&journal),
+        desk: Arc::default(),
+    };
+    let grpc =
+        grpc.add_service(ExecServer::new(execs).max_decoding_message_size(DOCUMENT_BYTES_MAX));
     let router = grpc.into_axum_router().merge(http::routes(operator));
 
     let stop = CancellationToken::new();

@@ -3,6 +3,7 @@
 pub mod chores;
 pub mod edit;
 pub mod events;
+pub mod exec;
 pub mod status;
 
 #[cfg(test)]

@@ -19,10 +19,11 @@ use std::{
 };
 
 use faultbed_common::{
+    duration::millis,
     edit::HistoryEntry,
     generation::Generation,
     lab::Lab,
-    name::{HostName, LabName},
+    name::{FaultName, HostName, LabName},
     report::HostReport,
 };
 use futures::StreamExt;
@@ -44,6 +45,12 @@ pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// The longest wait before the store is asked again.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
+/// A watch that is lost was good until so long ago at most.
+const NOTICED_WITHIN: Duration = Duration::from_secs(10);
+
+/// So long after its begin a watch has said what happened while there was none.
+const CAUGHT_UP_AFTER: Duration = Duration::from_secs(1);
+
 /// Most revisions that become visible at once, when many are there.
 const BATCHES_AT_ONCE: usize = 64;
 
@@ -64,6 +71,8 @@ pub struct Mirror {
     pub pki: Arc<BTreeMap<String, Kv>>,
     /// When each report arrived here.
     pub seen: BTreeMap<HostName, Instant>,
+    /// When each fault in force began, on our clock.
+    begun: BTreeMap<FaultName, Begun>,
     /// Why this may be old or wrong: the store cannot be reached, or holds what cannot be read.
     pub trouble: Option<String>,
     /// The newest revision that is in here.
@@ -72,7 +81,23 @@ pub struct Mirror {
     unfolded: bool,
 }
 
+/// The beginning of a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Begun {
+    /// As the lab says it: tells one beginning from another of the same fault.
+    since_unix_ms: u64,
+    at: Instant,
+}
+
 impl Mirror {
+    /// How long ago each fault in force began, in milliseconds. What began while we looked is counted
+    /// by a clock that nobody steps; only of the rest must the wall clock be believed.
+    #[must_use]
+    pub fn fault_ages_ms(&self, now: Instant) -> BTreeMap<FaultName, u64> {
+        let age = |begun: &Begun| millis(now.saturating_duration_since(begun.at));
+        self.begun.iter().map(|(name, begun)| (name.clone(), age(begun))).collect()
+    }
+
     /// Begins to mirror a lab, and makes it where it is new.
     ///
     /// # Errors
@@ -191,6 +216,8 @@ enum Lost {
 async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<Arc<Mirror>>) {
     let mut list = false;
     let mut backoff = BACKOFF_MIN;
+    // What a watch first says cannot be older than this.
+    let mut earliest = Some(Instant::now());
     loop {
         let (before, began) = (state.mirror.revision, Instant::now());
         let lost = match list {
@@ -198,9 +225,10 @@ async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<A
             false => Ok(()),
         };
         let lost = match lost {
-            Ok(()) => watch_until_lost(store.as_ref(), &mut state, &sender).await,
+            Ok(()) => watch_until_lost(store.as_ref(), &mut state, &sender, earliest).await,
             Err(lost) => lost,
         };
+        earliest = Instant::now().checked_sub(NOTICED_WITHIN);
         // It worked for a while: whatever happened now is new.
         if state.mirror.revision > before || began.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF_MIN;
@@ -222,7 +250,7 @@ async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<A
 
 /// Now, for a list: what is in it may have been there for long.
 fn listed() -> Moment {
-    Moment { at: Instant::now(), unix_ms: Some(unix_ms()) }
+    Moment { at: Instant::now(), unix_ms: Some(unix_ms()), earliest: None }
 }
 
 async fn relist(store: &dyn Store, state: &mut State) -> Result<(), Lost> {
@@ -240,6 +268,7 @@ async fn watch_until_lost(
     store: &dyn Store,
     state: &mut State,
     sender: &watch::Sender<Arc<Mirror>>,
+    earliest: Option<Instant>,
 ) -> Lost {
     let prefix = state.keys.prefix().as_bytes().to_vec();
     let watch = match store.watch(&prefix, state.mirror.revision.next()).await {
@@ -249,16 +278,23 @@ async fn watch_until_lost(
     state.store_trouble(None);
     publish(state, sender);
     let mut batches = watch.ready_chunks(BATCHES_AT_ONCE);
+    // Until the watch has caught up, what it says may have been there for as long as there was none.
+    let began = Instant::now();
+    let mut caught_up = false;
     while let Some(chunk) = batches.next().await {
         for batch in chunk {
             match batch {
-                Ok(batch) => state.apply(batch, Moment { at: Instant::now(), unix_ms: None }),
+                Ok(batch) => {
+                    let unix_ms = (!caught_up).then(unix_ms);
+                    state.apply(batch, Moment { at: Instant::now(), unix_ms, earliest });
+                }
                 Err(error) => {
                     publish(state, sender);
                     return lost(error);
                 }
             }
         }
+        caught_up = CAUGHT_UP_AFTER < began.elapsed();
         publish(state, sender);
     }
     Lost::Store("watch store: it ended".into())

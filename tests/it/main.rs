@@ -4,6 +4,7 @@ mod api;
 mod apply;
 mod bad_input;
 mod crash;
+mod deploy;
 mod effects;
 mod faults;
 mod hosts;

@@ -172,7 +172,11 @@ impl Field {
         let home = self.home.path().join(format!("h{}", n + 1));
         let address = place.address().to_string();
         let dirs = (home.join("agent"), home.join("run"));
-        let mut daemon = Daemon::new(place, dirs, bins::path("faultbed-agent"));
+        // A path of its own: another release may come to it.
+        let program = home.join("faultbed-agent");
+        std::fs::create_dir_all(&home).expect("make directory");
+        std::fs::copy(bins::path("faultbed-agent"), &program).expect("copy the agent");
+        let mut daemon = Daemon::new(place, dirs, program);
         let host = format!("h{}", n + 1);
         daemon.args = words(&["agent", "--lab", self.shape.name, "--host", &host]);
         daemon.args.extend(words(&["--address", &address, "--dir", &text(&daemon.dir)]));

@@ -1,16 +1,19 @@
-//! Until when a host keeps to what it was told: the ends of leases, by its own clock. Pure.
+//! Until when a host keeps to what it was told, by its own clock: the ends of leases, and of faults
+//! that nobody could heal because no coordinator was heard. Pure.
 
 use std::collections::BTreeMap;
 
 use faultbed_common::{
+    generation::FaultRevision,
     host_spec::{HostSpec, LeaseTerm},
-    name::ClusterName,
+    name::{ClusterName, FaultName},
     proxy_spec::Deadline,
-    report::{HostReport, LeaseReport},
+    report::{FaultReport, HostReport, LeaseReport},
     session::LeaseAges,
 };
 use serde::{Deserialize, Serialize};
 
+use super::Accepted;
 use crate::clock::BootTime;
 
 /// What a host keeps of leases beside its spec.
@@ -21,6 +24,24 @@ pub struct Kept {
     pub lab: Option<Deadline>,
     /// When those of clusters end.
     pub clusters: BTreeMap<ClusterName, Deadline>,
+    /// When a coordinator was last heard, in nanoseconds of CLOCK_BOOTTIME; below zero where that was
+    /// before this boot. Kept only where it matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heard_ns: Option<i64>,
+    /// Faults that this host healed by itself; they stay healed until they are another revision.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub healed: BTreeMap<FaultName, Healed>,
+}
+
+/// A fault that a host healed by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healed {
+    /// Which revision of it.
+    pub revision: FaultRevision,
+    /// When, in nanoseconds of CLOCK_BOOTTIME; 0 is before this boot.
+    pub at_ns: u64,
+    /// Why, such as `heard no coordinator for 5m`.
+    pub why: String,
 }
 
 impl Kept {
@@ -43,6 +64,11 @@ impl Kept {
                 .boottime_ns
                 .map(|ns| now.ns().saturating_add(ns.saturating_sub(written_ns)));
         }
+        let since = signed(now.ns()).saturating_sub(signed(written_ns));
+        self.heard_ns = self.heard_ns.map(|heard| heard.saturating_add(since));
+        for healed in self.healed.values_mut() {
+            healed.at_ns = 0;
+        }
     }
 
     /// Says in a report what is left.
@@ -55,6 +81,18 @@ impl Kept {
             }),
         };
         report.lab_lease = self.lab.as_ref().map(said);
+        for (name, healed) in &self.healed {
+            let fault = report.faults.entry(name.clone()).or_default();
+            *fault = FaultReport {
+                revision: healed.revision,
+                active: false,
+                expired: false,
+                remaining_ms: None,
+                why: None,
+                healed: Some(healed.why.clone()),
+                ..std::mem::take(fault)
+            };
+        }
         report.leases =
             self.clusters.iter().map(|(name, deadline)| (name.clone(), said(deadline))).collect();
     }
@@ -75,7 +113,12 @@ pub(super) fn merge(held: Option<&Kept>, spec: &HostSpec, ages: &LeaseAges, now:
         let age = ages.clusters_ms.get(name).copied().unwrap_or(0);
         (name.clone(), deadline(known, term, age))
     });
+    let revisions: BTreeMap<FaultName, FaultRevision> = faults(spec).collect();
+    let mut healed = held.map(|held| held.healed.clone()).unwrap_or_default();
+    healed.retain(|name, healed| revisions.get(name) == Some(&healed.revision));
     Kept {
+        heard_ns: spec.terms.dead_man.map(|_| signed(now.ns())),
+        healed,
         lab: spec
             .terms
             .lab
@@ -83,4 +126,44 @@ pub(super) fn merge(held: Option<&Kept>, spec: &HostSpec, ages: &LeaseAges, now:
             .map(|term| deadline(held.and_then(|held| held.lab.as_ref()), term, ages.lab_ms)),
         clusters: clusters.collect(),
     }
+}
+
+/// Every fault of a spec, once, with its revision.
+fn faults(spec: &HostSpec) -> impl Iterator<Item = (FaultName, FaultRevision)> + '_ {
+    let of_links = spec.proxy.faults.iter().map(|(name, fault)| (name.clone(), fault.revision));
+    let of_nodes = spec.nodes.values().flat_map(|node| &node.faults);
+    of_links.chain(of_nodes.map(|(name, fault)| (name.clone(), fault.revision)))
+}
+
+/// 292 years of nanoseconds fit.
+fn signed(ns: u64) -> i64 {
+    i64::try_from(ns).unwrap_or(i64::MAX)
+}
+
+/// When a host that hears no coordinator heals its faults by itself; `None` where it never does, or
+/// has none in force.
+#[must_use]
+pub fn dead_man_at(accepted: &Accepted, now: BootTime) -> Option<BootTime> {
+    let limit = accepted.spec.terms.dead_man?;
+    let is_in_force = |(name, _): (FaultName, _)| !accepted.is_over(&name, now);
+    faults(&accepted.spec).any(|fault| is_in_force(fault)).then(|| {
+        let heard = accepted.terms.heard_ns.unwrap_or_else(|| signed(now.ns()));
+        let limit = i64::try_from(limit.0.as_nanos()).unwrap_or(i64::MAX);
+        BootTime::from_ns(u64::try_from(heard.saturating_add(limit)).unwrap_or(0))
+    })
+}
+
+/// Heals every fault in force, since nobody was heard for too long. Says which.
+pub fn dead_man_heals(accepted: &mut Accepted, now: BootTime) -> Vec<FaultName> {
+    let Some(limit) = accepted.spec.terms.dead_man else { return Vec::new() };
+    let mut named = Vec::new();
+    for (name, revision) in faults(&accepted.spec).collect::<BTreeMap<_, _>>() {
+        if accepted.is_over(&name, now) {
+            continue;
+        }
+        let why = format!("heard no coordinator for {limit}");
+        accepted.terms.healed.insert(name.clone(), Healed { revision, at_ns: now.ns(), why });
+        named.push(name);
+    }
+    named
 }

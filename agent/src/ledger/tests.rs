@@ -1,17 +1,19 @@
 //! What a host keeps to over restarts, reboots and reorders.
 
+mod terms;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use faultbed_common::{
     generation::{FaultRevision, Generation},
-    host_spec::{LeaseTerm, NodeEffect, NodeFault},
+    host_spec::{NodeEffect, NodeFault, NodePort},
     name::FaultName,
     session::{LeaseAges, Orders},
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::reconcile::testing::{BOOT, host_spec, node, node_spec, orders};
+use crate::reconcile::testing::{BOOT, host_spec, link_fault, node, node_spec, orders};
 
 const NOW: BootTime = BootTime::from_ms(1_000_000);
 
@@ -178,43 +180,35 @@ fn orders_that_the_disk_does_not_take_are_followed_named_and_written_later() {
     assert_eq!(next.accepted().unwrap().spec.generation, Generation(2));
 }
 
-/// Orders with a lease of the cluster and one of the lab.
-fn leased(generation: u64, revision: u64, age_ms: u64) -> Orders {
-    let mut orders = faulty(generation, 1, 0);
-    let term =
-        |span: &str| LeaseTerm { revision: FaultRevision(revision), lasts: span.parse().unwrap() };
-    orders.spec.terms.clusters.insert("kv".parse().unwrap(), term("1h"));
-    orders.spec.terms.lab = Some(term("2h"));
-    orders.lease_ages.clusters_ms.insert("kv".parse().unwrap(), age_ms);
-    orders
-}
-
 #[test]
-fn a_lease_ends_by_the_hosts_own_clock_over_restarts_and_boots() {
+fn the_proxy_goes_on_for_a_node_that_leaves_a_cluster_that_stays() {
     let dir = tempfile::tempdir().unwrap();
-    let mut ledger = open(&dir, BOOT, NOW).unwrap();
-    let minutes = |n: u64| Duration::from_secs(60 * n);
-    let lease_end =
-        |ledger: &Ledger| ledger.accepted().unwrap().terms.lease_end(&"kv".parse().unwrap());
-    ledger.accept(leased(1, 1, 600_000), NOW).unwrap();
-    assert_eq!(lease_end(&ledger), Some(NOW + minutes(50)));
-    // What a coordinator thinks of its age later changes nothing; a newer beginning does.
-    ledger.accept(leased(2, 1, 0), NOW + minutes(5)).unwrap();
-    assert_eq!(lease_end(&ledger), Some(NOW + minutes(50)));
-    ledger.accept(leased(3, 2, 0), NOW + minutes(5)).unwrap();
-    assert_eq!(lease_end(&ledger), Some(NOW + minutes(65)));
-    ledger.note_ages(NOW + minutes(25));
-    let booted = BootTime::from_ms(5_000);
-    let held = open(&dir, "another-boot", booted).unwrap();
-    assert_eq!(lease_end(&held), Some(booted + minutes(40)));
-    let kv = "kv".parse().unwrap();
-    assert!(!held.accepted().unwrap().lease_is_over(&kv, booted + minutes(39)));
-    assert!(held.accepted().unwrap().lease_is_over(&kv, booted + minutes(40)));
-    // The lab's own ends earlier.
-    let mut ledger = held;
-    let mut orders = leased(4, 2, 0);
-    orders.spec.terms.lab =
-        Some(LeaseTerm { revision: FaultRevision(4), lasts: "1m".parse().unwrap() });
-    ledger.accept(orders, booted).unwrap();
-    assert_eq!(lease_end(&ledger), Some(booted + minutes(1)));
+    let listens = |clusters: &[&str], has_leave: bool| {
+        let mut ledger = open(&dir, BOOT, NOW).unwrap();
+        let mut leaver = node_spec();
+        let port = NodePort { port: 2379, proxied: true, url: None };
+        leaver.ports.insert("client".parse().unwrap(), port);
+        leaver.launch.leave = has_leave.then(|| vec!["leave".to_owned()]);
+        ledger.accept(orders(host_spec([(node("kv-1"), leaver.clone())])), NOW).unwrap();
+        let mut without = host_spec([]);
+        without.clusters = clusters.iter().map(|name| name.parse().unwrap()).collect();
+        without.generation = Generation(2);
+        without.proxy.listeners.clear();
+        ledger.accept(orders(without), NOW).unwrap();
+        let spec = ledger.accepted().unwrap().proxy_file().spec;
+        assert_eq!(spec.diallers.contains_key(&leaver.private), !spec.listeners.is_empty());
+        let wanted: Vec<SocketAddr> = leaver
+            .ports
+            .values()
+            .filter(|port| port.proxied)
+            .map(|port| SocketAddr::new(leaver.address, port.port))
+            .collect();
+        let found: Vec<SocketAddr> = spec.listeners.iter().map(|l| l.listen).collect();
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        std::fs::create_dir(dir.path()).unwrap();
+        (!wanted.is_empty() && wanted == found, found.is_empty())
+    };
+    assert_eq!(listens(&["kv"], true), (true, false), "its data moves away over them");
+    assert_eq!(listens(&[], true), (false, true), "the whole cluster goes");
+    assert_eq!(listens(&["kv"], false), (false, true), "it need not leave");
 }

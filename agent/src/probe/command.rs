@@ -12,7 +12,7 @@ use tokio::{
 const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
 
 /// Variables that would send a command's questions elsewhere.
-const PROXY_VARIABLES: [&str; 8] = [
+pub(crate) const PROXY_VARIABLES: [&str; 8] = [
     "http_proxy",
     "https_proxy",
     "all_proxy",
@@ -73,7 +73,7 @@ pub async fn run(
     }
     die_with_us(&mut command);
     let mut child = command.spawn().map_err(|error| format!("run {program}: {error}"))?;
-    let group = Group(child.id());
+    let group = Group::of(child.id());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let running = async {
         let (stdout, stderr, status) = tokio::join!(read(stdout), read(stderr), child.wait());
@@ -92,9 +92,14 @@ pub async fn run(
 }
 
 /// The process group of a command, killed when it is dropped before its end.
-struct Group(Option<u32>);
+pub(crate) struct Group(Option<u32>);
 
 impl Group {
+    /// The group that a child leads; nothing where it has ended already.
+    pub(crate) fn of(leader: Option<u32>) -> Self {
+        Self(leader)
+    }
+
     fn forget(mut self) {
         self.0 = None;
     }
@@ -113,7 +118,7 @@ impl Drop for Group {
 
 /// A command must not go on when its agent is killed: the next agent begins it again.
 #[allow(unsafe_code, reason = "the parent-death signal is set between fork and exec")]
-fn die_with_us(command: &mut Command) {
+pub(crate) fn die_with_us(command: &mut Command) {
     // SAFETY: prctl is async-signal-safe and touches no memory of ours.
     unsafe {
         command.pre_exec(|| {

@@ -19,7 +19,9 @@ use rustix::{
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::socket_peercred,
     },
-    time::{TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime},
+    time::{
+        TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    },
 };
 use serde::Serialize;
 
@@ -35,6 +37,8 @@ const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Agents connected at once; more than one is already odd.
 const PEERS_MAX: usize = 16;
 const READ_BYTES: usize = 4096;
+/// Replies that wait for a peer to read them; until then it is not heard.
+const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A moment that never comes, for a timer that is not needed.
 const NEVER_NS: u64 = i64::MAX as u64;
 
@@ -47,6 +51,8 @@ pub(crate) struct Control {
     stop: OwnedFd,
     timer: OwnedFd,
     peers: Vec<Peer>,
+    /// It was told to end, and has yet to say so.
+    stopping: bool,
 }
 
 /// Why the control thread has ended.
@@ -83,54 +89,62 @@ impl Control {
         listener.set_nonblocking(true)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
-        Ok(Self { engine, listener, lock, stop, timer, peers: Vec::new() })
+        Ok(Self { engine, listener, lock, stop, timer, peers: Vec::new(), stopping: false })
     }
 
     /// Serves until it is told to stop, or another process serves.
     pub(crate) fn run(mut self) -> End {
-        let mut stopping = false;
-        while !(stopping && self.peers.iter().all(|peer| peer.output.is_empty())) {
-            let due = moment(self.engine.due_ns().unwrap_or(NEVER_NS));
-            if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &due) {
-                tracing::error!(%error, "arm the timer for the next deadline");
+        loop {
+            if let Some(end) = self.turn(None) {
+                return end;
             }
-            let Some(news) = self.wait() else { return End::Stopped };
-            if news.stop {
-                return End::Stopped;
-            }
-            if news.deadline {
-                // An error is logged; the workers obey as soon as they can.
-                if let Err(why) = self.engine.make_true() {
-                    tracing::error!(why, "end a fault at its deadline");
-                }
-            }
-            if news.peer {
-                self.accept();
-            }
-            for at in news.peers {
-                match self.serve(at) {
-                    Asked::Nothing => {}
-                    Asked::Stop => stopping = true,
-                    Asked::Gone => return End::HandedOver,
-                }
-            }
-            self.peers.retain_mut(|peer| !peer.write_out());
         }
-        End::Stopped
     }
 
-    fn wait(&mut self) -> Option<News> {
+    /// Waits for news, at most for `patience`, and does what they ask; says why it was the last time.
+    pub(crate) fn turn(&mut self, patience: Option<&Timespec>) -> Option<End> {
+        let due = moment(self.engine.due_ns().unwrap_or(NEVER_NS));
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &due) {
+            tracing::error!(%error, "arm the timer for the next deadline");
+        }
+        let Some(news) = self.wait(patience) else { return Some(End::Stopped) };
+        if news.stop {
+            return Some(End::Stopped);
+        }
+        if news.deadline {
+            // An error is logged; the workers obey as soon as they can.
+            if let Err(why) = self.engine.make_true() {
+                tracing::error!(why, "end a fault at its deadline");
+            }
+        }
+        if news.peer {
+            self.accept();
+        }
+        for at in news.peers {
+            match self.serve(at) {
+                Asked::Nothing => {}
+                Asked::Stop => self.stopping = true,
+                Asked::Gone => return Some(End::HandedOver),
+            }
+        }
+        self.peers.retain_mut(|peer| !peer.write_out());
+        let is_over = self.stopping && self.peers.iter().all(|peer| peer.output.is_empty());
+        is_over.then_some(End::Stopped)
+    }
+
+    fn wait(&mut self, patience: Option<&Timespec>) -> Option<News> {
         let mut watched = vec![
             PollFd::new(&self.stop, PollFlags::IN),
             PollFd::new(&self.timer, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
         for peer in &self.peers {
-            let wanted = if peer.leaving { PollFlags::empty() } else { PollFlags::IN };
+            let is_heard = !peer.leaving && peer.output.len() <= REPLY_BYTES_MAX;
+            let wanted = if is_heard { PollFlags::IN } else { PollFlags::empty() };
             let more = if peer.output.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
             watched.push(PollFd::new(&peer.stream, wanted | more));
         }
-        match poll(&mut watched, None) {
+        match poll(&mut watched, patience) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 tracing::error!(%error, "wait for the agent");
@@ -161,7 +175,9 @@ impl Control {
     /// Reads what a peer says and answers each line.
     fn serve(&mut self, at: usize) -> Asked {
         let Some(peer) = self.peers.get_mut(at) else { return Asked::Nothing };
-        peer.read_in();
+        if peer.output.len() <= REPLY_BYTES_MAX {
+            peer.read_in();
+        }
         let mut asked = Asked::Nothing;
         while let Some(line) = self.peers[at].next_line() {
             let reply = match request(&line) {

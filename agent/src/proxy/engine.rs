@@ -27,6 +27,7 @@ use crate::clock;
 use crate::proxy::{
     acceptor::{Acceptor, Door},
     carry::shared,
+    diallers::Diallers,
     evidence::Ledger,
     identify::Lookup,
     pair::losing,
@@ -135,7 +136,12 @@ impl Engine {
                 file.version
             ));
         }
-        self.crew.lookup.set_lab(file.lab.clone());
+        let lookup = &self.crew.lookup;
+        lookup.set_lab(file.lab.clone());
+        if let Some(dir) = self.path.parent() {
+            let known = Diallers::of(&file.spec);
+            lookup.origin().follow(lookup, file.lab.clone(), (file.spec.desk, &known), dir);
+        }
         self.file = file;
         Ok(())
     }

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +22,7 @@ use faultbed_common::{
 
 use crate::{
     proxy::{
+        origin::Origin,
         processes::{Owners, node_processes, sockets_of},
         rule_set::{Board, lock},
         slab::Key,
@@ -37,11 +38,19 @@ const REST_FACTOR: u32 = 10;
 /// How long the thread rests at most.
 const REST_MAX: Duration = Duration::from_millis(500);
 
+/// Who wants to know.
+#[derive(Debug)]
+pub(crate) enum Asker {
+    /// A worker, of one of its connections.
+    Worker(Key, Arc<Mailbox>),
+    /// Another host. The answer is given as far as it is known.
+    Host(tokio::sync::oneshot::Sender<Option<Party>>),
+}
+
 /// Whose connection is this?
 #[derive(Debug)]
 pub(crate) struct Question {
-    pub(crate) key: Key,
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) asker: Asker,
     /// The dialler's end of the connection, and ours.
     pub(crate) theirs: SocketAddr,
     pub(crate) ours: SocketAddr,
@@ -55,6 +64,8 @@ pub(crate) struct Lookup {
     questions: Mutex<VecDeque<Question>>,
     asked: Condvar,
     lab: Mutex<Option<LabName>>,
+    /// The hosts that answer for what dials from their addresses.
+    origin: Origin,
     /// Nodes are seen to dial from addresses that are not theirs.
     unnamed_nodes: AtomicBool,
 }
@@ -62,6 +73,13 @@ pub(crate) struct Lookup {
 impl Lookup {
     /// Asks; the answer comes to the mailbox, or never.
     pub(crate) fn ask(&self, question: Question) {
+        if let Some(question) = self.origin.ask(question) {
+            self.ask_here(question);
+        }
+    }
+
+    /// As [`Self::ask`], of a connection that was dialled from this machine.
+    pub(crate) fn ask_here(&self, question: Question) {
         let mut questions = lock(&self.questions);
         if questions.len() >= QUESTIONS_MAX {
             questions.pop_front();
@@ -78,6 +96,16 @@ impl Lookup {
     /// As another process has seen.
     pub(crate) fn set_unnamed_nodes(&self, seen: bool) {
         self.unnamed_nodes.store(seen, Ordering::Relaxed);
+    }
+
+    /// Nodes are seen to dial from addresses that are not theirs.
+    pub(crate) fn note_unnamed_node(&self) {
+        self.unnamed_nodes.store(true, Ordering::Relaxed);
+    }
+
+    /// What asks other hosts and answers them.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The lab whose nodes count; processes of others are clients.
@@ -134,7 +162,11 @@ impl Lookup {
                 let found = tables.find(question.theirs, question.ours);
                 match found.map(|found| found.and_then(|found| found.inode)) {
                     Ok(Some(inode)) => inodes.entry(inode).or_default().push(question),
-                    // Gone already, or not of this machine.
+                    // No socket of this machine, and no host of the lab, or that was asked.
+                    Ok(None) if !is_own(question.theirs.ip(), question.ours.ip()) => {
+                        reply(question, Some(Party::Clients));
+                    }
+                    // Gone already.
                     Ok(None) | Err(_) => unanswered.push(question),
                 }
             }
@@ -169,8 +201,22 @@ impl Lookup {
     }
 }
 
-fn reply(question: Question, party: Option<Party>) {
-    question.mailbox.post(Message::Identified { key: question.key, party });
+/// Answers a question.
+pub(crate) fn reply(question: Question, party: Option<Party>) {
+    match question.asker {
+        Asker::Worker(key, mailbox) => mailbox.post(Message::Identified { key, party }),
+        Asker::Host(answer) => {
+            let _gone_meanwhile = answer.send(party);
+        }
+    }
+}
+
+/// Whether an address is one of this machine's. `ours` is one, surely.
+fn is_own(address: IpAddr, ours: IpAddr) -> bool {
+    let address = address.to_canonical();
+    address == ours.to_canonical()
+        || address.is_loopback()
+        || std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The nodes that hold the sockets of these inodes.

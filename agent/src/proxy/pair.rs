@@ -265,13 +265,13 @@ impl Pair {
         }
     }
 
-    /// Whether a one-way cut of packets meets a connection whose destination has not yet been sent
-    /// all that was written. As long as that socket hears acknowledgements its kernel goes on
-    /// sending; so it must not, and the other way has had its allowance.
+    /// Whether a one-way cut of packets meets a connection whose destination has not yet got all that
+    /// was written. As long as that socket hears acknowledgements its kernel goes on sending; so it
+    /// must not, and the other way has had its allowance.
     fn has_full_window(&self, wanted: Verdict) -> bool {
-        let unsent = |side: Option<&Side>| side.is_some_and(|side| side.unsent_bytes() > 0);
-        (wanted.near_deaf && wanted.backward == Gate::Ajar && unsent(self.far.as_ref()))
-            || (wanted.far_deaf && wanted.forward == Gate::Ajar && unsent(Some(&self.near)))
+        let owes = |side: Option<&Side>| side.is_some_and(Side::owes_bytes);
+        (wanted.near_deaf && wanted.backward == Gate::Ajar && owes(self.far.as_ref()))
+            || (wanted.far_deaf && wanted.forward == Gate::Ajar && owes(Some(&self.near)))
     }
 
     /// What waited for the end of a cut.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::SocketAddr,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +15,10 @@ use faultbed_common::{
     name::NodeName,
 };
 
-use crate::proxy::table::{Diallers, Life, Orders};
+use crate::proxy::{
+    diallers::Diallers,
+    table::{Life, Orders},
+};
 
 /// Everything that decides about a connection.
 #[derive(Debug, Default)]
@@ -52,9 +55,9 @@ impl RuleSet {
         self.touched.contains(node)
     }
 
-    /// Who dials from an address; `None` where that must be looked up.
-    pub(crate) fn dialler(&self, address: IpAddr) -> Option<Party> {
-        self.diallers.get(&address).cloned().map(Party::Node)
+    /// Who dials from there; `None` where that must be looked up.
+    pub(crate) fn dialler(&self, from: SocketAddr) -> Option<Party> {
+        self.diallers.node(from).cloned().map(Party::Node)
     }
 }
 

@@ -208,6 +208,17 @@ impl Shaper {
         self.rule.delay.is_some() || !self.rule.loss.is_empty() || self.rule.hold.is_some()
     }
 
+    /// Whether the time of bytes runs from when they arrived, not from when they are read. Not where
+    /// they may lie unread for another reason than that this thread was woken late.
+    pub(crate) fn counts_from_arrival(&self) -> bool {
+        let LinkEffect { delay, bandwidth, slice, hold, .. } = &self.rule;
+        delay.is_some()
+            && bandwidth.is_none()
+            && slice.is_none()
+            && hold.is_none()
+            && self.jam.is_empty()
+    }
+
     /// Whether nothing is left to do.
     pub(crate) fn is_idle(&self) -> bool {
         self.rule.is_clear() && self.bytes() == 0 && self.closing == Closing::No && !self.is_limited

@@ -60,6 +60,9 @@ pub(crate) struct Side {
     /// Deaf for the moment, because all that arrives is lost.
     storm: bool,
     mute: bool,
+    /// The kernel stamps what arrives.
+    #[serde(default)]
+    stamped: bool,
     /// Bytes written to it since it was made.
     pub(crate) written: u64,
 }
@@ -77,6 +80,7 @@ impl Side {
             deaf: false,
             storm: false,
             mute: false,
+            stamped: false,
             written: 0,
         }
     }
@@ -96,14 +100,38 @@ impl Side {
     /// # Errors
     /// `AGAIN` where nothing has; any other error is the end of the connection.
     pub(crate) fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
-        let wanted = into.len();
+        self.set_stamped(false);
         let result = retry(|| recv(&self.fd, &mut *into, RecvFlags::DONTWAIT).map(|(n, _)| n));
+        self.note_read(result, into.len());
+        result
+    }
+
+    /// As [`Self::read`], with how many nanoseconds ago the last of the bytes arrived, where the
+    /// kernel says so.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn read_aged(&mut self, into: &mut [u8]) -> Result<(usize, Option<u64>), Errno> {
+        self.set_stamped(true);
+        let result = retry(|| sys::stamps::recv(&self.fd, &mut *into));
+        self.note_read(result.map(|(count, _)| count), into.len());
+        result
+    }
+
+    fn set_stamped(&mut self, stamped: bool) {
+        if self.stamped != stamped {
+            self.stamped = stamped;
+            // Without stamps the time of bytes runs from when they are read.
+            let _no_stamps = sys::stamps::set(&self.fd, stamped);
+        }
+    }
+
+    fn note_read(&mut self, result: Result<usize, Errno>, wanted: usize) {
         match result {
             Ok(count) if count < wanted && !self.hung => self.readable = false,
             Err(Errno::AGAIN) => self.readable = false,
             Ok(_) | Err(_) => {}
         }
-        result
     }
 
     /// Writes what the socket takes.
@@ -208,6 +236,13 @@ impl Side {
         sys::unsent_bytes(&self.fd)
     }
 
+    /// Whether its kernel would send something of its own accord as soon as it heard its peer:
+    /// what it has not sent, and, where it was deaf until now, what its peer may never have got. Of a
+    /// socket that was not deaf, unacknowledged bytes are but a moment's: its peer has them.
+    pub(crate) fn owes_bytes(&self) -> bool {
+        self.unsent_bytes() > 0 || (self.deaf && sys::unacknowledged_bytes(&self.fd) > 0)
+    }
+
     pub(crate) fn is_deaf(&self) -> bool {
         self.deaf
     }
@@ -230,7 +265,7 @@ impl Side {
 }
 
 /// Repeats a call that a signal interrupted.
-fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         match call() {
             Err(Errno::INTR) => {}

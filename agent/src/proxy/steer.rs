@@ -7,60 +7,51 @@
 //! cannot refuse: for that the group gets an extended program, where the host takes one. Each
 //! program is tried after it is attached.
 
+mod program;
+mod trial;
+
 use std::{
-    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::Arc,
-    time::Duration,
 };
 
 use faultbed_common::{
     link::{Link, Party},
     name::NodeName,
+    port_block::PortBlock,
     proxy_spec::{Cut, Dials},
 };
 use rustix::{
     io::Errno,
-    net::{
-        AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, listen, socket_with,
-        sockopt,
-    },
+    net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt},
 };
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::program::Steering;
+use self::{
+    program::program,
+    trial::{Heard, Probe, heard, in_time, send_syn},
+};
 use crate::proxy::{
     carry::{descriptor, shared_descriptor},
+    diallers::Diallers,
     side::new_socket,
     sys::{
-        self, Instruction,
+        self,
         bpf::{Group, REFUSED},
     },
-    table::{Diallers, KeptOut, Order, Orders},
+    table::{KeptOut, Order, Orders},
 };
 
-/// The kernel's bound on the length of a program.
-const PROGRAM_MAX: usize = 4096;
 /// Parties that one listener can keep out and count apart. The SYNs of more are dropped uncounted.
 const PARTIES_MAX: usize = 256;
 /// Addresses that are tried after a program is attached.
 const TRIED_MAX: usize = 2;
-/// How often, and how long apart, it is looked whether such a SYN has arrived.
-const TRIES_MAX: u32 = 200;
-const TRY_AGAIN: Duration = Duration::from_millis(1);
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
-
-const LOAD_WORD: u16 = 0x20;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP: u16 = 0x05;
-const RETURN: u16 = 0x06;
-/// `SKF_NET_OFF`: what follows is an offset into the IP header.
-const NET: u32 = 0xfff0_0000;
-const SOURCE_V4: u32 = 12;
-const SOURCE_V6: u32 = 8;
 
 /// The place of the deaf listener that is nobody's.
 const CLOSED: u32 = 0;
@@ -68,72 +59,6 @@ const CLOSED: u32 = 0;
 const REAL: u32 = 1;
 /// The place of the first deaf listener that is somebody's.
 const FIRST_DROP: u32 = 2;
-
-/// Whose SYNs go where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Steering {
-    pub(crate) places: BTreeMap<IpAddr, u32>,
-    /// For everybody who is not named.
-    pub(crate) others: u32,
-}
-
-impl Steering {
-    fn all(place: u32) -> Self {
-        Self { places: BTreeMap::new(), others: place }
-    }
-}
-
-/// The program for a steering that refuses nobody.
-///
-/// # Errors
-/// Where there are more addresses than a program can hold.
-pub(crate) fn program(steering: &Steering, v4: bool) -> io::Result<Vec<Instruction>> {
-    let mut program = Vec::new();
-    // Addresses that begin alike, with their last words; one of four bytes has no beginning.
-    let mut groups: BTreeMap<Vec<u32>, Vec<(u32, u32)>> = BTreeMap::new();
-    for (address, place) in &steering.places {
-        let octets = match address {
-            IpAddr::V4(address) if v4 => address.octets().to_vec(),
-            IpAddr::V6(address) if !v4 => address.octets().to_vec(),
-            IpAddr::V4(_) | IpAddr::V6(_) => continue,
-        };
-        let words = octets.chunks_exact(4);
-        let mut words: Vec<u32> =
-            words.map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let last = words.pop().unwrap_or(0);
-        groups.entry(words).or_default().push((last, *place));
-    }
-    let source = NET + if v4 { SOURCE_V4 } else { SOURCE_V6 };
-    for (beginning, ends) in groups {
-        let mut to_next = Vec::new();
-        let mut offset = source;
-        for word in beginning {
-            program.push(op(LOAD_WORD, 0, 0, offset));
-            program.push(op(JUMP_IF_EQUAL, 1, 0, word));
-            to_next.push(program.len());
-            program.push(op(JUMP, 0, 0, 0));
-            offset += 4;
-        }
-        program.push(op(LOAD_WORD, 0, 0, offset));
-        for (end, place) in ends {
-            program.push(op(JUMP_IF_EQUAL, 0, 1, end));
-            program.push(op(RETURN, 0, 0, place));
-        }
-        let next = program.len();
-        for at in to_next {
-            program[at].k = u32::try_from(next - at - 1).map_err(io::Error::other)?;
-        }
-    }
-    program.push(op(RETURN, 0, 0, steering.others));
-    if program.len() > PROGRAM_MAX {
-        return Err(io::Error::other("more addresses than a steering program can hold"));
-    }
-    Ok(program)
-}
-
-fn op(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
-    Instruction { code, jt, jf, k }
-}
 
 /// The listening sockets of one advertised address, and who is kept out.
 #[derive(Debug, Serialize, Deserialize)]
@@ -152,6 +77,9 @@ pub(crate) struct Gate {
     /// What the steering was made from.
     from: Option<(KeptOut, Arc<Diallers>, bool)>,
     tried: bool,
+    /// There once a program has looked at ports.
+    #[serde(default)]
+    probe: Option<Probe>,
 }
 
 /// A counter of the SYNs that the kernel refused.
@@ -196,6 +124,7 @@ impl Gate {
             steering,
             from: None,
             tried: false,
+            probe: None,
         })
     }
 
@@ -249,15 +178,29 @@ impl Gate {
         }
         let others_are_kept_out = wanted.others != REAL;
         if others_are_kept_out || !kept_out.is_empty() {
-            for (address, node) in &**diallers {
+            let mut place = |node: &NodeName| -> io::Result<Option<u32>> {
                 let party = Party::Node(node.clone());
-                if let Some(dials) = kept_out.get(&party) {
-                    wanted.places.insert(*address, self.place_of(&party, *dials)?);
-                } else if others_are_kept_out {
-                    wanted.places.insert(*address, REAL);
+                match kept_out.get(&party) {
+                    Some(dials) => self.place_of(&party, *dials).map(Some),
+                    None => Ok(others_are_kept_out.then_some(REAL)),
+                }
+            };
+            for (address, node) in &diallers.addresses {
+                if let Some(place) = place(node)? {
+                    wanted.places.insert(*address, place);
+                }
+            }
+            for (address, owners) in &diallers.blocks {
+                let mut ranges = Vec::new();
+                for owner in owners {
+                    ranges.extend(place(&owner.node)?.map(|place| (owner.block, place)));
+                }
+                if !ranges.is_empty() {
+                    wanted.ranges.insert(*address, ranges);
                 }
             }
         }
+        self.add_probe(&mut wanted)?;
         if wanted != self.steering {
             self.attach(&wanted)?;
             self.steering = wanted;
@@ -274,14 +217,38 @@ impl Gate {
         Ok(())
     }
 
-    fn attach(&self, wanted: &Steering) -> io::Result<()> {
+    /// Has a program that looks at ports keep out one that nobody uses, so that it can be tried.
+    fn add_probe(&mut self, wanted: &mut Steering) -> io::Result<()> {
         let v4 = self.listen.is_ipv4();
-        let mut places = wanted.places.values().chain([&wanted.others]);
-        match &self.group {
-            Some(group) if places.any(|place| *place >= REFUSED) => {
-                group.attach(&*self.real, &wanted.places, wanted.others, v4)
+        if !wanted.ranges.keys().any(|address| address.is_ipv4() == v4) {
+            // The port is somebody's again once no program names it.
+            return Ok(());
+        }
+        let probe = match self.probe.take() {
+            Some(probe) => probe,
+            None => Probe::open(self.listen)?,
+        };
+        let only = PortBlock { first: probe.address.port(), count: 1 };
+        wanted.ranges.entry(probe.address.ip()).or_default().insert(0, (only, CLOSED));
+        self.probe = Some(probe);
+        Ok(())
+    }
+
+    fn attach(&mut self, wanted: &Steering) -> io::Result<()> {
+        let v4 = self.listen.is_ipv4();
+        let by_address = wanted.places.values();
+        let by_port = wanted.ranges.values().flatten().map(|(_, place)| place);
+        let mut places = by_address.chain(by_port).chain([&wanted.others]);
+        if !places.any(|place| *place >= REFUSED) {
+            match program(wanted, v4) {
+                Ok(program) => return sys::attach_steering(&*self.real, &program),
+                // An extended program may be longer, where the host takes one.
+                Err(too_long) => self.make_group().map_err(|_| too_long)?,
             }
-            Some(_) | None => sys::attach_steering(&*self.real, &program(wanted, v4)?),
+        }
+        match &self.group {
+            Some(group) => group.attach(&*self.real, wanted, v4),
+            None => Err(io::Error::other("no group of listeners")),
         }
     }
 
@@ -318,8 +285,8 @@ impl Gate {
         drop_place(at)
     }
 
-    /// The place that stands for a refusal, counted for a party.
-    fn refusal_of(&mut self, party: &Party) -> io::Result<u32> {
+    /// Makes the group that extended programs choose from, where there is none yet.
+    fn make_group(&mut self) -> io::Result<()> {
         if self.group.is_none() {
             let places = u32::try_from(PARTIES_MAX).map_err(io::Error::other)? + FIRST_DROP;
             let group = Group::new(places)?;
@@ -330,6 +297,12 @@ impl Gate {
             }
             self.group = Some(group);
         }
+        Ok(())
+    }
+
+    /// The place that stands for a refusal, counted for a party.
+    fn refusal_of(&mut self, party: &Party) -> io::Result<u32> {
+        self.make_group()?;
         let is_of = |refusal: &Refusal| refusal.party.as_ref() == Some(party);
         let free = || self.refusals.iter().position(|refusal| refusal.party.is_none());
         let at = match self.refusals.iter().position(is_of).or_else(free) {
@@ -349,6 +322,23 @@ impl Gate {
         Ok(REFUSED + counter)
     }
 
+    /// Dials from the port that the program keeps out for this. With it the kernel has read a port
+    /// where the program meant one, which a program that looks elsewhere would not do.
+    fn try_port(&self) -> io::Result<()> {
+        let names_it = |probe: &&Probe| self.steering.ranges.contains_key(&probe.address.ip());
+        let Some(probe) = self.probe.as_ref().filter(names_it) else { return Ok(()) };
+        let before = sys::drops(&self.closed);
+        let Some(syn) = send_syn(probe.address, self.listen)? else { return Ok(()) };
+        let is_dropped = || match heard(&syn)? {
+            Heard::Nothing => Ok(sys::drops(&self.closed) != before),
+            Heard::Refusal => Err(Errno::CONNREFUSED.into()),
+        };
+        if !in_time(is_dropped)? {
+            return Err(io::Error::other("SYNs from chosen ports are not dropped"));
+        }
+        Ok(())
+    }
+
     /// Dials from addresses that are kept out, and sees that each SYN is dropped or refused; once for
     /// each steering. Only addresses of this machine can be tried; a program that works for one
     /// works for all.
@@ -359,11 +349,14 @@ impl Gate {
         if std::mem::replace(&mut self.tried, true) {
             return Ok(());
         }
-        let Steering { places, others } = &self.steering;
-        // Whoever is not named dials a loopback address from this one.
-        let unnamed = IpAddr::from([127, 0, 0, 1]);
-        let anybody = (self.listen.ip().is_loopback() && !places.contains_key(&unnamed))
-            .then_some((unnamed, *others));
+        self.try_port()?;
+        let Steering { places, others, .. } = &self.steering;
+        // Whoever is not named dials a loopback address from this one, and others from themselves.
+        let unnamed = match self.listen.ip() {
+            IpAddr::V4(address) if address.is_loopback() => IpAddr::from([127, 0, 0, 1]),
+            own => own,
+        };
+        let anybody = (!places.contains_key(&unnamed)).then_some((unnamed, *others));
         let kept_out: Vec<(IpAddr, u32)> = places
             .iter()
             .map(|(address, place)| (*address, *place))
@@ -373,7 +366,9 @@ impl Gate {
             .collect();
         for (address, place) in kept_out {
             if place >= REFUSED {
-                let Some(syn) = send_syn(address, self.listen)? else { continue };
+                let Some(syn) = send_syn(SocketAddr::new(address, 0), self.listen)? else {
+                    continue;
+                };
                 if !in_time(|| Ok(heard(&syn)? == Heard::Refusal))? {
                     return Err(io::Error::other(format!("SYNs from {address} are not refused")));
                 }
@@ -386,7 +381,7 @@ impl Gate {
                 continue;
             };
             let before = sys::drops(&listener.fd);
-            let Some(syn) = send_syn(address, self.listen)? else { continue };
+            let Some(syn) = send_syn(SocketAddr::new(address, 0), self.listen)? else { continue };
             // What others dial meanwhile counts as well.
             let is_dropped = || match heard(&syn)? {
                 Heard::Nothing => Ok(sys::drops(&listener.fd) != before),
@@ -421,62 +416,6 @@ fn new_bare(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     Ok(socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?)
-}
-
-/// What came back to a SYN.
-#[derive(Debug, PartialEq, Eq)]
-enum Heard {
-    Nothing,
-    Refusal,
-}
-
-/// Waits until something is so, but not for long; says whether it is. Loopback mostly delivers before
-/// connect returns, and not where the kernel has put that off to a thread of its own under load.
-fn in_time(mut is_so: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
-    for _ in 0..TRIES_MAX {
-        if is_so()? {
-            return Ok(true);
-        }
-        std::thread::sleep(TRY_AGAIN);
-    }
-    is_so()
-}
-
-/// A SYN that was sent.
-#[derive(Debug)]
-struct Syn {
-    fd: OwnedFd,
-    from: IpAddr,
-    /// Already when it was sent.
-    is_refused: bool,
-}
-
-/// Sends a SYN from an address; `None` where it is not one of this machine.
-fn send_syn(from: IpAddr, to: SocketAddr) -> io::Result<Option<Syn>> {
-    let fd = new_bare(to)?;
-    if bind(&fd, &SocketAddr::new(from, 0)).is_err() {
-        return Ok(None);
-    }
-    match connect(&fd, &to) {
-        Err(Errno::INPROGRESS) | Ok(()) => Ok(Some(Syn { fd, from, is_refused: false })),
-        Err(Errno::CONNREFUSED) => Ok(Some(Syn { fd, from, is_refused: true })),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// What has come back to a SYN so far.
-fn heard(syn: &Syn) -> io::Result<Heard> {
-    if syn.is_refused {
-        return Ok(Heard::Refusal);
-    }
-    match sockopt::socket_error(&syn.fd)? {
-        Err(Errno::CONNREFUSED) => Ok(Heard::Refusal),
-        Err(error) => Err(error.into()),
-        Ok(()) if rustix::net::getpeername(&syn.fd).is_ok() => {
-            Err(io::Error::other(format!("a connection from {} was accepted", syn.from)))
-        }
-        Ok(()) => Ok(Heard::Nothing),
-    }
 }
 
 /// Of a party that was kept out at a listener: the link whose faults are charged with that.

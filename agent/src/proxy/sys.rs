@@ -12,6 +12,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 
 pub(crate) mod bpf;
+pub(crate) mod stamps;
 
 /// Hop count that no packet of a peer has: the kernel drops whatever arrives with less.
 const HOPS_MAX: libc::c_int = 255;
@@ -185,11 +186,20 @@ pub(crate) fn drops(fd: &impl AsFd) -> u32 {
 }
 
 /// Bytes written to a socket that the kernel has not sent yet.
-#[allow(unsafe_code, reason = "SIOCOUTQNSD has no wrapper")]
 pub(crate) fn unsent_bytes(fd: &impl AsFd) -> u64 {
+    count_bytes(fd, SIOCOUTQNSD)
+}
+
+/// Bytes written to a socket that its peer has not acknowledged, sent or not.
+pub(crate) fn unacknowledged_bytes(fd: &impl AsFd) -> u64 {
+    count_bytes(fd, libc::TIOCOUTQ)
+}
+
+#[allow(unsafe_code, reason = "these requests have no wrapper")]
+fn count_bytes(fd: &impl AsFd, request: libc::c_ulong) -> u64 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the request writes one integer, which `bytes` is.
-    let answer = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) };
+    // SAFETY: both requests write one integer, which `bytes` is.
+    let answer = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut bytes) };
     if answer == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -16,7 +16,7 @@ use faultbed_common::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::proxy::{bucket::Bucket, carry::shared};
+use crate::proxy::{bucket::Bucket, carry::shared, diallers::Diallers};
 
 pub(crate) use grade::Abilities;
 use grade::{Kernel, Making, making};
@@ -29,8 +29,6 @@ mod order;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Life(pub(crate) u32);
 
-/// Who dials from which address.
-pub(crate) type Diallers = BTreeMap<IpAddr, NodeName>;
 /// One order for each link that a fault acts on.
 pub(crate) type Orders = BTreeMap<Link, Arc<Order>>;
 /// The parties whose SYNs are not to reach the listeners of a node, and what they meet instead.
@@ -137,8 +135,8 @@ pub(crate) fn read(file: &ProxyFile, memory: &mut Memory, here: Here<'_>) -> Tab
     memory.acting = acting;
     let old = std::mem::take(&mut memory.links);
     memory.links = orders(file, &memory.acting, &old);
-    if *memory.diallers != spec.diallers {
-        memory.diallers = Arc::new(spec.diallers.clone());
+    if !memory.diallers.is_of(spec) {
+        memory.diallers = Arc::new(Diallers::of(spec));
     }
     let active = |state: &&FaultState| state.standing == Standing::Active;
     Table {

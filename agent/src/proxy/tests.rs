@@ -3,12 +3,16 @@
 mod bytes;
 mod connections;
 mod control;
+mod control_fuzz;
 mod cuts;
 mod delays;
+mod far;
 mod forward;
+mod ground;
 mod handover;
 mod harness;
 mod loss;
+mod origin;
 mod rates;
 mod rounds;
 mod stream_property;

@@ -31,7 +31,7 @@ use crate::proxy::{
     acceptor::{Arrival, Door, leaves_reserve},
     evidence::Ledger,
     handover::Freeze,
-    identify::{Lookup, Question},
+    identify::{Asker, Lookup, Question},
     lookout::Lookout,
     pair::{Fate, Pair, Which},
     rule_set::{Board, RuleSet, lock},
@@ -280,7 +280,8 @@ impl Worker {
             let urgent = self.rules.tells_sources_apart(&pair.door().listener.node);
             let (theirs, ours) = pair.ends();
             let mailbox = Arc::clone(&self.mailbox);
-            self.lookup.ask(Question { key, mailbox, theirs, ours, urgent });
+            let asker = Asker::Worker(key, mailbox);
+            self.lookup.ask(Question { asker, theirs, ours, urgent });
             return;
         }
         let Some(link) = pair.waiting_link() else { return };
@@ -317,7 +318,7 @@ impl Worker {
     }
 
     fn adopt(&mut self, door: Arc<Door>, arrival: Arrival) {
-        let dialler = self.rules.dialler(arrival.peer.ip());
+        let dialler = self.rules.dialler(arrival.peer);
         let mut pair = Pair::new(door, arrival);
         if let Some(party) = dialler {
             pair.identify(party);

@@ -198,8 +198,9 @@ fn may_step(observed: &ObservedNode, kind: &StepKind, now: BootTime) -> Try {
         StepKind::Signal | StepKind::KillTree | StepKind::Interrupt | StepKind::Orders => {
             Some(retry_delay(attempts))
         }
+        // Nor is what keeps data from being lost; where that is no matter, the plan counts tries.
+        StepKind::Leave => Some(retry_delay(attempts)),
         StepKind::EffectOff(_)
-        | StepKind::Leave
         | StepKind::Wipe
         | StepKind::Retire
         | StepKind::Init

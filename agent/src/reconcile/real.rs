@@ -1,6 +1,6 @@
 //! The real hands: shims, the proxy process, files and sockets of this machine.
 
-mod prepare;
+pub(crate) mod prepare;
 mod proxy;
 mod records;
 mod watch;
@@ -38,6 +38,7 @@ use records::{asked_record, gone_is_fine, run, shim_orders};
 
 pub use crate::node::run_dir;
 use crate::{
+    allow::Allow,
     binaries::{self, Binary, Hashes},
     bypass,
     canary::{self, Answer, Question},
@@ -87,6 +88,7 @@ pub struct RealHands {
     lab: LabName,
     dir: PathBuf,
     address: Option<IpAddr>,
+    allow: Allow,
     proxy: proxy::Proxy,
     hashes: Mutex<Hashes>,
     known_listeners: Mutex<listeners::Known>,
@@ -98,7 +100,8 @@ impl RealHands {
     #[must_use]
     pub fn new(settings: &Settings, dir: &Path) -> Self {
         let socket = settings.runtime.join(format!("{}-proxy.sock", settings.host));
-        Self::with(settings.lab.clone(), dir, Some(settings.address), socket)
+        let hands = Self::with(settings.lab.clone(), dir, Some(settings.address), socket);
+        Self { allow: settings.allow.clone(), ..hands }
     }
 
     /// The hands of `down`, which has no agent's command line: what it needs is in the ledger.
@@ -123,6 +126,7 @@ impl RealHands {
             lab,
             dir: dir.to_owned(),
             address,
+            allow: Allow::default(),
             proxy: proxy::Proxy::new(dir.join("proxy"), socket),
             hashes: Mutex::default(),
             known_listeners: Mutex::default(),
@@ -167,6 +171,12 @@ impl RealHands {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a command may be run: its program is found as the kernel will find it.
+    fn may_run(&self, argv: &[String], env: &BTreeMap<String, String>) -> Result<(), String> {
+        let Some(program) = argv.first() else { return Ok(()) };
+        self.allow.check_command(program, env)
     }
 
     /// What shall be run, for this cause.
@@ -262,8 +272,10 @@ impl Hands for RealHands {
     fn start(&self, order: &StartOrder) -> Result<Binary, String> {
         let StartOrder { node, spec, incarnation, orders, .. } = order;
         let node_dir = self.node_dir(node);
-        prepare::files(&node_dir, spec)?;
+        self.allow.check_user(spec.launch.user.as_deref())?;
         let (binary, program) = self.binary(order)?;
+        self.allow.check_program(&binary.path)?;
+        prepare::files(&node_dir, spec)?;
         let dir = self.run_dir(node, *incarnation);
         prepare::free(&dir)?;
         let launch = &spec.launch;
@@ -365,6 +377,8 @@ impl Hands for RealHands {
         let failed = |why: String| CommandFailed { why, output: String::new() };
         prepare::files(&dir, &order.spec).map_err(failed)?;
         let launch = &order.spec.launch;
+        self.allow.check_user(launch.user.as_deref()).map_err(failed)?;
+        self.may_run(&order.argv, &launch.env).map_err(failed)?;
         let who = prepare::user(launch.user.as_deref()).map_err(failed)?;
         let env = search::environment(&launch.env, &launch.search);
         let ran =

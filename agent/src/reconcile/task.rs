@@ -40,6 +40,7 @@ use crate::{
     canary::{Answer, Asking, Canaries, Key, Try},
     clock::BootTime,
     ledger::Ledger,
+    line::Heard,
     probe::{Fact, Prober},
 };
 
@@ -84,6 +85,8 @@ enum Wake {
     Surveyed(Survey),
     /// The ledger is on disk.
     Settled(std::io::Result<()>),
+    /// A coordinator came on the line, or left it.
+    Line,
     /// A step is due.
     Timer,
     /// Everything is looked at again.
@@ -156,6 +159,7 @@ pub struct Reconciler<H> {
     inbox: mpsc::Receiver<Wake>,
     notes: mpsc::Sender<Wake>,
     told: watch::Sender<report::Shared>,
+    heard: Heard,
 }
 
 impl<H: Hands> Reconciler<H> {
@@ -197,8 +201,16 @@ impl<H: Hands> Reconciler<H> {
             inbox,
             notes,
             told,
+            heard: Heard::default(),
         };
         (reconciler, reports)
+    }
+
+    /// Knows from now on whether a coordinator is on the line.
+    #[must_use]
+    pub fn hearing(mut self, heard: Heard) -> Self {
+        self.heard = heard;
+        self
     }
 
     /// Passes, until `stop`. Nodes and the proxy process go on without us.
@@ -217,6 +229,7 @@ impl<H: Hands> Reconciler<H> {
                 Some(orders) = orders.recv() => Wake::Orders(Box::new(orders)),
                 Some(done) = self.steps.join_next_with_id() => Wake::StepDone(done),
                 Some(wake) = self.inbox.recv() => wake,
+                () = self.heard.changed() => Wake::Line,
                 () = sleep_until(due) => Wake::Timer,
                 _ = recheck.tick() => Wake::Recheck,
                 _ = evidence.tick(), if has_faults => Wake::Evidence,
@@ -236,6 +249,7 @@ impl<H: Hands> Reconciler<H> {
         tracing::trace!(?wake, "pass");
         self.absorb(wake);
         let now = self.hands.now();
+        self.mind_the_line(now);
         let plan = match self.ledger.accepted() {
             // Before the first orders nothing is known to be wanted, so nothing is touched.
             None => Plan::default(),
@@ -247,7 +261,9 @@ impl<H: Hands> Reconciler<H> {
         self.attach(now);
         self.attach_askers();
         self.tell(&plan, now);
-        plan.wake_after.map(|after| Instant::now() + after)
+        let unheard = self.ledger.dead_man_at(now).filter(|_| !self.heard.now());
+        let after = [plan.wake_after, unheard.map(|at| now.until(at))].into_iter().flatten().min();
+        after.map(|after| Instant::now() + after)
     }
 
     fn tell(&mut self, plan: &Plan, now: BootTime) {
@@ -271,6 +287,19 @@ impl<H: Hands> Reconciler<H> {
         };
         let next = report::report(&findings, &self.identity.version, &self.identity.boot_id);
         self.told.send_replace(Arc::new(next));
+    }
+
+    /// Heals by itself what nobody could heal for too long.
+    fn mind_the_line(&mut self, now: BootTime) {
+        if self.heard.now() {
+            return;
+        }
+        let healed = self.ledger.dead_man(now);
+        if !healed.is_empty() {
+            let names: Vec<&str> = healed.iter().map(AsRef::as_ref).collect();
+            tracing::warn!(faults = names.join(", "), "heard no coordinator for too long: healed");
+            self.settle();
+        }
     }
 
     fn is_leaving(&self, node: &NodeName) -> bool {

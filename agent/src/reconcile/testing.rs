@@ -46,6 +46,7 @@ pub(crate) fn node_spec() -> NodeSpec {
             join: None,
             leave: None,
             leave_timeout: None,
+            leave_required: false,
             limits: Limits::default(),
             version: Vec::new(),
         },

@@ -249,6 +249,7 @@ fn become_node(spec: &LaunchSpec, child: &NodeChild<'_>, shim: Pid) -> Failed {
         let environment = environment(spec, user.as_ref(), std::env::vars_os())?;
         rustix::process::setsid().map_err(|errno| (ChildStep::Session, errno))?;
         set_limits(&spec.limits).map_err(|errno| (ChildStep::Limits, errno))?;
+        shed_what_is_the_agents();
         if let Some(user) = &user {
             // Else a program of that user could not open /dev/stdout, which is this pipe.
             let _needs_root = rustix::fs::fchown(&child.output, Some(user.uid), Some(user.gid));
@@ -280,6 +281,17 @@ fn become_node(spec: &LaunchSpec, child: &NodeChild<'_>, shim: Pid) -> Failed {
         Ok((ChildStep::Run, execute(&program, &arguments, &environment)))
     };
     attempt().unwrap_or_else(|failed| failed)
+}
+
+/// Takes from a node what the agent's unit gave to the agent: capabilities that survive an exec, and to
+/// be spared where memory is short. A score that was raised on purpose stays.
+fn shed_what_is_the_agents() {
+    let _there_are_none = rustix::thread::clear_ambient_capability_set();
+    let path = "/proc/self/oom_score_adj";
+    let score = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if score.is_some_and(|score| score < 0) {
+        let _may_always_be_raised = std::fs::write(path, "0");
+    }
 }
 
 fn errno_of(error: &io::Error) -> Errno {

@@ -325,6 +325,7 @@ impl Lab {
                 join: None,
                 leave: None,
                 leave_timeout: None,
+                leave_required: false,
                 limits: Limits::default(),
                 version: Vec::new(),
             },

@@ -10,7 +10,7 @@ use crate::{
     lab::{Host, Lab, Placement},
     name::{HostName, NodeName},
     port_block::FarDials,
-    proxy_spec::BlockOwner,
+    proxy_spec::{BlockOwner, HostDesk},
 };
 
 /// What every host's share needs of the others.
@@ -68,10 +68,20 @@ impl<'a> Parties<'a> {
     }
 
     /// The addresses of the hosts that are other machines than this one.
-    pub(super) fn others(&self, host: &HostName) -> BTreeMap<IpAddr, HostName> {
+    pub(super) fn others(&self, host: &HostName) -> BTreeMap<IpAddr, HostDesk> {
         let Some(own) = self.lab.hosts.get(host) else { return BTreeMap::new() };
         let others = self.lab.hosts.iter().filter(|(_, host)| !own.shares_machine(host));
-        others.map(|(name, host)| (host.address, name.clone())).collect()
+        let desk = |name: &HostName, host: &Host| HostDesk {
+            host: name.clone(),
+            port: host.identity_port,
+        };
+        others.map(|(name, host)| (host.address, desk(name, host))).collect()
+    }
+
+    /// Where a host answers the others.
+    pub(super) fn desk(&self, host: &HostName) -> Option<SocketAddr> {
+        let own = self.lab.hosts.get(host)?;
+        Some(SocketAddr::new(own.address, own.identity_port?))
     }
 }
 

@@ -295,7 +295,7 @@ fn proxies_of_other_hosts_are_dialled_from_the_hosts_address_and_known_by_ports(
     let expected =
         [("kv-1 10.77.0.1", 10240), ("kv-3 10.77.0.1", 10368), ("kv-2 10.77.0.2", 10240)];
     assert_eq!(blocks, expected.map(|(who, first)| (who.to_owned(), first)));
-    assert_eq!(h1.proxy.hosts.values().map(HostName::as_str).collect::<Vec<_>>(), ["h2"]);
+    assert_eq!(h1.proxy.hosts.values().map(|desk| desk.host.as_str()).collect::<Vec<_>>(), ["h2"]);
 }
 
 #[test]

@@ -167,13 +167,29 @@ fn read_targets(item: &Item<'_>, checks: &Checks) -> Option<Targets> {
     good.then_some(Targets(all))
 }
 
+/// `[["kv-1"], ["kv-2", "kv-3"]]`, or as on the command line `"kv-1 | kv-2,kv-3"`.
 fn read_groups(item: &Item<'_>, checks: &Checks) -> Option<Vec<Targets>> {
-    let groups = read_list(item, checks)?;
+    let groups = match item.is_text() {
+        true => read_bars(item, checks)?,
+        false => read_list(item, checks)?,
+    };
     if groups.len() < 2 {
         let help = "write partition = [[\"kv-1\"], [\"kv-2\", \"kv-3\"]]; \
                     to cut nodes from all others of their cluster, isolate = \"kv-1\"";
         item.wrong("a partition has two groups or more", Some(help.to_owned()));
         return None;
+    }
+    Some(groups)
+}
+
+fn read_bars(item: &Item<'_>, checks: &Checks) -> Option<Vec<Targets>> {
+    let mut groups = Vec::new();
+    for group in item.text()?.split('|').map(Targets::split) {
+        if let Some(error) = group.0.iter().find_map(|target| (checks.target)(target).err()) {
+            item.wrong(error.to_string(), None);
+            return None;
+        }
+        groups.push(group);
     }
     Some(groups)
 }

@@ -31,6 +31,9 @@ pub struct Host {
     /// last; `None` where it has not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_range: Option<(u16, u16)>,
+    /// Where its proxy answers who dialled from there, at its address; `None` where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_port: Option<u16>,
     /// From here on blocks of ports are sought for new nodes, so that those of nodes that have gone
     /// rest while sockets may still have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,6 +74,7 @@ impl Host {
             said: Said::default(),
             drained: false,
             port_range: None,
+            identity_port: None,
             next_block: None,
         }
     }

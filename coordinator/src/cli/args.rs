@@ -6,7 +6,7 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcomma
 use clap_complete::ArgValueCandidates;
 
 use crate::cli::{
-    apply, blueprint, completion, contexts, down, endpoints, events, failure::Failure, fault,
+    apply, blueprint, completion, contexts, down, endpoints, events, exec, failure::Failure, fault,
     guard, heal, host, logs, node, object, output, show, start, status, up, user, wait,
 };
 
@@ -47,6 +47,7 @@ Clusters and nodes:
   kill, pause, resume       As a failure would
   wipe, set, upgrade        Delete data; change a field; another program, node by node
   endpoints, logs           Where clients connect; what nodes say
+  exec, cp                  A program beside a node; a file from or to it
 
 Faults:
   partition A B             Cut groups from each other: `partition kv-1 kv-2,kv-3`
@@ -60,6 +61,7 @@ Files:
 
 Hosts:
   host token                The one line that brings a machine into the lab
+  host join --ssh           Bring machines in over your own ssh
   host list, label          The machines of the lab; words that targets and placement know them by
   user token, remove        Let somebody in from another machine; and no more
   host drain, remove        Let no new node come to one; take one out of the lab
@@ -180,6 +182,16 @@ pub enum Verb {
         after_help = "Examples:\n  etcdctl --endpoints=$(faultbed endpoints kv) get hello\n  faultbed endpoints kv --port peer"
     )]
     Endpoints(endpoints::EndpointsArgs),
+    /// Run a program on a node's host, as its user, in its directory, without a shell
+    #[command(
+        after_help = "Examples:\n  faultbed exec kv-1 -- etcdctl --endpoints=http://127.77.1.1:2379 member list\n  faultbed exec leader:kv -- ls -la data\n  faultbed exec kv-1 -- sha256sum < local.bin\n\nIts environment is the node's, and FAULTBED_LAB, _HOST, _NAME, _CLUSTER, _ROLE, _DATA, _ADDRESS,\n_PRIVATE, _PORT_<PORT> and _ENDPOINT_<PORT>. Ends with the program's exit code, 128 + n for a signal."
+    )]
+    Exec(exec::ExecArgs),
+    /// Copy a file from or to a node's directory
+    #[command(
+        after_help = "Examples:\n  faultbed cp kv-1:runs/0001/output.log .\n  faultbed cp kv-1:data/member/wal/0.wal wal.bin\n  faultbed cp fixture.json kv-2:data/"
+    )]
+    Cp(exec::CopyArgs),
     /// Wait until something is true
     #[command(
         after_help = "Examples:\n  faultbed wait ready kv\n  faultbed wait leader kv changed --timeout 10s\n  faultbed wait kv-1 crashed\n  faultbed wait fault split confirmed and ready kv"

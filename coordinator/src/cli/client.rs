@@ -12,7 +12,10 @@ use faultbed_common::{
     status::Status,
     trust::{ExpelReply, ExpelRequest, TokenReply, TokenRequest},
 };
-use faultbed_proto::v1::{Document, operator_client::OperatorClient, trust_client::TrustClient};
+use faultbed_proto::v1::{
+    Document, ExecPart, exec_client::ExecClient, operator_client::OperatorClient,
+    trust_client::TrustClient,
+};
 use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
@@ -38,6 +41,7 @@ pub type Documents<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
 pub struct Client {
     inner: OperatorClient<Channel>,
     trust: TrustClient<Channel>,
+    channel: Channel,
     /// The lab.
     pub context: Context,
 }
@@ -53,8 +57,9 @@ impl Client {
             true => remote::connect(&context).await?,
         };
         let trust = TrustClient::new(channel.clone());
-        let inner = OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { inner, trust, context })
+        let inner =
+            OperatorClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+        Ok(Self { inner, trust, channel, context })
     }
 
     /// Asks for a change.
@@ -143,6 +148,24 @@ impl Client {
         let document = Document { json: self.text(query)? };
         let answer = self.inner.clone().logs(document).await;
         self.documents(answer)
+    }
+
+    /// Runs a command or copies a file: `parts` go down, what comes up is the answer.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn exec(
+        &self,
+        parts: impl Stream<Item = ExecPart> + Send + 'static,
+    ) -> Result<tonic::Streaming<ExecPart>, Failure> {
+        let answer = ExecClient::new(self.channel.clone()).run(parts).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failure(&status))
+    }
+
+    /// What a refusal of this lab means for the person who typed the command.
+    #[must_use]
+    pub fn failure(&self, status: &tonic::Status) -> Failure {
+        failure_of(&self.context, status)
     }
 
     fn text(&self, value: &impl Serialize) -> Result<String, Failure> {

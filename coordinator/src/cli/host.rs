@@ -1,5 +1,6 @@
 //! `host …`: the machines of a lab.
 
+pub mod join;
 pub mod list;
 pub mod token;
 
@@ -33,6 +34,13 @@ enum HostCommand {
     Token(token::TokenArgs),
     /// The hosts of the lab, with what is placed there
     List(OutputArgs),
+    /// Bring machines in over your own ssh: install the agent and its unit, join, check
+    #[command(
+        after_help = "What is as it should be already stays, so the command can be repeated: it says what it changed.\n\
+                      As root, or a user with sudo without a password, the agent is a systemd service; else it runs as that user.\n\n\
+                      Examples:\n  faultbed host join --ssh root@10.0.0.1 root@10.0.0.2\n  faultbed host join --hosts-file lab.hosts"
+    )]
+    Join(join::JoinArgs),
     /// Let no new node come to a host; what runs there goes on
     #[command(
         after_help = "Examples:\n  faultbed host drain h2\n  faultbed host drain h2 --off   # as: faultbed host undrain h2"
@@ -96,6 +104,7 @@ enum HostCommand {
 pub async fn run(session: &Session, args: &HostArgs) -> Outcome {
     let (edit, change) = match &args.command {
         HostCommand::Token(args) => return token::run(session, args).await,
+        HostCommand::Join(args) => return Box::pin(join::run(session, args)).await,
         HostCommand::List(output) => return list::run(session, *output).await,
         HostCommand::Drain { name, off, change } => {
             (Edit::DrainHost { name: name.clone(), drained: !off }, change)

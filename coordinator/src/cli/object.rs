@@ -301,8 +301,12 @@ pub async fn delete(session: &Session, args: &DeleteArgs) -> Outcome {
             Edit::DeleteCluster { name: args.name.parse().map_err(name_error)?, wipe: args.wipe }
         }
         Kind::Fault => Edit::DeleteFault { name: args.name.parse().map_err(name_error)? },
-        Kind::Host | Kind::Lab => {
-            return Err(Failure::refused(format!("a {} cannot be deleted", args.kind.word()))
+        Kind::Host => {
+            return Err(Failure::refused("a host is not deleted but removed")
+                .next(format!("faultbed host remove {}", args.name)));
+        }
+        Kind::Lab => {
+            return Err(Failure::refused("a lab is not deleted but taken down")
                 .next("faultbed down --wipe   # ends the whole lab"));
         }
     };

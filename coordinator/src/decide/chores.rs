@@ -5,7 +5,7 @@ use faultbed_common::{
     duration::millis,
     fault::Lasts,
     host_spec::Wanted,
-    lab::{Cluster, Ended, Fault, Lab, Phase},
+    lab::{Cluster, Ended, Fault, Lab, Phase, Resolved},
     name::{FaultName, RoleName},
     shape,
     target::{self, Reports},
@@ -14,7 +14,7 @@ use faultbed_common::{
 use super::edit::{
     Asked, Decision,
     change::Change,
-    fault::{check_grade, not_ready},
+    fault::{check_grade, waits_for},
     lease,
 };
 
@@ -99,7 +99,13 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
             Err(_) => None,
         },
         Phase::Active { .. } => {
-            if ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms) {
+            if let Some(why) = healed_by_a_host(change, name, fault) {
+                fault.phase = change.ended(Ended::Healed);
+                let what = format!("{name} healed: {why}");
+                fault.ended_because = Some(why);
+                return Some(what);
+            }
+            if is_over(change, name, fault) {
                 fault.phase = change.ended(Ended::Expired);
                 return Some(format!("{name} expired"));
             }
@@ -108,23 +114,47 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
     }
 }
 
+/// Whether the time of a fault in force is up. Its hosts keep the deadline, by clocks that nobody
+/// sets; ours counts only where none of them says anything, since it may have been stepped, and may
+/// be another one than that by which the fault began.
+fn is_over(change: &Change<'_>, name: &FaultName, fault: &Fault) -> bool {
+    let reports = change.reports.values().filter_map(|report| report.faults.get(name));
+    let mut said = reports.filter(|report| report.revision == fault.revision).peekable();
+    if said.peek().is_some() {
+        let (mut any_active, mut all_expired) = (false, true);
+        for report in said {
+            any_active |= report.active && report.remaining_ms.is_some();
+            all_expired &= report.expired;
+        }
+        if any_active || all_expired {
+            return all_expired;
+        }
+    }
+    ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms)
+}
+
+/// That a host healed a fault by itself, and why. A fault that is over at one end of a link is half
+/// of what it was, so it ends everywhere.
+fn healed_by_a_host(change: &Change<'_>, name: &FaultName, fault: &Fault) -> Option<String> {
+    change.reports.iter().find_map(|(host, report)| {
+        let said = report.faults.get(name).filter(|said| said.revision == fault.revision)?;
+        Some(format!("host {host} {}", said.healed.as_ref()?))
+    })
+}
+
 /// Begins a fault that has not begun, or says why it cannot yet.
 fn begin(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Result<(), String> {
     let clusters = target::clusters(&change.lab, &shape::targets(&fault.spec))
         .map_err(|error| error.to_string())?;
-    let waiting: Vec<&str> = clusters
-        .iter()
-        .filter(|name| {
-            change.lab.clusters.get(*name).is_some_and(|cluster| !cluster.has_been_ready())
-        })
-        .map(|name| name.as_str())
-        .collect();
-    if !waiting.is_empty() {
-        return Err(not_ready(&waiting));
+    if let Some(why) = waits_for(change, &clusters) {
+        return Err(why);
     }
     let seed = fault.spec.seed_for(name);
     let resolved = shape::resolve(&change.lab, change.reports, &fault.spec, seed)
         .map_err(|error| error.to_string())?;
+    if let Some(why) = is_not_allowed(change, fault, &resolved) {
+        return Err(why);
+    }
     check_grade(change, &fault.spec, &resolved)?;
     let phase = Phase::Active { since_unix_ms: change.asked.now_unix_ms };
     let begun = Fault { phase, resolved, ..fault.clone() };
@@ -139,6 +169,14 @@ fn begin(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Result<(),
     Ok(())
 }
 
+/// Why a fault must not meet what its targets have come to name: `host:h1` may hold nodes of somebody
+/// else by now, whom nobody was asked about.
+fn is_not_allowed(change: &Change<'_>, fault: &Fault, resolved: &Resolved) -> Option<String> {
+    let others = change.others(&fault.origin.owner, &change.met(resolved));
+    (!fault.everyone && !others.is_empty())
+        .then(|| format!("{}; --everyone touches that too", others.join(", ")))
+}
+
 /// Moves the targets of a fault that follows roles. Its revision stays, so its deadline does too.
 fn follow(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<String> {
     if !fault.spec.follow {
@@ -147,7 +185,7 @@ fn follow(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<St
     // While nobody is known to lead, it stays where it is.
     let seed = fault.spec.seed_for(name);
     let resolved = shape::resolve(&change.lab, change.reports, &fault.spec, seed).ok()?;
-    if resolved == fault.resolved {
+    if resolved == fault.resolved || is_not_allowed(change, fault, &resolved).is_some() {
         return None;
     }
     let groups: Vec<String> = resolved.groups.iter().map(|group| group.join(",")).collect();

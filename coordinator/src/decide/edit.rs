@@ -18,7 +18,7 @@ mod node;
 mod set;
 
 use change::Change;
-pub use host::{host_admitted, host_joins, host_readmitted, removed};
+pub use host::{host_joins, host_readmitted, removed};
 
 /// A change that was decided.
 #[derive(Debug, Clone, PartialEq)]

@@ -179,7 +179,7 @@ fn fault_texts(was: Option<&FaultStatus>, fault: &FaultStatus) -> Vec<String> {
                 texts.push(format!("{name} ended: its time was over; {}", verdict(fault)));
             }
             FaultState::Healed if was.is_some() => {
-                texts.push(format!("{name} is healed; {}", verdict(fault)));
+                texts.push(format!("{name} is healed{why}; {}", verdict(fault)));
             }
             FaultState::Expired | FaultState::Healed => {}
         }

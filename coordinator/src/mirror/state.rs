@@ -6,11 +6,14 @@ use std::{
     time::Duration,
 };
 
-use faultbed_common::{lab::Lab, name::HostName};
+use faultbed_common::{
+    lab::{Lab, Phase},
+    name::{FaultName, HostName},
+};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::Mirror;
+use super::{Begun, Mirror};
 use crate::store::{
     Batch, Event, Kv, Revision,
     keys::{self, Keys, KeysError, Kvs},
@@ -24,14 +27,18 @@ pub(super) struct Moment {
     /// Milliseconds since the epoch where keys may have been there for long, as in a list: only
     /// this clock is shared with who wrote them. `None` is while they change.
     pub(super) unix_ms: Option<u64>,
+    /// Nothing that is seen now came before this; `None` is not known. Bounds what a clock that was
+    /// stepped can do.
+    pub(super) earliest: Option<Instant>,
 }
 
 impl Moment {
     /// The moment at which something came that carries this stamp.
-    fn came(self, stamp_unix_ms: Option<u64>) -> Instant {
+    pub(super) fn came(self, stamp_unix_ms: Option<u64>) -> Instant {
         let age = self.unix_ms.zip(stamp_unix_ms).map(|(now, then)| now.saturating_sub(then));
         let age = Duration::from_millis(age.unwrap_or_default());
-        self.at.checked_sub(age).unwrap_or(self.at)
+        let came = self.at.checked_sub(age).unwrap_or(self.at);
+        self.earliest.map_or(came, |earliest| came.max(earliest.min(self.at)))
     }
 }
 
@@ -77,6 +84,7 @@ impl State {
             alive: BTreeSet::new(),
             pki: Arc::default(),
             seen: BTreeMap::new(),
+            begun: BTreeMap::new(),
             trouble: None,
             revision,
             unfolded: false,
@@ -86,7 +94,7 @@ impl State {
         for kv in kvs {
             state.event(Event::Put(kv), now);
         }
-        state.read(&Dirty { lab: true, specs: true })?;
+        state.read(&Dirty { lab: true, specs: true }, now)?;
         Ok(state)
     }
 
@@ -104,7 +112,7 @@ impl State {
             }
         }
         self.mirror.revision = revision;
-        self.refresh(&Dirty { lab: true, specs: true });
+        self.refresh(&Dirty { lab: true, specs: true }, now);
     }
 
     /// Takes one whole revision.
@@ -117,7 +125,7 @@ impl State {
             self.event(event, now);
         }
         self.mirror.revision = batch.revision;
-        self.refresh(&dirty);
+        self.refresh(&dirty, now);
     }
 
     /// Says whether, and why, the store does not answer.
@@ -186,11 +194,11 @@ impl State {
         }
     }
 
-    fn refresh(&mut self, dirty: &Dirty) {
+    fn refresh(&mut self, dirty: &Dirty, now: Moment) {
         if !dirty.lab && !dirty.specs {
             return;
         }
-        self.unreadable = match self.read(dirty) {
+        self.unreadable = match self.read(dirty, now) {
             Ok(()) => None,
             Err(error) => {
                 tracing::error!(%error, "reading the lab failed, the last good one stays");
@@ -200,7 +208,7 @@ impl State {
         self.show_trouble();
     }
 
-    fn read(&mut self, dirty: &Dirty) -> Result<(), KeysError> {
+    fn read(&mut self, dirty: &Dirty, now: Moment) -> Result<(), KeysError> {
         let (Some((head, revision)), Some(lab)) =
             (keys::head_from(&self.keys, &self.kvs)?, keys::lab_from(&self.keys, &self.kvs)?)
         else {
@@ -209,6 +217,7 @@ impl State {
         };
         let specs = keys::specs_from(&self.keys, &self.kvs)?;
         if dirty.lab && *self.mirror.lab != lab {
+            self.mirror.begun = begun(&self.mirror.begun, &lab, now);
             self.mirror.lab = Arc::new(lab);
         }
         if *self.mirror.specs != specs {
@@ -218,4 +227,18 @@ impl State {
         self.mirror.unfolded = head.staged.is_some();
         Ok(())
     }
+}
+
+/// When the faults in force began, of which some were known.
+fn begun(known: &BTreeMap<FaultName, Begun>, lab: &Lab, now: Moment) -> BTreeMap<FaultName, Begun> {
+    let active = lab.faults.iter().filter_map(|(name, fault)| match fault.phase {
+        Phase::Active { since_unix_ms } => Some((name, since_unix_ms)),
+        Phase::Pending { .. } | Phase::Ended { .. } => None,
+    });
+    let moment = |(name, since_unix_ms): (&FaultName, u64)| {
+        let same = known.get(name).filter(|begun| begun.since_unix_ms == since_unix_ms).copied();
+        let fresh = || Begun { since_unix_ms, at: now.came(Some(since_unix_ms)) };
+        (name.clone(), same.unwrap_or_else(fresh))
+    };
+    active.map(moment).collect()
 }

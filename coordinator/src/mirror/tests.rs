@@ -281,3 +281,16 @@ async fn keys_that_are_not_ours_do_no_harm() {
     assert_eq!((says(&mirror), &mirror.trouble), (Some("fine"), &None));
     assert!(mirror.alive.is_empty() && mirror.reports.is_empty());
 }
+
+#[test]
+fn an_age_is_bounded_by_how_long_nobody_looked() {
+    let at = tokio::time::Instant::now() + Duration::from_secs(100_000);
+    let moment = |unix_ms, earliest| super::state::Moment { at, unix_ms, earliest };
+    let age = |moment: super::state::Moment, stamp| at - moment.came(Some(stamp));
+    assert_eq!(age(moment(None, None), 5_000), Duration::ZERO, "seen when it came");
+    assert_eq!(age(moment(Some(15_000), None), 5_000), Duration::from_secs(10));
+    // The clock of who wrote it was an hour behind ours, or ahead of it.
+    let earliest = at.checked_sub(Duration::from_secs(3));
+    assert_eq!(age(moment(Some(3_615_000), earliest), 5_000), Duration::from_secs(3));
+    assert_eq!(age(moment(Some(15_000), earliest), 3_605_000), Duration::ZERO);
+}

@@ -1,12 +1,12 @@
 //! One stream for each agent: host specs down, reports up. The host is alive while its stream is.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
     compile::compile,
-    lab::{Host, Lab, Lease, Phase},
+    lab::{Host, Lab, Lease},
     logs::{LogBatch, LogRequest},
-    name::{FaultName, HostName},
+    name::HostName,
     report::HostReport,
     session::{Hello, LeaseAges, Orders},
 };
@@ -120,6 +120,7 @@ impl AgentService {
             let seen = self.mirror.now();
             let host = Host {
                 port_range: hello.port_range,
+                identity_port: hello.identity_port,
                 labels: hello.labels.clone(),
                 ..Host::new(hello.address, hello.dir.clone())
             };
@@ -180,7 +181,13 @@ impl Session {
                 () = send.closed() => Wake::Gone,
             };
             let gone = match wake {
-                Wake::Changed => !self.send_orders(&mut sent_generation, &send).await,
+                Wake::Changed => {
+                    // A store that is back has not got what was said while it was away.
+                    if self.owed.is_some() && mirror.now().trouble.is_none() {
+                        self.publish().await;
+                    }
+                    !self.send_orders(&mut sent_generation, &send).await
+                }
                 Wake::Logs(request) => {
                     let json = serde_json::to_string(&request).unwrap_or_default();
                     send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Logs(json)) })).await.is_err()
@@ -272,7 +279,8 @@ impl Session {
         }
         let Some(spec) = specs.get(&self.host).cloned() else { return true };
         let now = unix_ms();
-        let (fault_ages_ms, lease_ages) = (fault_ages(&seen.lab, now), lease_ages(&seen.lab, now));
+        let fault_ages_ms = seen.fault_ages_ms(Instant::now());
+        let lease_ages = lease_ages(&seen.lab, now);
         let orders = Orders { spec, fault_ages_ms, lease_ages };
         let json = serde_json::to_string(&orders).unwrap_or_default();
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
@@ -315,19 +323,6 @@ impl Session {
             Some(from_agent::Kind::Hello(_)) | None => false,
         }
     }
-}
-
-/// How long ago each fault in force began. Only here a wall clock becomes a duration.
-fn fault_ages(lab: &Lab, now_unix_ms: u64) -> BTreeMap<FaultName, u64> {
-    lab.faults
-        .iter()
-        .filter_map(|(name, fault)| match fault.phase {
-            Phase::Active { since_unix_ms } => {
-                Some((name.clone(), now_unix_ms.saturating_sub(since_unix_ms)))
-            }
-            Phase::Pending { .. } | Phase::Ended { .. } => None,
-        })
-        .collect()
 }
 
 /// How long ago each lease began, likewise.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -67,6 +67,20 @@ impl Daemon {
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         self.child = Some(self.place.spawn(&mut command));
+    }
+
+    /// Puts another release of its program at its path, in one step, as a package manager does. It
+    /// does the same: what follows the last section of a program is not loaded.
+    ///
+    /// # Panics
+    /// Where it cannot be written.
+    pub fn install(&self, release: u8) {
+        let mut bytes = fs::read(&self.program).expect("read a program");
+        bytes.push(release);
+        let fresh = self.program.with_extension("new");
+        fs::write(&fresh, bytes).expect("write a program");
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).expect("let it run");
+        fs::rename(&fresh, &self.program).expect("replace a program");
     }
 
     /// SIGKILL, at whatever moment this is.

@@ -5,6 +5,7 @@
 
 mod hosts;
 mod row;
+mod store;
 
 use std::{
     any::Any,
@@ -41,7 +42,9 @@ struct Outcome {
 
 fn groups() -> Vec<Group> {
     let shape = Shape { name: "hosts", hosts: 3, coordinators: 2, clocks: false };
-    vec![Group { shape, rows: hosts::rows() }]
+    let mut rows = hosts::rows();
+    rows.extend(store::rows());
+    vec![Group { shape, rows }]
 }
 
 /// Runs the rows whose names contain one of `words`, or all, and prints the table.
@@ -71,7 +74,8 @@ pub fn main(words: impl Iterator<Item = String>) -> ExitCode {
         began.elapsed().as_secs_f64()
     ));
     for outcome in &failed {
-        say(&format!("{}: {}\n", outcome.name, outcome.failure.as_deref().unwrap_or_default()));
+        let why = outcome.failure.as_deref().unwrap_or_default();
+        say(&format!("{}: {}\n", outcome.name, why.replace("\\n", "\n")));
     }
     let good = failed.is_empty() && !outcomes.is_empty();
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -80,8 +80,9 @@ impl Net {
             &place.network,
             "ip",
             &["-batch", "-"],
+            // The hardware address is a machine's: the same after a reboot, or it is asked for in vain.
             &format!(
-                "link set lo up\naddress add {own}/24 dev {DEVICE}\n\
+                "link set lo up\nlink set {DEVICE} address 02:00:00:00:77:{number:02x}\naddress add {own}/24 dev {DEVICE}\n\
                  address add fd77::{number}/64 dev {DEVICE} nodad\nlink set {DEVICE} up\n"
             ),
         );

@@ -138,13 +138,20 @@ impl Flow {
         if !from.readable {
             return self.dry_shaped(now_ns);
         }
-        match from.read(&mut tools.scratch[..most]) {
+        let into = &mut tools.scratch[..most];
+        let read = if shaper.counts_from_arrival() {
+            from.read_aged(into)
+        } else {
+            from.read(into).map(|count| (count, None))
+        };
+        match read {
             // A write to a socket that was reset may have taken the error before this read.
-            Ok(0) if from.failed => self.ended_shaped(Source::Reset, now_ns),
-            Ok(0) => self.ended_shaped(Source::Ended, now_ns),
-            Ok(count) => {
+            Ok((0, _)) if from.failed => self.ended_shaped(Source::Reset, now_ns),
+            Ok((0, _)) => self.ended_shaped(Source::Ended, now_ns),
+            Ok((count, age)) => {
+                let arrived = |age_ns| sys::monotonic_ns().saturating_sub(age_ns);
                 let bytes = &mut tools.scratch[..count];
-                shaper.take_in(bytes, count == most, now_ns);
+                shaper.take_in(bytes, count == most, age.map_or(now_ns, arrived));
                 shaper.tally.note(clock::boottime_ms());
                 if let Closing::Bytes(left) = &mut shaper.closing {
                     *left = left.saturating_sub(count as u64);

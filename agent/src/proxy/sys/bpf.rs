@@ -5,7 +5,6 @@
 //! which classic programs cannot. Both want CAP_BPF where unprivileged programs are forbidden.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
@@ -14,7 +13,7 @@ use std::{
 use faultbed_common::effect::{Loss, Ratio};
 
 use super::set_option;
-use crate::proxy::carry::descriptor;
+use crate::proxy::{carry::descriptor, steer::Steering};
 use serde::{Deserialize, Serialize};
 
 const MAP_CREATE: libc::c_long = 0;
@@ -123,6 +122,20 @@ impl Program {
         Ok(())
     }
 
+    /// Copies so many bytes of the packet's headers onto the stack, from the offset in register 2;
+    /// the context is in register 6. What cannot be read ends the program without a choice.
+    fn load_header(&mut self, to: i32, bytes: i32) -> io::Result<()> {
+        self.move_register(1, 6);
+        self.move_register(3, FRAME);
+        self.add_constant(3, to);
+        self.move_constant(4, bytes);
+        self.move_constant(5, FROM_NETWORK_HEADER);
+        self.call(CALL_LOAD_RELATIVE);
+        let loaded = self.jump(IF_ZERO, 0, 0, 0);
+        self.exit_with(0);
+        self.land(loaded)
+    }
+
     /// Jumps over what comes unless something of this probability happens; changes the first
     /// four registers.
     fn unless(&mut self, ratio: Ratio) -> usize {
@@ -139,8 +152,35 @@ const IF_ZERO: u8 = 0x15;
 const IF_AT_LEAST: u8 = 0x35;
 const IF_OTHER_WORD: u8 = 0x56;
 const ATOMIC_ADD: u8 = 0xdb;
+const IF_BELOW: u8 = 0xa5;
+const IF_ABOVE: u8 = 0x25;
+const LOAD_BYTE: u8 = 0x71;
+const LOAD_HALF: u8 = 0x69;
+const AND: u8 = 0x57;
+const SHIFT_LEFT: u8 = 0x67;
+const FROM_NETWORK_ORDER: u8 = 0xdc;
+/// The register that holds the source port.
+const PORT: u8 = 7;
 /// The frame pointer.
 const FRAME: u8 = 10;
+
+/// Reads the source port of the packet into its register, behind whatever options there are.
+fn load_port(p: &mut Program, v4: bool) -> io::Result<()> {
+    if v4 {
+        p.move_constant(2, 0);
+        p.load_header(-24, 1)?;
+        // The length of the header in words of four bytes is the lower half of its first byte.
+        p.op(LOAD_BYTE, 2, FRAME, -24, 0);
+        p.op(AND, 2, 0, 0, 15);
+        p.op(SHIFT_LEFT, 2, 0, 0, 2);
+    } else {
+        p.move_constant(2, 40);
+    }
+    p.load_header(-24, 2)?;
+    p.op(LOAD_HALF, PORT, FRAME, -24, 0);
+    p.op(FROM_NETWORK_ORDER, PORT, 0, 0, 16);
+    Ok(())
+}
 
 /// Below it is a throw of 32 bits that meets the ratio.
 fn threshold(ratio: Ratio) -> u64 {
@@ -248,45 +288,31 @@ impl Group {
         map_call(MAP_LOOKUP, &self.refused, counter, 0).unwrap_or(0)
     }
 
-    /// Gives the reuseport group of `fd` a program that sends each source address to its place.
+    /// Gives the reuseport group of `fd` a program that sends each source to its place.
     ///
     /// # Errors
     /// Where the kernel takes no such programs.
-    pub(crate) fn attach(
-        &self,
-        fd: &impl AsFd,
-        places: &BTreeMap<IpAddr, u32>,
-        others: u32,
-        v4: bool,
-    ) -> io::Result<()> {
-        let program = load(PROG_REUSEPORT, &self.steering(places, others, v4)?)?;
+    pub(crate) fn attach(&self, fd: &impl AsFd, steering: &Steering, v4: bool) -> io::Result<()> {
+        let program = load(PROG_REUSEPORT, &self.steering(steering, v4)?)?;
         set_option(fd, libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, &program.as_raw_fd())
     }
 
-    fn steering(
-        &self,
-        places: &BTreeMap<IpAddr, u32>,
-        others: u32,
-        v4: bool,
-    ) -> io::Result<Program> {
+    fn steering(&self, steering: &Steering, v4: bool) -> io::Result<Program> {
         let mut p = Program::default();
         let number = |place: u32| i32::try_from(place).map_err(io::Error::other);
+        let by_port = steering.ranges.keys().any(|address| address.is_ipv4() == v4);
         p.move_register(6, 1);
+        if by_port {
+            load_port(&mut p, v4)?;
+        }
         // The source address of the packet, onto the stack.
         p.move_constant(2, if v4 { 12 } else { 8 });
-        p.move_register(3, FRAME);
-        p.add_constant(3, -16);
-        p.move_constant(4, if v4 { 4 } else { 16 });
-        p.move_constant(5, FROM_NETWORK_HEADER);
-        p.call(CALL_LOAD_RELATIVE);
-        let loaded = p.jump(IF_ZERO, 0, 0, 0);
-        p.exit_with(0);
-        p.land(loaded)?;
+        p.load_header(-16, if v4 { 4 } else { 16 })?;
         for word in 0..if v4 { 1 } else { 4 } {
             p.load(1 + word, FRAME, i16::from(word) * 4 - 16);
         }
         let mut decided = Vec::new();
-        for (address, place) in places {
+        for (address, (ranges, rest)) in steering.addresses() {
             let octets = match address {
                 IpAddr::V4(address) if v4 => address.octets().to_vec(),
                 IpAddr::V6(address) if !v4 => address.octets().to_vec(),
@@ -297,13 +323,21 @@ impl Group {
                 let value = i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
                 others.push(p.jump(IF_OTHER_WORD, word, 0, value));
             }
-            p.move_constant(8, number(*place)?);
+            for (block, place) in ranges {
+                let below = p.jump(IF_BELOW, PORT, 0, block.first.into());
+                let above = p.jump(IF_ABOVE, PORT, 0, block.last().into());
+                p.move_constant(8, number(*place)?);
+                decided.push(p.jump(ALWAYS, 0, 0, 0));
+                p.land(below)?;
+                p.land(above)?;
+            }
+            p.move_constant(8, number(rest)?);
             decided.push(p.jump(ALWAYS, 0, 0, 0));
             for jump in others {
                 p.land(jump)?;
             }
         }
-        p.move_constant(8, number(others)?);
+        p.move_constant(8, number(steering.others)?);
         for jump in decided {
             p.land(jump)?;
         }
@@ -361,7 +395,7 @@ pub(crate) fn is_allowed() -> bool {
     let steers = || {
         // The program names the group's maps by descriptor: they must live until it is loaded.
         let group = Group::new(1)?;
-        let program = group.steering(&BTreeMap::new(), REFUSED, true)?;
+        let program = group.steering(&Steering::all(REFUSED), true)?;
         load(PROG_REUSEPORT, &program)
     };
     load_loss(&[gilbert]).and_then(|_| steers()).is_ok()

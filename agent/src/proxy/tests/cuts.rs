@@ -17,8 +17,9 @@ use faultbed_common::{
 
 use super::harness::{
     Lab, PATIENCE, begin, cut, eventually, fault, finish, in_child, is_silent, pass,
-    retransmissions, unacknowledged,
+    retransmissions, unacknowledged, unread,
 };
+use crate::proxy::sys::set_deaf;
 
 const BOTH: [&str; 2] = ["x>y", "y>x"];
 
@@ -108,6 +109,31 @@ fn a_one_way_cut_of_packets_stops_the_other_way_after_a_few_segments() {
         (&mut &*at_y).read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"x");
     }
+}
+
+#[test]
+fn a_cut_that_becomes_one_way_sends_nothing_again_that_way() {
+    let mut lab = Lab::start(&["x", "y"]);
+    let (near, far) = lab.join("x", "y");
+    let address = far.local_addr().unwrap().ip();
+    // What y's kernel drops, the proxy's kernel has sent and will send again.
+    set_deaf(&far, address, true).unwrap();
+    (&mut &near).write_all(b"lost").unwrap();
+    eventually("the proxy has taken it", || unacknowledged(&near) == 0 && unread(&far) == 0);
+    lab.inject("split", cut(Cut::Packets), &BOTH);
+    lab.apply();
+    set_deaf(&far, address, false).unwrap();
+    lab.inject("split", cut(Cut::Packets), &["x>y"]);
+    lab.apply();
+    // So long that the proxy's kernel would have sent it again, at least once a second.
+    (&mut &far).write_all(b"y").unwrap();
+    eventually("y sends again for a while", || retransmissions(&far) >= 4 || !is_silent(&far));
+    assert!(is_silent(&far), "nothing passes x>y");
+    assert_eq!(lab.evidence("split", "x>y").leaked_bytes, 0);
+    lab.heal("split");
+    let mut bytes = [0; 4];
+    (&mut &far).read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"lost", "whole, once");
 }
 
 #[test]

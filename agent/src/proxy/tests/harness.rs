@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -71,6 +71,7 @@ impl Lab {
     pub(super) fn prepare(nodes: &[&'static str]) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().expect("make a directory");
+        fs::create_dir(dir.path().join("proxy")).expect("make a directory");
         let boot_id = clock::boot_id().expect("read the boot id");
         let file = ProxyFile { version: 1, boot_id, ..ProxyFile::default() };
         let mut lab = Self { dir, file, proxy: None, nodes: BTreeMap::new() };
@@ -99,12 +100,12 @@ impl Lab {
     /// Starts the proxy with the file as it is.
     pub(super) fn run(&mut self) {
         self.write();
-        self.proxy = Some(Proxy::start(self.dir.path(), &self.socket()).expect("start the proxy"));
+        self.proxy = Some(Proxy::start(&self.home(), &self.socket()).expect("start the proxy"));
     }
 
     /// Another data plane takes over from the one that runs.
     pub(super) fn hand_over(&mut self) {
-        let next = Proxy::take_over(self.dir.path(), &self.socket()).expect("take over");
+        let next = Proxy::take_over(&self.home(), &self.socket()).expect("take over");
         next.dismiss_predecessor();
         self.proxy = Some(next);
     }
@@ -112,6 +113,16 @@ impl Lab {
     /// Ends the proxy.
     pub(super) fn halt(&mut self) {
         self.proxy = None;
+    }
+
+    /// The proxy's own directory, below that of the agent.
+    pub(super) fn home(&self) -> PathBuf {
+        self.dir.path().join("proxy")
+    }
+
+    /// The agent's directory.
+    pub(super) fn agent_dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(super) fn socket(&self) -> PathBuf {
@@ -124,7 +135,7 @@ impl Lab {
 
     pub(super) fn write(&self) {
         let text = serde_json::to_vec(&self.file).expect("write the file");
-        fs::write(self.dir.path().join("proxy.json"), text).expect("write the file");
+        fs::write(self.home().join("proxy.json"), text).expect("write the file");
     }
 
     /// Makes the file true.

@@ -230,7 +230,7 @@ impl View<'_> {
             return None;
         }
         let attempts = self.observed.failures.get(&StepKind::Leave).map_or(0, |f| f.attempts);
-        (attempts < LEAVE_ATTEMPTS_MAX)
+        (spec.launch.leave_required || attempts < LEAVE_ATTEMPTS_MAX)
             .then(|| step_or_wait(self.observed, NodeAct::Leave, "leaving its cluster", self.now))
     }
 

@@ -13,6 +13,7 @@ use faultbed_common::host_spec::NodeSpec;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
+    allow,
     node::records::{EXIT_FILE, RUN_FILE},
     probe::command::Ids,
 };
@@ -25,6 +26,7 @@ const VERSION_BYTES_MAX: usize = 4096;
 
 /// Makes the directories and files of a node.
 pub(super) fn files(node_dir: &Path, spec: &NodeSpec) -> Result<(), String> {
+    allow::check_paths(node_dir, spec)?;
     let owner = user(spec.launch.user.as_deref())?;
     make_dir(node_dir, owner)?;
     if let (Some(ids), Some(name)) = (owner, &spec.launch.user) {
@@ -93,7 +95,7 @@ fn own(path: &Path, owner: Option<Ids>) -> io::Result<()> {
 }
 
 /// The user a node runs as, where that is another one than ours.
-pub(super) fn user(name: Option<&str>) -> Result<Option<Ids>, String> {
+pub(crate) fn user(name: Option<&str>) -> Result<Option<Ids>, String> {
     let Some(name) = name.filter(|_| rustix::process::geteuid().is_root()) else {
         return Ok(None);
     };

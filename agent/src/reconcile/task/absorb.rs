@@ -44,6 +44,7 @@ impl<H: Hands> Reconciler<H> {
                 self.keep_bypasses();
             }
             Wake::Settled(result) => self.ledger_settled(result),
+            Wake::Line => self.ledger.note_heard(self.hands.now()),
             Wake::Timer => self.inspect_unsettled(),
             Wake::Recheck => self.recheck(),
             Wake::Evidence => {
@@ -150,6 +151,10 @@ impl<H: Hands> Reconciler<H> {
             self.proxy_ended();
         }
         self.observed.proxy.running = running;
+        if self.heard.now() {
+            // Where we are killed, the time since then counts.
+            self.ledger.note_heard(self.hands.now());
+        }
         self.ledger.note_ages(self.hands.now());
         if self.ledger.retry() || self.unsettled.is_some() {
             self.settle();

@@ -66,7 +66,7 @@ ready = { http = "PATCH {{ port.client.bind }}/health", tcp = "x", expect = "sta
 role_state = { log = "(", leader = "jsn.leader" }
 stop  = { signal = "SIGTREM", grace = "10" }
 limits = { nofile = "many" }
-leave = { before = [], after = ["x"], timeout = "soon", args = [] }
+leave = { before = [], after = ["x"], timeout = "soon", required = "yes", args = [] }
 [effect.pause-apply]
 on  = { }
 "#;

@@ -2,7 +2,7 @@
 
 use faultbed_common::{
     name::NodeName,
-    status::{HostState, HostStatus, Status},
+    status::{HostStatus, Status},
 };
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::cli::{
     Session,
     failure::{Exit, Outcome},
     output::{self, Format, OutputArgs},
-    status::words,
+    status::{tables, words},
     table::{self, Tone, cell, none, plain, tone},
 };
 
@@ -60,7 +60,7 @@ fn listing(status: &Status) -> String {
                 host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             vec![
                 cell(&host.name, Tone::Strong),
-                state(host),
+                tables::host_state(host),
                 plain(&host.address),
                 plain(placed(nodes)),
                 plain(&host.version),
@@ -82,15 +82,6 @@ fn listing(status: &Status) -> String {
     text
 }
 
-fn state(host: &HostStatus) -> comfy_table::Cell {
-    let (word, mood) = words::host(host.state);
-    match (host.drained, host.state) {
-        (false, _) => cell(word, mood),
-        (true, HostState::Up) => cell("drained", Tone::Calm),
-        (true, HostState::Down) => cell(format!("{word}, drained"), mood),
-    }
-}
-
 /// `kv-1,kv-2`, or `kv-1,… (12)` where they are too many.
 fn placed(nodes: &[&NodeName]) -> String {
     let shown: Vec<&str> = nodes.iter().take(NODES_SHOWN).map(|node| node.as_str()).collect();
@@ -106,6 +97,8 @@ fn placed(nodes: &[&NodeName]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use faultbed_common::status::HostState;
+
     use super::*;
     use crate::cli::testing;
 

@@ -7,8 +7,8 @@ use faultbed_common::{
     duration::Span,
     host_spec::Wanted,
     status::{
-        ClusterStatus, FaultGrade, FaultState, FaultStatus, HostStatus, LeaseStatus, NodeStatus,
-        Status,
+        ClusterStatus, FaultGrade, FaultState, FaultStatus, HostState, HostStatus, LeaseStatus,
+        NodeStatus, Status,
     },
 };
 
@@ -220,18 +220,28 @@ pub fn grade(grade: FaultGrade) -> &'static str {
     }
 }
 
+/// Whether a host is up, and whether new nodes may come to it.
+#[must_use]
+pub fn host_state(host: &HostStatus) -> Cell {
+    let (word, mood) = words::host(host.state);
+    match (host.drained, host.state) {
+        (false, _) => cell(word, mood),
+        (true, HostState::Up) => cell("drained", Tone::Calm),
+        (true, HostState::Down) => cell(format!("{word}, drained"), mood),
+    }
+}
+
 /// The hosts of a lab.
 #[must_use]
 pub fn hosts(hosts: &[HostStatus]) -> String {
     let rows = hosts
         .iter()
         .map(|host| {
-            let (word, mood) = words::host(host.state);
             let labels: Vec<String> =
                 host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             vec![
                 cell(&host.name, Tone::Strong),
-                cell(word, mood),
+                host_state(host),
                 plain(&host.address),
                 plain(host.generation),
                 plain(&host.version),

@@ -26,6 +26,26 @@ fn faults_end_when_their_time_is_over_and_not_before() {
 }
 
 #[test]
+fn a_deadline_is_its_hosts_and_no_clock_that_was_stepped_moves_it() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
+    world.obey();
+    let say = |world: &mut super::super::fixtures::World, active: bool| {
+        for report in world.reports.values_mut() {
+            let seen = report.faults.get_mut(&name).unwrap();
+            (seen.active, seen.expired) = (active, !active);
+            seen.remaining_ms = active.then_some(20_000);
+        }
+    };
+    say(&mut world, true);
+    world.now += 3_600_000;
+    assert_eq!(world.chores(), None, "the hosts have it in force");
+    world.now -= 2 * 3_600_000;
+    say(&mut world, false);
+    assert_eq!(world.chores(), Some(format!("{name} expired")), "and know when it is over");
+}
+
+#[test]
 fn a_gate_opens_when_all_nodes_that_should_run_have_been_ready() {
     let mut world = empty();
     world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
@@ -86,4 +106,81 @@ fn a_waiting_fault_says_what_it_waits_for() {
     assert!(why.contains("no ready node of kv is known to lead"), "{why}");
     world.report("kv-1", |seen| seen.leader = Some(true));
     assert_eq!(world.chores().as_deref(), Some("begin x"));
+}
+
+#[test]
+fn a_fault_of_a_file_waits_for_the_nodes_that_the_file_restarts() {
+    let mut world = ready();
+    let kv = "[cluster.kv]\nblueprint = \"etcd\"\n";
+    let cut = "[fault.cut]\nisolate = \"kv-2\"\nfor = \"5s\"\n";
+    let changed = format!("{kv}[cluster.kv.etcd]\nnode.2.path = \"/opt/etcd-next\"\n{cut}");
+    world.apply(&changed).unwrap();
+    let waits = Phase::Pending { why: "kv restarting".to_owned() };
+    assert_eq!(world.lab.faults[&key("cut")].phase, waits);
+    // The old one has still to end, then the new one to be ready.
+    assert_eq!(world.chores(), None);
+    let wanted = world.placement("kv-2").incarnation;
+    world.report("kv-2", |seen| {
+        seen.incarnation = wanted;
+        seen.been_ready = false;
+        seen.observed = NodeState::Starting;
+    });
+    assert_eq!(world.chores(), None);
+    world.report("kv-2", |seen| seen.been_ready = true);
+    assert_eq!(world.chores().as_deref(), Some("begin cut"));
+}
+
+#[test]
+fn a_fault_does_not_wait_for_a_node_that_its_host_starts_again() {
+    let mut world = ready();
+    world.report("kv-2", |seen| {
+        seen.incarnation = seen.incarnation.next();
+        seen.been_ready = false;
+        seen.observed = NodeState::Starting;
+    });
+    world
+        .apply(
+            "[cluster.kv]\nblueprint = \"etcd\"\n[fault.cut]\nisolate = \"kv-1\"\nfor = \"5s\"\n",
+        )
+        .unwrap();
+    assert!(world.lab.faults[&key("cut")].is_active());
+}
+
+#[test]
+fn a_fault_that_a_host_healed_by_itself_ends_everywhere_with_the_reason() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"kv-2\"\nfor = \"none\"").unwrap();
+    world.obey();
+    let revision = world.lab.faults[&name].revision;
+    let on_h2 = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
+    on_h2.active = false;
+    on_h2.healed = Some("heard no coordinator for 5m".to_owned());
+    let before = world.status();
+    assert_eq!(
+        before.faults[0].why.as_deref(),
+        Some("healed: host h2 heard no coordinator for 5m")
+    );
+    // What a host said of an earlier revision is not meant.
+    world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap().revision.0 -= 1;
+    assert_eq!(world.chores(), None);
+    world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap().revision = revision;
+    let what = format!("{name} healed: host h2 heard no coordinator for 5m");
+    assert_eq!(world.chores(), Some(what));
+    let after = world.status();
+    assert_eq!(after.faults[0].why.as_deref(), Some("host h2 heard no coordinator for 5m"));
+    let told = crate::decide::events::events(&before, &after);
+    let sentence = format!("{name} is healed: host h2 heard no coordinator for 5m; no traffic");
+    assert!(told.iter().any(|(_, _, text)| text.starts_with(&sentence)), "{told:?}");
+}
+
+#[test]
+fn the_dead_mans_handle_comes_from_the_file_to_every_host() {
+    let mut world = empty();
+    let file = "[lab]\ndead_man = \"5m\"\n[cluster.kv]\nblueprint = \"etcd\"\n";
+    let decision = world.apply(file).unwrap();
+    assert!(decision.reply.objects.iter().any(|object| object.kind == "lab"));
+    let specs = faultbed_common::compile::compile(&world.lab).unwrap();
+    assert!(specs.values().all(|spec| spec.terms.dead_man == "5m".parse().ok()));
+    world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
+    assert_eq!(world.lab.settings.dead_man, None);
 }

@@ -9,7 +9,7 @@ use faultbed_common::{
     generation::FaultRevision,
     lab::{ENDED_FAULTS_MAX, Ended, Fault, Lab, Means, NodeRef, Origin, Phase, Resolved},
     link::Party,
-    name::{FaultName, NodeName},
+    name::{ClusterName, FaultName, NodeName},
     nearest::nearest,
     report::NodeReport,
     shape,
@@ -166,6 +166,28 @@ impl<'a> Change<'a> {
         for (_, _, name) in &ended[..excess] {
             self.lab.faults.remove(name);
         }
+    }
+
+    /// Of these clusters the ones that are not `owner`'s, each with whose it is, in words:
+    /// `cluster db belongs to bob`.
+    pub(in crate::decide) fn others<'n>(
+        &self,
+        owner: &str,
+        clusters: impl IntoIterator<Item = &'n ClusterName>,
+    ) -> Vec<String> {
+        let clusters: BTreeSet<&ClusterName> = clusters.into_iter().collect();
+        let known =
+            clusters.into_iter().filter_map(|name| Some((name, self.lab.clusters.get(name)?)));
+        known
+            .filter(|(_, cluster)| cluster.origin.owner != owner)
+            .map(|(name, cluster)| format!("cluster {name} belongs to {}", cluster.origin.owner))
+            .collect()
+    }
+
+    /// The clusters that a fault meets.
+    pub(in crate::decide) fn met(&self, resolved: &Resolved) -> BTreeSet<ClusterName> {
+        let nodes = resolved.touched().into_iter();
+        nodes.filter_map(|name| Some(self.lab.node(name)?.cluster_name.clone())).collect()
     }
 
     /// Refuses where a node is of somebody else's cluster.

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use faultbed_common::{
     duration::Span,
     fault::{FOR_DEFAULT, FaultSpec, Grade, Lasts},
-    lab::{Ended, Fault, Origin, Phase, Resolved},
-    name::FaultName,
+    host_spec::Wanted,
+    lab::{Cluster, Ended, Fault, Origin, Phase, Placement, Resolved},
+    name::{ClusterName, FaultName, NodeName},
     shape,
     spec::SPEC_BYTES_MAX,
     target,
@@ -103,29 +104,19 @@ pub(super) fn accept(
     }
     shape::check(spec).map_err(|error| refuse(&error))?;
     let named = target::clusters(&change.lab, &shape::targets(spec)).map_err(|e| refuse(&e))?;
-    for cluster in &named {
-        if let Some(there) = change.lab.clusters.get(cluster) {
-            change.own(&format!("fault {name}: cluster {cluster}"), &there.origin)?;
-        }
-    }
-    let waiting: Vec<&str> = named
-        .iter()
-        .filter(|cluster| {
-            change.lab.clusters.get(*cluster).is_some_and(|there| !there.has_been_ready())
-        })
-        .map(|cluster| cluster.as_str())
-        .collect();
-    let is_due = when == When::Now || waiting.is_empty();
+    meet_others(change, name, &named)?;
+    let waits = waits_for(change, &named).filter(|_| when == When::Ready);
     let (phase, resolved) =
         match shape::resolve(&change.lab, change.reports, spec, spec.seed_for(name)) {
-            Ok(resolved) if is_due => {
-                change.own_nodes(resolved.touched())?;
+            Ok(resolved) if waits.is_none() => {
+                let met = change.met(&resolved);
+                meet_others(change, name, &met)?;
                 check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
                 (Phase::Active { since_unix_ms: change.asked.now_unix_ms }, resolved)
             }
-            Ok(resolved) => (Phase::Pending { why: not_ready(&waiting) }, resolved),
+            Ok(resolved) => (Phase::Pending { why: waits.unwrap_or_default() }, resolved),
             Err(error) if error.is_later() && when == When::Ready => {
-                let why = if is_due { error.to_string() } else { not_ready(&waiting) };
+                let why = waits.unwrap_or_else(|| error.to_string());
                 (Phase::Pending { why }, Resolved::default())
             }
             Err(error) => return Err(refuse(&error)),
@@ -145,9 +136,55 @@ pub(super) fn accept(
     Ok(())
 }
 
-/// `kv not ready`.
-pub(in crate::decide) fn not_ready(clusters: &[&str]) -> String {
-    format!("{} not ready", clusters.join(", "))
+/// What a fault that begins when its clusters are ready waits for: those that have never been, else
+/// those with nodes on their way to a newer incarnation. Begun at once, it would cut off a node that is
+/// to end in order, which then takes all its grace and dies by force.
+pub(in crate::decide) fn waits_for(
+    change: &Change<'_>,
+    clusters: &BTreeSet<ClusterName>,
+) -> Option<String> {
+    let which = |is_one: &dyn Fn(&Cluster) -> bool| {
+        let there = clusters.iter().filter_map(|name| Some((name, change.lab.clusters.get(name)?)));
+        let names: Vec<&str> =
+            there.filter(|(_, one)| is_one(one)).map(|(name, _)| name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    let not_ready = which(&|cluster| !cluster.has_been_ready());
+    not_ready.map(|names| format!("{names} not ready")).or_else(|| {
+        let names = which(&|cluster| {
+            cluster.nodes.iter().any(|(name, placement)| restarts(change, name, placement))
+        })?;
+        Some(format!("{names} restarting"))
+    })
+}
+
+/// Whether a node has yet to be ready in an incarnation that was asked for. One that its host started
+/// again by itself is beyond that.
+fn restarts(change: &Change<'_>, name: &NodeName, placement: &Placement) -> bool {
+    placement.wanted == Wanted::Running
+        && change.seen(name).is_some_and(|seen| {
+            seen.incarnation < placement.incarnation
+                || (seen.incarnation == placement.incarnation && !seen.been_ready)
+        })
+}
+
+/// A fault that meets clusters of others is refused, or with `--everyone` said, naming all of them.
+fn meet_others(
+    change: &mut Change<'_>,
+    name: &FaultName,
+    clusters: &BTreeSet<ClusterName>,
+) -> Result<(), Refusal> {
+    let others = change.others(&change.asked.by, clusters);
+    let them = if others.len() == 1 { "it" } else { "them" };
+    let others_named = others.join(", ");
+    match others.as_slice() {
+        [] => Ok(()),
+        _ if change.everyone => {
+            change.note(format!("{name} meets what is not yours: {others_named}"));
+            Ok(())
+        }
+        _ => Err(invalid(format!("fault {name}: {others_named}; --everyone touches {them} too"))),
+    }
 }
 
 /// Refuses a grade that some host of its links is known not to have.

@@ -29,31 +29,31 @@ pub fn host_joins(
             "{why}; `faultbed host token --name {name}` lets it join anew"
         )));
     }
-    enter(lab, (name, host), asked)
+    let reports = Reports::new();
+    let mut change = Change::new(lab, &reports, asked);
+    let known = lab.hosts.get(name).cloned();
+    let mut next = known.unwrap_or_else(|| Host::new(host.address, host.dir.clone()));
+    next.address = host.address;
+    next.dir = host.dir;
+    next.port_range = host.port_range;
+    next.identity_port = host.identity_port;
+    if !host.labels.is_empty() {
+        check_labels(name, &host.labels)?;
+        next.relabel(|said| said.join = host.labels);
+    }
+    change.lab.hosts.insert(name.clone(), next);
+    change.finish(format!("host {name} joins"))
 }
 
-/// As [`host_joins`], for a host that was admitted just now: it may also be one that was removed
-/// before.
+/// Forgets that a host was removed, since it was admitted anew: [`host_joins`] lets it in again.
 ///
 /// # Errors
-/// The lab would not compile with the host as it is now.
-pub fn host_admitted(
-    lab: &Lab,
-    (name, host): (&HostName, Host),
-    asked: &Asked,
-) -> Result<Decision, Refusal> {
-    enter(lab, (name, host), asked)
-}
-
-/// Lets a host that was removed come back: somebody asked for a new token for it.
-///
-/// # Errors
-/// The lab would not compile, which this cannot bring about.
+/// The lab would not compile.
 pub fn host_readmitted(lab: &Lab, name: &HostName, asked: &Asked) -> Result<Decision, Refusal> {
     let reports = Reports::new();
     let mut change = Change::new(lab, &reports, asked);
     change.lab.removed_hosts.remove(name);
-    change.finish(format!("host {name} may come back"))
+    change.finish(format!("host {name} is admitted again"))
 }
 
 /// Why a host does not belong to the lab any more; `None` where nobody removed it.
@@ -61,23 +61,6 @@ pub fn host_readmitted(lab: &Lab, name: &HostName, asked: &Asked) -> Result<Deci
 pub fn removed(lab: &Lab, name: &HostName) -> Option<String> {
     let RemovedHost { by, generation } = lab.removed_hosts.get(name)?;
     Some(format!("host {name} was removed from lab {} by {by}, generation {generation}", lab.name))
-}
-
-fn enter(lab: &Lab, (name, host): (&HostName, Host), asked: &Asked) -> Result<Decision, Refusal> {
-    let reports = Reports::new();
-    let mut change = Change::new(lab, &reports, asked);
-    change.lab.removed_hosts.remove(name);
-    let known = lab.hosts.get(name).cloned();
-    let mut next = known.unwrap_or_else(|| Host::new(host.address, host.dir.clone()));
-    next.address = host.address;
-    next.dir = host.dir;
-    next.port_range = host.port_range;
-    if !host.labels.is_empty() {
-        check_labels(name, &host.labels)?;
-        next.relabel(|said| said.join = host.labels);
-    }
-    change.lab.hosts.insert(name.clone(), next);
-    change.finish(format!("host {name} joins"))
 }
 
 /// `host drain` and `host undrain`.

@@ -33,6 +33,8 @@ pub(super) enum Standing<'a> {
     InForce,
     /// Its deadline ended it there.
     Expired,
+    /// The host healed it by itself, for this reason.
+    Healed(&'a str),
     /// Not, for this reason; `None` where the host has only not applied it yet.
     Not(Option<&'a str>),
     /// Nobody hears from the host.
@@ -55,6 +57,7 @@ pub(super) fn standing<'a>(
     match report(&seen.report, name, fault) {
         Some(report) if report.active => Standing::InForce,
         Some(report) if report.expired => Standing::Expired,
+        Some(FaultReport { healed: Some(why), .. }) => Standing::Healed(why),
         Some(report) => Standing::Not(report.why.as_deref()),
         None => Standing::Not(None),
     }
@@ -124,11 +127,12 @@ fn why(fault: &Fault, is_active: bool, standings: &[(&HostName, Standing<'_>)]) 
         return Some(why.clone());
     }
     if !is_active {
-        return None;
+        return fault.ended_because.clone();
     }
     standings.iter().find_map(|(host, standing)| match standing {
         Standing::InForce => None,
         Standing::Expired => Some(format!("over on {host}")),
+        Standing::Healed(why) => Some(format!("healed: host {host} {why}")),
         Standing::Not(Some(why)) => Some(format!("not in force on {host}: {why}")),
         Standing::Not(None) => Some(format!("not in force on {host} yet")),
         Standing::Down => Some(format!("{host} is down")),

@@ -170,7 +170,10 @@ fn of_fault(view: &View<'_>, status: &FaultStatus, progress: &mut Progress) {
         Phase::Active { .. } if status.state == FaultState::Active => {
             for host in touched_hosts(view, fault) {
                 match standing(view, host, name, fault) {
-                    Standing::InForce | Standing::Expired | Standing::Down => {}
+                    Standing::InForce
+                    | Standing::Expired
+                    | Standing::Healed(_)
+                    | Standing::Down => {}
                     Standing::Not(Some(why)) => {
                         progress.stuck(format!("fault {name} is not in force on {host}: {why}"));
                     }

@@ -53,9 +53,7 @@ impl Orders {
             generation: Generation(1),
             listeners,
             diallers: diallers?,
-            blocks: BTreeMap::new(),
-            hosts: BTreeMap::new(),
-            faults: BTreeMap::new(),
+            ..ProxySpec::default()
         };
         let file = ProxyFile { version: 1, lab: None, boot_id, spec, deadlines: BTreeMap::new() };
         Ok(Self { dir: dir.to_owned(), file })

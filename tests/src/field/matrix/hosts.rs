@@ -1,14 +1,19 @@
 //! Rows that kill something of a host: its agent, a shim, its proxy.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
+use faultbed_common::{report::NodeState, status::HostState};
 use rustix::process::Signal;
 
 use super::{
     Row,
     row::{
-        Notes, address, client_is_served, cut_clients, ends_in_time, host_of, in_force, never_two,
-        no_faults, nobody_noticed, pids, recovered,
+        ALL, Notes, address, client_is_served, cut_clients, ends_in_time, host_of, in_force,
+        never_two, no_faults, nobody_noticed, pids, recovered,
     },
 };
 use crate::{
@@ -17,8 +22,6 @@ use crate::{
     wait::wait_for,
 };
 
-/// All nodes.
-const ALL: [&str; 3] = ["m-1", "m-2", "m-3"];
 /// How long a cut lasts that must end by itself.
 const CUT: Duration = Duration::from_secs(4);
 
@@ -27,6 +30,9 @@ pub(super) fn rows() -> Vec<Row> {
         Row { name: "agent SIGKILL", run: agent_dies },
         Row { name: "shim SIGKILL", run: shim_dies },
         Row { name: "proxy SIGKILL during a cut", run: proxy_dies },
+        Row { name: "agent upgrade", run: agent_upgrade },
+        Row { name: "proxy upgrade during a cut", run: proxy_upgrade },
+        Row { name: "host rebooted", run: host_reboots },
     ]
 }
 
@@ -44,12 +50,12 @@ fn agent_dies(field: &mut Field, notes: &mut Notes) {
     ends_in_time(field, "m-3", deadline, notes);
     client_is_served(&client, &ALL);
     field.wait("their hosts are down", |status| {
-        let down = |n: usize| status.hosts[n].state == faultbed_common::status::HostState::Down;
+        let down = |n: usize| status.hosts[n].state == HostState::Down;
         (down(0) && !down(1) && down(2) && !status.converged).then_some(())
     });
     let status = field.status();
     for (n, node) in status.nodes.iter().enumerate() {
-        let unknown = node.observed == faultbed_common::report::NodeState::Unknown;
+        let unknown = node.observed == NodeState::Unknown;
         assert_eq!(unknown, n != 1, "{node:?}");
     }
     assert!(status.hosts[0].seen_age_ms > status.hosts[1].seen_age_ms, "{:?}", status.hosts);
@@ -66,7 +72,7 @@ fn agent_dies(field: &mut Field, notes: &mut Notes) {
     let resets = client.seen()["m-3"].resets.clone();
     let from: Vec<_> =
         resets.iter().map(|(at, why)| (at.saturating_duration_since(cut), why)).collect();
-    assert!(from.is_empty(), "{from:?} {:?}", field.logs());
+    assert!(from.is_empty(), "{from:?}");
     no_faults(field);
 }
 
@@ -139,5 +145,106 @@ fn proxy_dies(field: &mut Field, notes: &mut Notes) {
         "{} connection of m-3 ended with its proxy",
         client.seen()["m-3"].resets.len()
     ));
+    no_faults(field);
+}
+
+/// Puts another release at the path of a host's agent, and has the agent reload.
+fn reload(field: &mut Field, host: usize, release: u8) -> PathBuf {
+    let daemon = &mut field.hosts[host];
+    let agent = daemon.pid().expect("an agent");
+    daemon.install(release);
+    signal(i32::try_from(agent).expect("a pid"), Signal::HUP);
+    let program = daemon.program.clone();
+    wait_for("the agent is the new release", PATIENCE, || {
+        let exe = fs::read_link(format!("/proc/{agent}/exe")).map_err(|e| e.to_string())?;
+        let log = fs::read_to_string(field.hosts[host].log()).unwrap_or_default();
+        let begun = log.rsplit("agent reloads").next().is_some_and(|l| l.contains("agent begun"));
+        (exe == program && begun).then_some(()).ok_or_else(|| exe.display().to_string())
+    });
+    program
+}
+
+fn wait_proxy(field: &Field, node: &str, old: u32, program: &Path) {
+    let dir = host_of(field, node).dir.clone();
+    wait_for("the proxy is the new release", PATIENCE, || {
+        let pid = look::proxy_pid(&dir).filter(|pid| *pid != old).ok_or("the old one")?;
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| e.to_string())?;
+        (exe == program && !is_alive(old)).then_some(()).ok_or_else(|| exe.display().to_string())
+    });
+}
+
+/// A new release of the agent, by reload: its proxy goes over to it, and nobody notices.
+fn agent_upgrade(field: &mut Field, notes: &mut Notes) {
+    let before = pids(field);
+    let client = field.client();
+    client_is_served(&client, &ALL);
+    client.forget();
+    for (host, node) in ALL.iter().enumerate() {
+        let agent = field.hosts[host].pid();
+        let old = look::proxy_pid(&field.hosts[host].dir).expect("a proxy");
+        let program = reload(field, host, 1);
+        assert_eq!(field.hosts[host].pid(), agent, "the same pid");
+        wait_proxy(field, node, old, &program);
+    }
+    recovered(field, Instant::now(), notes);
+    assert_eq!(pids(field), before);
+    client_is_served(&client, &ALL);
+    nobody_noticed(&client, &ALL, notes);
+}
+
+/// The same while the host is cut off: what goes over stays cut until its time.
+fn proxy_upgrade(field: &mut Field, notes: &mut Notes) {
+    let before = pids(field);
+    let client = field.client();
+    client_is_served(&client, &ALL);
+    let deadline = cut_clients(field, "m-3", "due", CUT * 2);
+    client.forget();
+    let old = look::proxy_pid(&field.hosts[2].dir).expect("a proxy");
+    let program = reload(field, 2, 2);
+    wait_proxy(field, "m-3", old, &program);
+    let served = client.seen()["m-3"].clone();
+    assert!(look::boottime_ns() < deadline, "the upgrade took longer than the cut");
+    assert_eq!((served.answers, served.dials), (0, 0), "bytes crossed the cut");
+    ends_in_time(field, "m-3", deadline, notes);
+    client_is_served(&client, &ALL);
+    recovered(field, Instant::now(), notes);
+    assert_eq!(pids(field), before);
+    nobody_noticed(&client, &["m-1", "m-2"], notes);
+    assert_eq!(client.seen()["m-3"].resets, [], "the open connection only waited");
+    no_faults(field);
+}
+
+/// A host goes with all its processes and comes back: its node runs once more, its fault goes on.
+fn host_reboots(field: &mut Field, notes: &mut Notes) {
+    let before = pids(field);
+    let client = field.client();
+    client_is_served(&client, &ALL);
+    let deadline = cut_clients(field, "m-2", "due", CUT * 4);
+    client.forget();
+    let mut host = field.hosts.remove(1);
+    host.kill();
+    host.place.reboot(&field.net);
+    field.hosts.insert(1, host);
+    let gone = Instant::now();
+    field.wait("it is down", |status| {
+        let unknown = status.nodes[1].observed == NodeState::Unknown;
+        (status.hosts[1].state == HostState::Down && unknown).then_some(())
+    });
+    notes.say(format!("said to be down {:.1} s after", gone.elapsed().as_secs_f64()));
+    let since = Instant::now();
+    field.hosts[1].start();
+    wait_for("its node runs", PATIENCE, || {
+        never_two(field);
+        let copies = look::copies(&field.hosts[1].place, "m-2");
+        (copies.len() == 1).then_some(()).ok_or_else(|| format!("{copies:?}"))
+    });
+    recovered(field, since, notes);
+    assert_eq!(in_force(&field.status()), ["due"]);
+    ends_in_time(field, "m-2", deadline, notes);
+    let after = pids(field);
+    assert_ne!(after["m-2"], before["m-2"]);
+    assert_eq!((after["m-1"], after["m-3"]), (before["m-1"], before["m-3"]));
+    client_is_served(&client, &ALL);
+    nobody_noticed(&client, &["m-1", "m-3"], notes);
     no_faults(field);
 }

@@ -28,6 +28,18 @@ const NOISE: u32 = 3;
 pub(super) const DEADLINE_SLACK: Duration = Duration::from_millis(100);
 const DEADLINE_NOISE: Duration = Duration::from_millis(400);
 
+/// All nodes.
+pub(super) const ALL: [&str; 3] = ["m-1", "m-2", "m-3"];
+/// The seconds that outages last which an issue wants to last a minute; in the suite fewer do.
+const OUTAGE: &str = "FAULTBED_OUTAGE";
+const OUTAGE_SECONDS: u64 = 8;
+
+/// How long the coordinators, or the store, are away.
+pub(super) fn outage() -> Duration {
+    let seconds = std::env::var(OUTAGE).ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(OUTAGE_SECONDS))
+}
+
 /// Figures of a row, for its reader.
 #[derive(Debug, Default)]
 pub(super) struct Notes(Vec<String>);
@@ -98,7 +110,7 @@ pub(super) fn nobody_noticed(client: &Client, nodes: &[&str], notes: &mut Notes)
 /// Waits until all coordinators say that all is well; how long that took.
 pub(super) fn recovered(field: &Field, since: Instant, notes: &mut Notes) {
     for at in 0..field.coordinators.len() {
-        field.wait_at(at, PATIENCE, "all is well", |status| is_well(status).then_some(()));
+        field.wait_at(at, PATIENCE, "all is well", |status| all_well(status).then_some(()));
     }
     let took = since.elapsed();
     notes.say(format!("converged {:.1} s after recovery", took.as_secs_f64()));
@@ -106,7 +118,7 @@ pub(super) fn recovered(field: &Field, since: Instant, notes: &mut Notes) {
 }
 
 /// Converged, every host up and fresh, every node ready.
-pub(super) fn is_well(status: &Status) -> bool {
+pub(super) fn all_well(status: &Status) -> bool {
     let fresh = |age: Option<u64>| age.is_some_and(|ms| ms < 5_000);
     status.converged
         && status.hosts.iter().all(|h| h.state == HostState::Up && fresh(h.seen_age_ms))

@@ -325,7 +325,12 @@ impl Hands for FakeHands {
             world.commands.push(name.clone());
             world.commands.iter().filter(|done| **done == name).count()
         });
-        if name == "fail-twice" && tries <= 2 {
+        let failures = match name.as_str() {
+            "fail-twice" => 2,
+            "fail-ten-times" => 10,
+            _ => 0,
+        };
+        if tries <= failures {
             let why = "no such member".to_owned();
             return Err(CommandFailed { why, output: String::new() });
         }

@@ -159,3 +159,94 @@ fn a_script_that_injects_in_a_loop_meets_a_bound() {
     let error = why(world.inject("isolate = \"kv-1\""));
     assert!(error.contains("faultbed heal --all"), "{error}");
 }
+
+/// Clusters of ada, bob and eve, a node of each on every host.
+fn shared() -> World {
+    let mut world = ready();
+    for (owner, name) in [("bob", "db"), ("eve", "kw")] {
+        world.by = owner.to_owned();
+        let spec = world.lab.clusters[&key("kv")].spec.clone();
+        world.edit(Edit::StartCluster { name: key(name), spec }).unwrap();
+    }
+    world.by = "ada".to_owned();
+    world.obey();
+    world.chores();
+    world
+}
+
+#[test]
+fn a_fault_that_meets_others_names_whose_clusters_they_are() {
+    let mut world = shared();
+    let error = inject_as(&mut world, "x", "partition = [\"host:h1\", \"host:h2\"]").unwrap_err();
+    assert_eq!(
+        error,
+        "fault x: cluster db belongs to bob, cluster kw belongs to eve; --everyone touches them too"
+    );
+    // Taking theirs out leaves one's own.
+    let own = "partition = [\"host:h1,not:db,not:kw\", \"host:h2,not:db,not:kw\"]";
+    inject_as(&mut world, "x", own).unwrap();
+    assert_eq!(world.lab.faults[&key("x")].resolved.groups, [["kv-1"], ["kv-2"]]);
+    world.everyone = true;
+    let edit = Edit::Inject { name: None, spec: fault("isolate = \"db-1\"") };
+    let notes = world.edit(edit).unwrap().reply.notes.join("\n");
+    assert!(notes.contains("meets what is not yours: cluster db belongs to bob"), "{notes}");
+}
+
+#[test]
+fn a_fault_that_waits_does_not_meet_what_others_put_in_its_way() {
+    let mut world = crate::decide::fixtures::empty();
+    let file = "[cluster.kv]\nblueprint = \"etcd\"\n[fault.x]\non = \"host:h1\"\npause = true\nfor = \"5s\"\n";
+    world.apply(file).unwrap();
+    world.by = "bob".to_owned();
+    let spec = world.lab.clusters[&key("kv")].spec.clone();
+    world.edit(Edit::StartCluster { name: key("db"), spec }).unwrap();
+    world.obey();
+    world.by = "ada".to_owned();
+    world.chores();
+    world.chores();
+    let Phase::Pending { why } = &world.lab.faults[&key("x")].phase else { unreachable!() };
+    assert!(why.contains("cluster db belongs to bob"), "{why}");
+    // Where everyone may be met, it begins.
+    world.lab.faults.get_mut(&key("x")).unwrap().everyone = true;
+    assert_eq!(world.chores().as_deref(), Some("begin x"));
+}
+
+#[test]
+fn healing_all_and_deleting_touch_ones_own() {
+    let mut world = shared();
+    let mine = world.inject("isolate = \"kv-1\"").unwrap();
+    world.by = "bob".to_owned();
+    let theirs = world.inject("isolate = \"db-1\"").unwrap();
+    let notes = heal(&mut world, &[]).unwrap();
+    assert_eq!(notes, [format!("{mine} belongs to ada and stays; --everyone heals it")]);
+    assert!(world.lab.faults[&mine].is_active() && world.lab.faults[&theirs].is_ended());
+    let stop = faultbed_common::edit::NodeVerb::Stop;
+    for refused in [
+        why(world.edit(Edit::DeleteFault { name: mine.clone() })),
+        why(world.edit(Edit::DeleteCluster { name: key("kv"), wipe: true })),
+        why(world.verb("kv-1", stop)),
+        why(heal(&mut world, &[mine.as_str()])),
+    ] {
+        assert!(refused.contains("belongs to ada; --everyone"), "{refused}");
+    }
+    world.everyone = true;
+    heal(&mut world, &[]).unwrap();
+    assert!(world.lab.faults[&mine].is_ended());
+    world.verb("kv-1", stop).unwrap();
+}
+
+#[test]
+fn a_node_is_cut_from_clients_alone() {
+    let mut world = ready();
+    for text in
+        ["partition = [\"kv-1\", \"clients\"]", "between = [\"kv-1\", \"clients\"]\ncut = true"]
+    {
+        let name = world.inject(text).unwrap();
+        let resolved = &world.lab.faults[&name].resolved;
+        let links: Vec<String> = resolved.links.iter().map(ToString::to_string).collect();
+        assert_eq!(links, ["kv-1>clients", "clients>kv-1"], "{text}");
+    }
+    // All of several clusters, from clients and not from each other.
+    let name = world.inject("partition = [\"host:h1,host:h2\", \"clients\"]").unwrap();
+    assert_eq!(world.lab.faults[&name].resolved.links.len(), 4);
+}

@@ -6,7 +6,7 @@ use faultbed_common::{edit::Edit, name::HostName};
 
 use super::why;
 use crate::decide::{
-    edit::{Decision, Refusal, host_admitted, host_joins, removed},
+    edit::{Decision, Refusal, host_joins, host_readmitted, removed},
     fixtures::{World, empty, key, ready},
 };
 
@@ -138,7 +138,7 @@ fn a_removed_host_stays_out_until_it_is_admitted_again() {
     assert!(error.contains("`faultbed host token --name h3`"), "{error}");
     let error = why(remove(&mut world, 3, false));
     assert!(error.contains("was removed from lab dev by ada"), "{error}");
-    world.lab = host_admitted(&world.lab, (&h(3), host.clone()), &world.asked()).unwrap().lab;
+    world.lab = host_readmitted(&world.lab, &h(3), &world.asked()).unwrap().lab;
     assert!(removed(&world.lab, &h(3)).is_none());
     assert!(host_joins(&world.lab, (&h(3), host), &world.asked()).is_ok());
 }

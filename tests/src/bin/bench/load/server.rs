@@ -16,7 +16,11 @@ use rustix::{
     event::epoll::{self, EventData, EventFlags},
 };
 
-use super::{BULK_BYTES, Mode, Place, REQUEST_BYTES, monotonic_ns, stay_at};
+use super::{
+    BULK_BYTES, Mode, Place, REQUEST_BYTES, monotonic_ns,
+    socket::{read_aged, stamp_arrivals},
+    stay_at,
+};
 
 /// Doors of every target: for streams, for many requests, and for short connections.
 pub(crate) const DOORS: u16 = 10;
@@ -44,8 +48,17 @@ pub(crate) struct Seen {
     pub(crate) last_ns: AtomicU64,
     /// Moments in nanoseconds, and bytes that came then.
     pub(crate) records: Mutex<Vec<(u64, usize)>>,
-    /// Nanoseconds that messages took.
-    pub(crate) took: Mutex<Vec<u64>>,
+    /// What messages took.
+    pub(crate) took: Mutex<Vec<Took>>,
+}
+
+/// How long a message was under way, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Took {
+    /// Until it was in its receiver's kernel.
+    pub(crate) arrived_ns: u64,
+    /// Until its receiver's thread was awake and had read it.
+    pub(crate) read_ns: u64,
 }
 
 impl Seen {
@@ -53,7 +66,7 @@ impl Seen {
         std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn take_took(&self) -> Vec<u64> {
+    pub(crate) fn take_took(&self) -> Vec<Took> {
         std::mem::take(&mut *self.took.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -108,7 +121,7 @@ fn serve(mut stream: TcpStream, seen: &Seen) {
             echo(&mut stream)
         }
         Some(Mode::Record) => record(stream, seen),
-        Some(Mode::Stamps) => read_stamps(&mut stream, seen),
+        Some(Mode::Stamps) => read_stamps(&stream, seen),
         None => Ok(()),
     };
 }
@@ -149,13 +162,15 @@ fn record(mut stream: TcpStream, seen: &Seen) -> io::Result<()> {
     }
 }
 
-fn read_stamps(stream: &mut TcpStream, seen: &Seen) -> io::Result<()> {
+fn read_stamps(stream: &TcpStream, seen: &Seen) -> io::Result<()> {
+    stamp_arrivals(stream)?;
     let mut stamp = [0; 8];
     loop {
-        stream.read_exact(&mut stamp)?;
+        let age_ns = read_aged(stream, &mut stamp)?;
         let now_ns = monotonic_ns();
         seen.last_ns.fetch_max(now_ns, Ordering::SeqCst);
-        let took = now_ns.saturating_sub(u64::from_ne_bytes(stamp));
+        let read_ns = now_ns.saturating_sub(u64::from_ne_bytes(stamp));
+        let took = Took { arrived_ns: read_ns.saturating_sub(age_ns), read_ns };
         seen.took.lock().unwrap_or_else(PoisonError::into_inner).push(took);
     }
 }

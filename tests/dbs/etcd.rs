@@ -1,0 +1,33 @@
+//! etcd, as Debian has it.
+
+use faultbed_tests::lab::{ETCD, Lab};
+
+use crate::life::{self, Database, said};
+
+struct Etcd;
+
+impl Database for Etcd {
+    fn role(&self) -> &'static str {
+        "kv"
+    }
+
+    fn port(&self) -> &'static str {
+        "client"
+    }
+
+    fn put(&self, at: &str, key: &str) -> bool {
+        let at = format!("--endpoints={at}");
+        said("etcdctl", &[&at, "--command-timeout=3s", "put", key, "1"]).as_deref() == Some("OK")
+    }
+
+    fn has(&self, at: &str, key: &str) -> bool {
+        let at = format!("--endpoints={at}");
+        let args = [&at, "--command-timeout=3s", "get", "--print-value-only", key];
+        said("etcdctl", &args).as_deref() == Some("1")
+    }
+}
+
+#[test]
+fn etcd_lives_through_the_list() {
+    life::live(&Lab::up("etcd", ETCD), &Etcd);
+}
