@@ -1,7 +1,6 @@
 //! Wires the agent together: one lock, one loop, one session; nodes and proxy outlive it.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::net::UnixDatagram,
@@ -19,9 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    allow::Allow,
-    args::{AgentArgs, DownArgs},
+    args::DownArgs,
     clock, down, facts,
+    identity::HostIdentity,
     ledger::Ledger,
     proxy,
     reconcile::{
@@ -29,7 +28,8 @@ use crate::{
         task::{Identity, ORDERS_MAX, Reconciler},
     },
     reload::Program,
-    session::{Coordinator, Session},
+    session::{Known, Session},
+    settings::Settings,
 };
 
 /// Threads for steps that block. They end when they are idle; a host has as many nodes as it has.
@@ -39,9 +39,7 @@ const BLOCKING_THREADS_MAX: usize = 16;
 ///
 /// # Errors
 /// It cannot begin: another agent has the directory, or the disk refuses it.
-pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
-    let program = Program::own()?;
-    let coordinator: Coordinator = args.coordinator.parse().map_err(anyhow::Error::msg)?;
+pub fn run(args: &Settings, program: Program) -> anyhow::Result<()> {
     let dir = std::path::absolute(&args.dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     // Held as long as we live.
@@ -53,7 +51,7 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
     proxy::collect_own(&dir.join("proxy"));
-    let end = runtime.block_on(serve(args, dir.clone(), coordinator, &program))?;
+    let end = runtime.block_on(serve(args, dir.clone(), &program))?;
     // Nothing of the lab is left to run when others begin to look after the host.
     drop(runtime);
     match end {
@@ -81,18 +79,16 @@ enum End {
     Removed(String),
 }
 
-async fn serve(
-    args: &AgentArgs,
-    dir: PathBuf,
-    coordinator: Coordinator,
-    program: &Program,
-) -> anyhow::Result<End> {
+async fn serve(args: &Settings, dir: PathBuf, program: &Program) -> anyhow::Result<End> {
+    let identity = match args.needs_identity() {
+        true => Some(Arc::new(HostIdentity::open(args)?)),
+        false => None,
+    };
     let boot_id = clock::boot_id().context("read the boot id")?;
     let ledger = Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    // A limit that cannot be read must not be none.
-    let allow = Allow::read(&dir.join("agent.toml")).map_err(anyhow::Error::msg)?;
-    let hands = Arc::new(RealHands::new(args, &dir).allowing(allow.clone()));
+    let known = Known { coordinators: args.coordinators.clone(), identity: identity.clone() };
+    let hands = Arc::new(RealHands::new(args, &dir, known.clone()));
     let spec = ledger.accepted().map(|accepted| accepted.spec.clone());
     let (line, heard) = crate::line::line();
     let (reconciler, reports) =
@@ -105,12 +101,12 @@ async fn serve(
         dir,
         version,
         port_range: facts::port_range(),
-        labels: BTreeMap::new(),
-        identity_port: identity_port(args),
+        labels: args.labels.clone(),
+        identity_port: args.identity_port(),
     };
-    let mut session = Session::new(coordinator, hello, orders, reports);
+    let mut session = Session::new(known.clone(), hello, orders, reports);
     session.line = line;
-    session.allow(allow);
+    session.allow(args.allow.clone());
     if let Some(spec) = &spec {
         session.knows(spec);
     }
@@ -119,6 +115,10 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let passes = tokio::spawn(reconciler.hearing(heard).run(ordered, stop.clone()));
+    if let Some(identity) = identity {
+        // It ends with the runtime; a renewal that is under way loses nothing.
+        tokio::spawn(identity.keep(args.coordinators.clone(), stop.clone()));
+    }
     let mut talks = tokio::spawn(session.run(stop.clone()));
     notify_ready();
     tracing::info!(host = %args.host, lab = %args.lab, "agent begun");
@@ -221,10 +221,4 @@ fn notify_ready() {
     if let Err(error) = sent {
         tracing::warn!(%error, "tell systemd that the agent is ready");
     }
-}
-
-/// Where the proxy answers other hosts; simulated hosts are one machine, which needs nobody to ask.
-fn identity_port(args: &AgentArgs) -> Option<u16> {
-    let is_simulated = args.address.is_ipv4() && args.address.is_loopback();
-    (!is_simulated).then_some(args.identity_port)
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use faultbed_common::host_spec::NodeSpec;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::binaries;
 
@@ -22,12 +22,14 @@ use crate::binaries;
 const BYTES_MAX: u64 = 1 << 20;
 
 /// What a host lets a lab do. The default is everything, below the nodes' own directories.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Allow {
     /// Users that nodes may run as; `None` is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<Vec<String>>,
     /// Below which programs may be; `None` is anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<PathBuf>>,
 }
 
@@ -39,6 +41,12 @@ struct File {
 }
 
 impl Allow {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Reads the table of a file; everything is allowed where there is no such file.
     ///
     /// # Errors

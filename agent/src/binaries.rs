@@ -4,6 +4,8 @@
 //! under `bins/SHA256/`, never by copying gigabytes; where neither can be had, a crash restart
 //! refuses a file that has changed.
 
+pub mod fetch;
+
 use std::{
     collections::BTreeSet,
     fs::{self, File, Metadata},
@@ -21,8 +23,11 @@ const HASH_BYTES: usize = 64 * 1024;
 /// How many files' hashes are remembered.
 const CACHE_MAX: usize = 64;
 
-/// Pinned programs that no node runs and that stay.
+/// Pinned programs that no node runs and that stay,
 const UNUSED_MAX: usize = 4;
+
+/// as long as they take no more than this together.
+const UNUSED_BYTES_MAX: u64 = 2 << 30;
 
 /// A program that a node runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +45,9 @@ pub struct Binary {
     /// The first line it prints of its version.
     #[serde(default)]
     pub version: Option<String>,
+    /// Where it was on the machine it was pushed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
 }
 
 /// What tells a file from one that took its place or was overwritten.
@@ -70,6 +78,12 @@ impl FileId {
 }
 
 impl Binary {
+    /// The path that people know it by.
+    #[must_use]
+    pub fn shown(&self) -> &Path {
+        self.from.as_ref().unwrap_or(&self.path)
+    }
+
     /// Whether both are of the same file.
     #[must_use]
     pub fn is_same_file(&self, other: &Self) -> bool {
@@ -143,7 +157,14 @@ fn usable(path: &Path) -> Result<Binary, BinaryError> {
         return Err(unusable("it is not executable; `chmod +x` makes it so".to_owned()));
     }
     let file = FileId::of(&metadata);
-    Ok(Binary { path: path.to_owned(), file, sha256: None, pinned: None, version: None })
+    Ok(Binary {
+        path: path.to_owned(),
+        file,
+        sha256: None,
+        pinned: None,
+        version: None,
+        from: None,
+    })
 }
 
 /// The file to run after a crash: the one that the node ran before.
@@ -255,11 +276,25 @@ pub fn prune(bins: &Path, used: &BTreeSet<String>) -> io::Result<Vec<String>> {
         }
     }
     unused.sort();
-    unused.truncate(unused.len().saturating_sub(UNUSED_MAX));
-    for (_, sha256) in &unused {
-        fs::remove_dir_all(bins.join(sha256))?;
+    let (mut gone, mut stay, mut bytes) = (Vec::new(), 0, 0_u64);
+    for (_, sha256) in unused.into_iter().rev() {
+        bytes = bytes.saturating_add(own_bytes(&bins.join(&sha256)));
+        if stay < UNUSED_MAX && bytes <= UNUSED_BYTES_MAX {
+            stay += 1;
+            continue;
+        }
+        fs::remove_dir_all(bins.join(&sha256))?;
+        gone.push(sha256);
     }
-    Ok(unused.into_iter().map(|(_, sha256)| sha256).collect())
+    gone.reverse();
+    Ok(gone)
+}
+
+/// What a pin takes of the disk by itself: a link to a file that is elsewhere too takes nothing.
+fn own_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let files = entries.flatten().filter_map(|entry| entry.metadata().ok());
+    files.filter(|file| file.nlink() == 1).map(|file| file.len()).sum()
 }
 
 pub(crate) fn hash(file: &mut File) -> io::Result<String> {

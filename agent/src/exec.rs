@@ -33,6 +33,9 @@ const ORDERS_MAX: usize = 16;
 /// Pieces on their way up. A person that does not read holds the program up, not our memory.
 const PIECES_MAX: usize = 8;
 
+/// How long the last words of an order may take to be heard.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(10);
+
 /// After a broken stream of orders the next one is tried this much later.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -183,7 +186,7 @@ async fn serve(channel: Channel, host: HostName, nodes: Nodes, order: Order, bus
     let _busy = Busy(busy);
     let Order { id, node, work, by } = order;
     let (up, queued) = mpsc::channel(PIECES_MAX);
-    let down = match open(&channel, &host, Some(id), &up, queued).await {
+    let mut down = match open(&channel, &host, Some(id), &up, queued).await {
         Ok(down) => down,
         Err(status) => {
             tracing::debug!(error = %status, "attend to an order");
@@ -195,18 +198,22 @@ async fn serve(channel: Channel, host: HostName, nodes: Nodes, order: Order, bus
         Done::failed(format!("{ORDERS_MAX} commands run on this host already; try again later"))
     } else {
         match nodes.place(&node) {
-            Ok(place) => work_on(&place, work, down, &up).await,
+            Ok(place) => work_on(&place, work, &mut down, &up).await,
             Err(why) => Done::failed(why),
         }
     };
     let json = serde_json::to_string(&done).unwrap_or_default();
     up.send(ExecPart { kind: Some(Kind::Done(json)) }).await.ok();
+    drop(up);
+    // Letting go of the stream now could overtake the last words; the person lets go after them.
+    let gone = async { while !matches!(next(&mut down).await, Next::Gone) {} };
+    tokio::time::timeout(LAST_WORDS_MAX, gone).await.ok();
 }
 
 async fn work_on(
     place: &Place,
     work: Work,
-    down: Streaming<ExecPart>,
+    down: &mut Streaming<ExecPart>,
     up: &mpsc::Sender<ExecPart>,
 ) -> Done {
     match work {

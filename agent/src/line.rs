@@ -20,12 +20,17 @@ pub fn line() -> (Line, Heard) {
 impl Line {
     /// A stream to a coordinator is open.
     pub fn is_up(&self) {
-        self.0.send_replace(true);
+        self.set(true);
     }
 
     /// It is lost.
     pub fn is_down(&self) {
-        self.0.send_replace(false);
+        self.set(false);
+    }
+
+    /// Only what changes is news: each try in vain would else look like a word that was heard.
+    fn set(&self, is_up: bool) {
+        self.0.send_if_modified(|held| std::mem::replace(held, is_up) != is_up);
     }
 }
 
@@ -55,5 +60,24 @@ impl Default for Heard {
     /// One that never changes.
     fn default() -> Self {
         line().1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tries_in_vain_are_no_news() {
+        let (line, mut heard) = line();
+        line.is_up();
+        heard.changed().await;
+        assert!(heard.now());
+        line.is_down();
+        heard.changed().await;
+        assert!(!heard.now());
+        line.is_down();
+        let again = tokio::time::timeout(std::time::Duration::from_millis(20), heard.changed());
+        assert!(again.await.is_err(), "it was down before");
     }
 }

@@ -6,7 +6,9 @@ use clap::Parser as _;
 use faultbed_agent::{
     agent,
     args::{Args, Command, LogFormat},
-    doctor, down,
+    doctor, down, join,
+    reload::Program,
+    settings::Settings,
 };
 
 /// The exit code of a usage or start-up error.
@@ -34,7 +36,17 @@ fn daemon() -> ExitCode {
     let result = match Args::parse().command {
         Command::Agent(args) => {
             trace(args.log_format);
-            agent::run(&args).map(|()| ExitCode::SUCCESS)
+            if args.detached {
+                // Whoever started this goes on without it, terminal and all.
+                let _ = rustix::process::setsid();
+            }
+            let run =
+                Settings::of(&args).and_then(|settings| agent::run(&settings, Program::own()?));
+            run.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Join(args) => {
+            trace(args.log_format);
+            join::run(&args).map(|()| ExitCode::SUCCESS)
         }
         Command::Down(args) => {
             trace(LogFormat::Text);

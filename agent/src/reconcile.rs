@@ -21,12 +21,14 @@ pub(crate) mod testing;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    path::PathBuf,
 };
 
 use faultbed_common::{
     generation::Incarnation,
     name::NodeName,
     port_block::FarDials,
+    program::Sha256,
     proxy_spec::{Listener, ProxyFile},
 };
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,19 @@ pub struct Observed {
     pub nodes: BTreeMap<NodeName, ObservedNode>,
     /// The proxy process.
     pub proxy: ObservedProxy,
+    /// Pushed programs that are here, whole.
+    pub programs: BTreeSet<PathBuf>,
+    /// What is being fetched, and how far it is.
+    pub fetching: Option<Fetching>,
+}
+
+/// How far a program is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetching {
+    /// Which.
+    pub sha256: Sha256,
+    /// Bytes that are here.
+    pub bytes: u64,
 }
 
 /// What is seen of one node.

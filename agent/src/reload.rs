@@ -36,6 +36,12 @@ impl Program {
         Ok(Self { path, args: args.collect() })
     }
 
+    /// The same program with these arguments: for who was started by a command that works once.
+    #[must_use]
+    pub fn with_args(self, args: impl IntoIterator<Item = OsString>) -> Self {
+        Self { args: args.into_iter().collect(), ..self }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

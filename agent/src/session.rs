@@ -1,6 +1,10 @@
 //! The one stream to a coordinator: orders down, reports up. Its loss changes nothing on the host.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+mod known;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use faultbed_common::{
     host_spec::HostSpec,
@@ -9,17 +13,15 @@ use faultbed_common::{
     session::{Hello, Orders},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
-use hyper_util::rt::TokioIo;
 use tokio::{
-    net::UnixStream,
     sync::{mpsc, watch},
     task::AbortHandle,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 
+pub use self::known::{ConnectError, Coordinator, Known};
 use crate::{
     allow::{self, Allow},
     exec::{self, Attending},
@@ -34,9 +36,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// No try waits longer.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// Connecting takes no longer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Work in progress is told after this, for what comes of it may be there by then: each report costs
 /// the coordinator a write to its disk, and who waits for a fault waits for all of them.
 const IN_PROGRESS: Duration = Duration::from_millis(5);
@@ -50,9 +49,6 @@ const FIRST_REPORT_MAX: Duration = Duration::from_secs(2);
 /// A report is sent at least this often, so that silence means a dead host: a coordinator that
 /// hears nothing for more than twice as long gives the session up.
 const KEEPALIVE: Duration = Duration::from_secs(3);
-
-/// A coordinator that does not answer a ping is gone.
-const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// Messages that wait to be sent. A coordinator that does not read holds us up, not our memory.
 const OUTBOX_MAX: usize = 16;
@@ -69,31 +65,11 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// A session that lived so long was a good one: the next is tried at once.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 
-/// Where a coordinator is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Coordinator {
-    /// On this machine.
-    Unix(PathBuf),
-    /// At an address.
-    Http(String),
-}
-
-impl std::str::FromStr for Coordinator {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some(path) => Ok(Self::Unix(path.into())),
-            None if text.starts_with("http://") => Ok(Self::Http(text.to_owned())),
-            None => Err(format!("{text:?} is no coordinator: write unix:PATH or http://ADDRESS")),
-        }
-    }
-}
-
 /// What a session needs from the rest of the agent.
 #[derive(Debug)]
 pub struct Session {
-    /// Where the coordinator is.
-    pub coordinator: Coordinator,
+    /// The coordinators: any of them will do.
+    pub known: Known,
     /// What this agent says first.
     pub hello: Hello,
     /// Where orders go.
@@ -111,8 +87,8 @@ pub struct Session {
 /// Why a session is over.
 #[derive(Debug, thiserror::Error)]
 enum Over {
-    #[error("connect to the coordinator")]
-    Connect(#[source] tonic::transport::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("talk to the coordinator: {0}")]
     Status(#[from] tonic::Status),
     #[error("the coordinator closed the stream")]
@@ -127,13 +103,13 @@ impl Session {
     /// A session that has not begun.
     #[must_use]
     pub fn new(
-        coordinator: Coordinator,
+        known: Known,
         hello: Hello,
         orders: mpsc::Sender<Orders>,
         reports: watch::Receiver<Shared>,
     ) -> Self {
         Self {
-            coordinator,
+            known,
             hello,
             orders,
             reports,
@@ -169,6 +145,8 @@ impl Session {
     pub async fn run(mut self, stop: CancellationToken) -> Option<String> {
         let mut retry = RETRY_FIRST;
         let mut was_told = false;
+        // Which coordinator is tried, and how many in a row were of no use.
+        let (mut turn, mut useless) = (0, 0);
         // A host that comes says at once which of its ports others have.
         let first = tokio::time::timeout(FIRST_REPORT_MAX, self.reports.changed());
         tokio::select! {
@@ -177,9 +155,11 @@ impl Session {
         }
         while !stop.is_cancelled() {
             let began = Instant::now();
+            let known = self.known.all();
+            let coordinator = known[turn % known.len()].clone();
             let over = tokio::select! {
                 () = stop.cancelled() => Over::Stopping,
-                result = self.hold() => match result {
+                result = self.hold(&coordinator) => match result {
                     Ok(()) => Over::Closed,
                     Err(over) => over,
                 },
@@ -191,26 +171,31 @@ impl Session {
                 Over::Connect(_) | Over::Status(_) | Over::Closed => {}
             }
             if began.elapsed() > GOOD_AFTER {
-                (retry, was_told) = (RETRY_FIRST, false);
+                (retry, was_told, useless) = (RETRY_FIRST, false, 0);
             }
+            turn += 1;
+            useless += 1;
             // Once is enough: a coordinator may be away for days.
             if was_told {
-                tracing::debug!(error = %over, "session lost");
+                tracing::debug!(%coordinator, error = %over, "session lost");
             } else {
-                tracing::warn!(error = %over, "session lost; nodes and faults stay as they are");
+                tracing::warn!(%coordinator, error = %over, "session lost; nodes and faults stay as they are");
                 was_told = true;
             }
             tokio::select! {
                 () = stop.cancelled() => return None,
                 () = sleep(retry) => {}
             }
-            retry = (retry * 2).min(RETRY_MAX);
+            // Each coordinator is tried once before anybody is waited for longer.
+            if useless % known.len() == 0 {
+                retry = (retry * 2).min(RETRY_MAX);
+            }
         }
         None
     }
 
-    async fn hold(&mut self) -> Result<(), Over> {
-        let channel = connect(&self.coordinator).await.map_err(Over::Connect)?;
+    async fn hold(&mut self, coordinator: &Coordinator) -> Result<(), Over> {
+        let channel = self.known.connect(coordinator).await?;
         let attend = channel.clone();
         let mut client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (outbox, queued) = mpsc::channel(OUTBOX_MAX);
@@ -367,29 +352,3 @@ fn encode(document: &impl serde::Serialize) -> Result<String, Over> {
     serde_json::to_string(document)
         .map_err(|error| Over::Status(tonic::Status::internal(error.to_string())))
 }
-
-async fn connect(coordinator: &Coordinator) -> Result<Channel, tonic::transport::Error> {
-    let settled = |endpoint: Endpoint| {
-        endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_EVERY)
-            .keep_alive_while_idle(true)
-    };
-    match coordinator {
-        Coordinator::Http(url) => settled(Endpoint::from_shared(url.clone())?).connect().await,
-        Coordinator::Unix(path) => {
-            let path = path.clone();
-            // The name is never looked up: the connector knows where to go.
-            settled(Endpoint::from_static("http://coordinator"))
-                .connect_with_connector(tower::service_fn(move |_| {
-                    let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
-                }))
-                .await
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

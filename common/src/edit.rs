@@ -11,6 +11,7 @@ use crate::{
     generation::Generation,
     lab::Resolved,
     name::{ClusterName, FaultName, HostName, NodeName},
+    program::{Files, Needs},
     spec::{ClusterSpec, LabFile},
 };
 
@@ -31,6 +32,9 @@ pub struct EditRequest {
     /// May touch what others own.
     #[serde(default)]
     pub everyone: bool,
+    /// What the asker knows of the programs on its machine.
+    #[serde(default)]
+    pub files: Files,
 }
 
 /// What can be asked.
@@ -152,6 +156,9 @@ pub struct EditReply {
     pub resolved: BTreeMap<FaultName, Resolved>,
     /// Things to know that do not prevent it, such as objects kept because a verb made them.
     pub notes: Vec<String>,
+    /// What the asker must do first; then nothing was changed, and it asks again.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub needs: Needs,
 }
 
 /// One object before and after, as TOML for people.

@@ -14,6 +14,7 @@ use crate::{
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
     port_block::FarDials,
     probe::{Probe, RoleProbe},
+    program::Pushed,
     proxy_spec::ProxySpec,
     spec::OnCrash,
 };
@@ -134,6 +135,9 @@ pub struct NodeSpec {
 pub struct Launch {
     /// With a slash a file, else a name looked up in the agent's PATH.
     pub program: String,
+    /// What that file must hold, where it was pushed: it is fetched before the node starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<Pushed>,
     /// Where the program and all commands are looked for after PATH; see `blueprint::Role::search`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,

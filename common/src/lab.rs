@@ -21,6 +21,7 @@ use crate::{
     link::{Link, Party},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
     port_block::PortBlock,
+    program::Pushed,
     spec::ClusterSpec,
 };
 
@@ -247,6 +248,10 @@ pub struct Placement {
     /// Whether it came after its cluster's beginning, so that it must join.
     #[serde(default)]
     pub joined: bool,
+    /// The program that was pushed for it, as it was when it was last told to start. `None` where
+    /// it runs a file of its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<Pushed>,
 }
 
 /// An accepted fault.

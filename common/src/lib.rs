@@ -1,7 +1,7 @@
 //! The language of a lab and its pure core. Nothing here reads a clock, a disk, the network or dice.
 //!
 //! Reading order: what people write (`name`, `duration`, `effect`, `spec`, `fault`, `preset`,
-//! `blueprint`, `file`), what the lab decided (`lab`, `place`, `target`, `shape`), what hosts are told
+//! `blueprint`, `program`, `file`), what the lab decided (`lab`, `place`, `target`, `shape`), what hosts are told
 //! (`compile`, `host_spec`, `proxy_spec`, `rules`), what they answer (`report`), and what people see
 //! (`status`, `event`, `edit`); beside all of it, who they are (`trust`).
 
@@ -28,6 +28,7 @@ pub mod place;
 pub mod port_block;
 pub mod preset;
 pub mod probe;
+pub mod program;
 pub mod proxy_spec;
 pub mod render;
 pub mod report;

@@ -143,6 +143,7 @@ fn grow(
             stop_by: crate::host_spec::StopBy::default(),
             wipes: 0,
             joined: here > 0,
+            pushed: None,
         };
         next.nodes.insert(node, placement);
     }

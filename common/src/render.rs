@@ -169,8 +169,13 @@ impl Scene<'_> {
         let own = spec.node.get(&place.index);
         let program =
             own.and_then(|own| own.path.as_ref()).or(spec.path.as_ref()).unwrap_or(&role.program);
+        let pushed = place.pushed.as_ref().zip(self.lab.hosts.get(&place.host));
         Ok(Launch {
-            program: program.strip_prefix("host:").unwrap_or(program).to_owned(),
+            program: match pushed {
+                Some((pushed, host)) => pushed.file(&host.dir).display().to_string(),
+                None => program.strip_prefix("host:").unwrap_or(program).to_owned(),
+            },
+            pushed: place.pushed.clone(),
             search: role.search.clone(),
             args: self.args(name, place, role, spec)?,
             env: self.env(name, role, spec, own)?,

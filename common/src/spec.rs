@@ -106,7 +106,8 @@ pub struct RoleSpec {
     /// How many nodes; the blueprint's default where it is not said. From 1 to [`COUNT_MAX`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
-    /// The program: with a slash a file of this machine, else a name in the host's PATH.
+    /// The program: with a slash a file of the machine of whoever asks; else a name in the host's
+    /// PATH, or `host:/FILE`. See `program::source`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// A configuration merged over the blueprint's file: its path, or, where it holds a line

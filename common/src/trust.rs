@@ -235,9 +235,12 @@ pub struct JoinRequest {
     pub secret: String,
     /// A certificate request in PEM. Only its key counts: the coordinator says who that is.
     pub request: String,
-    /// What a host calls itself where its token does not say.
+    /// What a host is to be called; a token for another one is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<HostName>,
+    /// What its machine is called, for where neither token nor `name` say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<HostName>,
 }
 
 /// Asks for a new certificate for whom the connection's certificate names.
@@ -245,6 +248,27 @@ pub struct JoinRequest {
 pub struct RenewRequest {
     /// A certificate request in PEM, as in [`JoinRequest`].
     pub request: String,
+}
+
+/// Says whether the coordinators hold the stream of the host that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// One of them does.
+    pub connected: bool,
+}
+
+/// Takes a user's way in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpelRequest {
+    /// Who.
+    pub user: UserName,
+}
+
+/// Answers an [`ExpelRequest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpelReply {
+    /// The user had one.
+    pub was_member: bool,
 }
 
 /// A certificate, and all that is needed to use it.

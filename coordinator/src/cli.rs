@@ -27,6 +27,7 @@ pub mod node;
 pub mod object;
 pub mod output;
 pub mod paths;
+pub mod push;
 pub mod show;
 pub mod start;
 pub mod status;
@@ -34,6 +35,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod up;
+pub mod user;
 pub mod wait;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -196,6 +198,7 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::History(args) => events::history(session, args).await,
         Verb::Host(args) => host::run(session, args).await,
         Verb::Blueprint(args) => Box::pin(blueprint::run(session, args)).await,
+        Verb::User(args) => user::run(session, args).await,
         Verb::Doctor(_)
         | Verb::Context(_)
         | Verb::Completion(_)

@@ -1,5 +1,6 @@
 //! The daemon: arguments, start-up order, readiness and the end.
 
+pub mod etcd;
 pub mod remote;
 
 use std::{
@@ -26,6 +27,7 @@ use tracing::info;
 
 use crate::{
     chore::{Chores, Refused},
+    content::{CONTENT_BYTES_MAX, Contents, collect_for_ever},
     editor::Editor,
     http,
     journal::Journal,
@@ -59,9 +61,15 @@ pub struct Args {
     /// The third byte of the lab's addresses on this machine: simulated hosts are 127.77.OCTET.N.
     #[arg(long, default_value_t = 0)]
     pub octet: u8,
-    /// `embedded`, or `etcd=http://HOST:PORT,…`.
+    /// `embedded`, or `etcd=https://HOST:PORT,…`.
     #[arg(long, default_value = "embedded")]
     pub store: StoreChoice,
+    /// What opens the etcd.
+    #[command(flatten)]
+    pub etcd: etcd::EtcdArgs,
+    /// How many bytes all pushed programs may take together.
+    #[arg(long, value_name = "BYTES", default_value_t = CONTENT_BYTES_MAX)]
+    pub content_max: u64,
     /// Where other machines come in.
     #[command(flatten)]
     pub remote: remote::RemoteArgs,
@@ -107,11 +115,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (runtime, unix) = Runtime::open(&args.runtime, &token, address)?;
     let runtime = Arc::new(runtime);
 
-    let store = store::open(&args.store, &args.dir).await.context("open the lab's store")?;
+    let store = store::open_with(&args.store, &args.etcd.access()?, &args.dir)
+        .await
+        .context("open the lab's store")?;
     let mirror = Mirror::start(store, args.lab.clone(), args.octet)
         .await
         .with_context(|| format!("read lab {} from its store", args.lab))?;
-    let editor = Editor::new(Arc::clone(&mirror));
+    let contents = Arc::new(Contents::new(args.dir.join("content"), args.content_max));
+    let editor = Editor::new(Arc::clone(&mirror), Arc::clone(&contents));
     let journal = Arc::new(Journal::open(&args.dir.join("events.jsonl")));
     let refused = Arc::new(Refused::default());
     let sessions = Arc::new(Sessions::default());
@@ -121,14 +132,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         journal: Arc::clone(&journal),
         refused: Arc::clone(&refused),
         sessions: Arc::clone(&sessions),
+        contents: Arc::clone(&contents),
+    };
+    let agents = AgentService {
+        mirror: Arc::clone(&mirror),
+        editor: editor.clone(),
+        sessions,
+        contents: Arc::clone(&contents),
     };
     let door = match other_machines {
-        Some(listener) => Some(remote::open(&args.remote, listener, Arc::clone(&mirror)).await?),
+        Some(listener) => {
+            let editor = editor.clone();
+            Some(remote::open(&args.remote, listener, Arc::clone(&mirror), editor).await?)
+        }
         None => None,
     };
     let trust =
         TrustService { pki: door.as_ref().map(|(pki, _)| Arc::clone(pki)), joins: Arc::default() };
-    let agents = AgentService { mirror: Arc::clone(&mirror), editor: editor.clone(), sessions };
     let grpc = tonic::service::Routes::new(
         OperatorServer::new(operator.clone()).max_decoding_message_size(DOCUMENT_BYTES_MAX),
     )
@@ -145,6 +165,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(collect_for_ever(contents, Arc::clone(&mirror), stop.clone()));
     if let Some((_, door)) = &door {
         let listening = door.address().context("read own address")?;
         info!(%listening, "serving other machines over TLS");

@@ -7,10 +7,12 @@ use std::{
 
 use faultbed_common::{
     edit::{EditReply, EditRequest, HistoryEntry},
+    program::Content,
     target::Reports,
 };
 
 use crate::{
+    content::Contents,
     decide::edit::{Asked, Decision, Refusal, decide},
     mirror::{CommitOutcome, Mirror, MirrorHandle},
     store::StoreError,
@@ -37,13 +39,14 @@ pub enum EditError {
 #[derive(Debug, Clone)]
 pub struct Editor {
     mirror: Arc<MirrorHandle>,
+    contents: Arc<Contents>,
 }
 
 impl Editor {
-    /// An editor of the lab that `mirror` follows.
+    /// An editor of the lab that `mirror` follows, whose pushed programs are in `contents`.
     #[must_use]
-    pub fn new(mirror: Arc<MirrorHandle>) -> Self {
-        Self { mirror }
+    pub fn new(mirror: Arc<MirrorHandle>, contents: Arc<Contents>) -> Self {
+        Self { mirror, contents }
     }
 
     /// Decides and commits one request of `by`.
@@ -53,8 +56,14 @@ impl Editor {
     pub async fn edit(&self, request: &EditRequest, by: &str) -> Result<EditReply, EditError> {
         for _ in 0..EDIT_TRIES_MAX {
             let seen = self.mirror.now();
-            let decision = decide(&seen.lab, &reports_of_living(&seen), request, &asked(by))?;
-            if request.plan || !decision.reply.changed {
+            let mut decision = decide(&seen.lab, &reports_of_living(&seen), request, &asked(by))?;
+            if !request.plan {
+                // Nothing is accepted that hosts could not have.
+                let missing = |content: &Content| !self.contents.held(content).whole;
+                let missing = decision.takes.iter().filter(|(_, content)| missing(content));
+                decision.reply.needs.push = missing.map(|(path, _)| path.clone()).collect();
+            }
+            if request.plan || !decision.reply.changed || !decision.reply.needs.is_empty() {
                 return Ok(decision.reply);
             }
             if self.commit(&seen, &decision, by).await? {

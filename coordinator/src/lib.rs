@@ -5,6 +5,7 @@
 
 pub mod chore;
 pub mod cli;
+pub mod content;
 pub mod daemon;
 pub mod decide;
 pub mod editor;

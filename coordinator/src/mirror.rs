@@ -23,8 +23,9 @@ use faultbed_common::{
     edit::HistoryEntry,
     generation::Generation,
     lab::Lab,
-    name::{FaultName, HostName, LabName},
+    name::{ClusterName, FaultName, HostName, LabName},
     report::HostReport,
+    session::LeaseAges,
 };
 use futures::StreamExt;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -73,6 +74,8 @@ pub struct Mirror {
     pub seen: BTreeMap<HostName, Instant>,
     /// When each fault in force began, on our clock.
     begun: BTreeMap<FaultName, Begun>,
+    /// When each lease began, likewise; that of the lab has no name.
+    leased: BTreeMap<Option<ClusterName>, Begun>,
     /// Why this may be old or wrong: the store cannot be reached, or holds what cannot be read.
     pub trouble: Option<String>,
     /// The newest revision that is in here.
@@ -96,6 +99,18 @@ impl Mirror {
     pub fn fault_ages_ms(&self, now: Instant) -> BTreeMap<FaultName, u64> {
         let age = |begun: &Begun| millis(now.saturating_duration_since(begun.at));
         self.begun.iter().map(|(name, begun)| (name.clone(), age(begun))).collect()
+    }
+
+    /// How long ago each lease began, likewise.
+    #[must_use]
+    pub fn lease_ages(&self, now: Instant) -> LeaseAges {
+        let age = |begun: &Begun| millis(now.saturating_duration_since(begun.at));
+        let of_clusters =
+            self.leased.iter().filter_map(|(name, begun)| Some((name.clone()?, age(begun))));
+        LeaseAges {
+            lab_ms: self.leased.get(&None).map_or(0, age),
+            clusters_ms: of_clusters.collect(),
+        }
     }
 
     /// Begins to mirror a lab, and makes it where it is new.

@@ -25,10 +25,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use self::{
     authority::{Authority, Terms},
-    record::{CoordinatorRecord, MemberRecord, Rejected, TokenRecord, Used, admit, member_of},
+    record::{
+        Bearer, CoordinatorRecord, MemberRecord, Rejected, TokenRecord, Used, admit, member_of,
+    },
 };
 use crate::{
-    editor::unix_ms,
+    decide::edit::host_readmitted,
+    editor::{Editor, asked, unix_ms},
     mirror::MirrorHandle,
     store::{Compare, Kv, Op, Revision, StoreError, Txn},
 };
@@ -69,6 +72,7 @@ pub enum PkiError {
 #[derive(Debug)]
 pub struct Pki {
     mirror: Arc<MirrorHandle>,
+    editor: Editor,
     lab: LabName,
     /// This coordinator.
     pub own: Own,
@@ -96,11 +100,12 @@ impl Pki {
     /// The store does not answer, or holds what is no CA.
     pub async fn open(
         mirror: Arc<MirrorHandle>,
+        editor: Editor,
         own: Own,
         lifetime: Duration,
     ) -> Result<Self, PkiError> {
         let lab = mirror.now().lab.name.clone();
-        let pki = Self { mirror, lab, own, lifetime, known: Mutex::new(None) };
+        let pki = Self { mirror, editor, lab, own, lifetime, known: Mutex::new(None) };
         let made = Authority::new(&pki.lab, unix_ms() / 1000, rand::random())?;
         let key = pki.key("ca");
         let found = Txn {
@@ -264,12 +269,20 @@ impl Pki {
             let Some(kv) = got else { return Err(Rejected::Unknown.into()) };
             let token: TokenRecord = read(&kv).ok_or(Rejected::Unknown)?;
             let now = unix_ms();
-            let admission = admit(&token, &secret, (request.name.as_ref(), &key), now)?;
+            let bearer = Bearer {
+                name: request.name.as_ref(),
+                machine: request.machine.as_ref(),
+                key: &key,
+            };
+            let admission = admit(&token, &secret, &bearer, now)?;
             let member = member_of(&admission.who);
-            if !admission.is_repeated {
+            if admission.is_repeated {
+                self.must_be_there(&admission.who)?;
+            } else {
                 if admission.must_be_new {
                     self.must_be_new(&admission.who).await?;
                 }
+                self.readmit(&admission.who, &token.by).await?;
                 let used = Used { member, key: key.clone(), at_unix_ms: now };
                 let used = TokenRecord { used: Some(used), ..token.clone() };
                 if !self.let_in(&kv, &used, &admission).await? {
@@ -281,6 +294,33 @@ impl Pki {
                 issued.labels = labels;
             }
             return Ok(issued);
+        }
+        Err(PkiError::Contended)
+    }
+
+    /// A token that was used does not bring back a host that was removed since.
+    fn must_be_there(&self, who: &Who) -> Result<(), PkiError> {
+        match who {
+            Who::Host(name) if self.mirror.now().lab.removed_hosts.contains_key(name) => {
+                Err(Rejected::Used.into())
+            }
+            Who::Host(_) | Who::User(..) | Who::Coordinator(_) => Ok(()),
+        }
+    }
+
+    /// Lets a host come back that was removed before: its token was made for that.
+    async fn readmit(&self, who: &Who, by: &str) -> Result<(), PkiError> {
+        let Who::Host(name) = who else { return Ok(()) };
+        for _ in 0..TRIES_MAX {
+            let seen = self.mirror.now();
+            if !seen.lab.removed_hosts.contains_key(name) {
+                return Ok(());
+            }
+            let decision = host_readmitted(&seen.lab, name, &asked(by))
+                .map_err(|refusal| PkiError::Refused(refusal.to_string()))?;
+            if self.editor.commit(&seen, &decision, by).await? {
+                return Ok(());
+            }
         }
         Err(PkiError::Contended)
     }
@@ -343,6 +383,12 @@ impl Pki {
             urls: self.urls(),
             labels: BTreeMap::new(),
         })
+    }
+
+    /// Whether some coordinator holds the stream of a host's agent.
+    #[must_use]
+    pub fn is_connected(&self, who: &Who) -> bool {
+        matches!(who, Who::Host(name) if self.mirror.now().alive.contains(name))
     }
 
     /// Takes somebody's membership: the certificate is refused from now on.

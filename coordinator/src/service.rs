@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod agent;
+pub mod content;
 pub mod exec;
 pub mod operator;
 pub mod trust;

@@ -36,7 +36,7 @@ use std::{
 use async_trait::async_trait;
 use futures::Stream;
 
-pub use self::etcd::EtcdAddress;
+pub use self::etcd::{EtcdAccess, EtcdAddress};
 
 /// Most comparisons, and most operations of either branch, of one transaction: etcd's default.
 pub const TXN_OPS_MAX: usize = 128;
@@ -374,11 +374,23 @@ impl fmt::Display for StoreChoice {
 /// [`StoreError::Unavailable`], for people: etcd cannot be reached, or the file is in use by
 /// another coordinator, damaged, or cannot be written.
 pub async fn open(choice: &StoreChoice, dir: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    open_with(choice, &EtcdAccess::default(), dir).await
+}
+
+/// As [`open`], for an etcd that does not let everybody in.
+///
+/// # Errors
+/// As [`open`]; and [`StoreError::Invalid`] where what is given cannot be used.
+pub async fn open_with(
+    choice: &StoreChoice,
+    access: &EtcdAccess,
+    dir: &Path,
+) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match choice {
         StoreChoice::Embedded => {
             Arc::new(embedded::Embedded::open(&dir.join(EMBEDDED_FILE)).await?)
         }
-        StoreChoice::Etcd(address) => Arc::new(etcd::Etcd::open(address).await?),
+        StoreChoice::Etcd(address) => Arc::new(etcd::Etcd::open(address, access).await?),
     })
 }
 

@@ -3,11 +3,13 @@
 mod api;
 mod apply;
 mod bad_input;
+mod binaries;
 mod crash;
 mod deploy;
 mod effects;
 mod faults;
 mod hosts;
+mod people;
 mod store_etcd;
 mod tidy;
 mod up_down;

@@ -24,6 +24,14 @@ impl Key {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self).map_err(make)
     }
 
+    /// A key from its file.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read(pem: &str) -> Result<Self, TrustError> {
+        KeyPair::from_pem(pem).map(Self).map_err(|e| TrustError::unreadable("private key", e))
+    }
+
     /// The key in PEM, for its file.
     #[must_use]
     pub fn pem(&self) -> String {

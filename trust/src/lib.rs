@@ -5,6 +5,7 @@
 //! ([`faultbed_common::trust::Identity`]). Only coordinators' certificates can serve, so that no host
 //! of the lab can stand in for one.
 
+pub mod ask;
 pub mod certificate;
 pub mod credentials;
 pub mod dial;
@@ -53,6 +54,14 @@ pub enum TrustError {
         /// What was to be made.
         what: &'static str,
         /// Why it was not.
+        why: String,
+    },
+    /// The lab says no.
+    #[error("{what}: {why}")]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// Why not.
         why: String,
     },
     /// Nobody is there, or not who is expected.

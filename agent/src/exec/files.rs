@@ -64,7 +64,7 @@ pub(super) async fn take(
     place: &Place,
     path: &str,
     mode: u32,
-    mut down: Streaming<ExecPart>,
+    down: &mut Streaming<ExecPart>,
 ) -> Done {
     let begun = relative(place, path)
         .and_then(|path| Ok((path, user(place.spec.launch.user.as_deref())?)))
@@ -74,7 +74,7 @@ pub(super) async fn take(
         Err(why) => return Done::failed(why),
     };
     loop {
-        match next(&mut down).await {
+        match next(down).await {
             Next::Data(bytes) => {
                 let written = tokio::task::spawn_blocking(move || {
                     let written = taken.file.write_all(&bytes);

@@ -30,7 +30,7 @@ const SERVICE_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID
 pub(super) async fn run(
     place: &Place,
     command: &[String],
-    down: Streaming<ExecPart>,
+    down: &mut Streaming<ExecPart>,
     up: &mpsc::Sender<ExecPart>,
 ) -> Done {
     match try_run(place, command, down, up).await {
@@ -42,7 +42,7 @@ pub(super) async fn run(
 async fn try_run(
     place: &Place,
     command: &[String],
-    down: Streaming<ExecPart>,
+    down: &mut Streaming<ExecPart>,
     up: &mpsc::Sender<ExecPart>,
 ) -> Result<Done, String> {
     let [program, args @ ..] = command else { return Err("there is nothing to run".to_owned()) };
@@ -134,9 +134,9 @@ async fn forward(
 }
 
 /// Feeds a program; returns when the person has gone. A program that does not read is no reason to.
-async fn feed(mut to: Option<ChildStdin>, mut down: Streaming<ExecPart>) {
+async fn feed(mut to: Option<ChildStdin>, down: &mut Streaming<ExecPart>) {
     loop {
-        match next(&mut down).await {
+        match next(down).await {
             Next::Data(bytes) => {
                 let Some(open) = &mut to else { continue };
                 if open.write_all(&bytes).await.is_err() {

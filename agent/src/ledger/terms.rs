@@ -146,7 +146,7 @@ fn signed(ns: u64) -> i64 {
 pub fn dead_man_at(accepted: &Accepted, now: BootTime) -> Option<BootTime> {
     let limit = accepted.spec.terms.dead_man?;
     let is_in_force = |(name, _): (FaultName, _)| !accepted.is_over(&name, now);
-    faults(&accepted.spec).any(|fault| is_in_force(fault)).then(|| {
+    faults(&accepted.spec).any(is_in_force).then(|| {
         let heard = accepted.terms.heard_ns.unwrap_or_else(|| signed(now.ns()));
         let limit = i64::try_from(limit.0.as_nanos()).unwrap_or(i64::MAX);
         BootTime::from_ns(u64::try_from(heard.saturating_add(limit)).unwrap_or(0))

@@ -54,11 +54,28 @@ pub fn leftovers(under: &Path) -> io::Result<Vec<Leftover>> {
     Ok(found)
 }
 
+/// Looks at an empty environment before it is believed.
+const EXCHANGE_LOOKS: u32 = 20;
+
 /// Living processes that carry the tag of this run.
 pub(super) fn tagged_with(run_dir: &Path) -> Vec<ProcessId> {
     let Ok(run_dir) = std::path::absolute(run_dir) else { return Vec::new() };
     let tagged = tagged().unwrap_or_default();
     tagged.into_iter().filter(|(_, dir, _)| *dir == run_dir).map(|(process, ..)| process).collect()
+}
+
+/// The environment of a process. While one exchanges its program its environment is empty for a
+/// moment: taken at its word then, it would be nobody's, and its run over.
+fn environment(pid: i32) -> Option<Vec<u8>> {
+    for _ in 0..EXCHANGE_LOOKS {
+        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        // A kernel thread and a zombie have no program either.
+        if !environ.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            return Some(environ);
+        }
+        std::thread::yield_now();
+    }
+    None
 }
 
 /// Every living process with our tags, its run directory and its node tag.
@@ -69,7 +86,7 @@ fn tagged() -> io::Result<Vec<(ProcessId, PathBuf, String)>> {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         // Of another user's processes the environment cannot be read; those are not ours.
-        let Ok(environ) = fs::read(format!("/proc/{pid}/environ")) else { continue };
+        let Some(environ) = environment(pid) else { continue };
         let Some(run_dir) = variable(&environ, RUN_TAG) else { continue };
         let tag = variable(&environ, NODE_TAG).unwrap_or_default();
         let Ok(process) = ProcessId::of(pid) else { continue };

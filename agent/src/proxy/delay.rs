@@ -40,7 +40,11 @@ pub(crate) struct DelayQueue {
     chunks: VecDeque<Chunk>,
     bytes: usize,
     weight: usize,
+    /// Of the last chunk; while a change is under way, of the last one that has met it.
     last_due_ns: u64,
+    /// How many chunks a change that is under way has met.
+    #[serde(skip)]
+    met: Option<usize>,
 }
 
 /// Bytes that leave in one write, if the socket takes them.
@@ -102,21 +106,36 @@ impl DelayQueue {
         }
         self.weight -= chunk.bytes.len() + CHUNK_OVERHEAD_BYTES;
         self.chunks.pop_front();
+        self.met = self.met.map(|met| met.saturating_sub(1));
         if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT_MAX {
             // An idle connection keeps no memory.
             self.chunks = VecDeque::new();
         }
     }
 
-    /// Changes why chunks are late, from the first to the last: `change` gets the times of each and
-    /// how many bytes of it are left.
-    pub(crate) fn retime(&mut self, mut change: impl FnMut(&mut Times, usize)) {
+    /// Begins, from the first chunk, to change why chunks are late; [`Self::retime`] does it. Until it
+    /// is done nothing may be pushed, and nothing may be taken that has not met the change.
+    pub(crate) fn begin_change(&mut self) {
+        self.met = Some(0);
         self.last_due_ns = 0;
-        for chunk in &mut self.chunks {
+    }
+
+    /// Goes on with the change, over at most `most` chunks: `change` gets the times of each and how
+    /// many bytes of it are left. Says whether it is done.
+    pub(crate) fn retime(
+        &mut self,
+        most: usize,
+        mut change: impl FnMut(&mut Times, usize),
+    ) -> bool {
+        let Some(first) = self.met else { return true };
+        let end = self.chunks.len().min(first.saturating_add(most));
+        for chunk in self.chunks.range_mut(first..end) {
             change(&mut chunk.times, chunk.bytes.len() - chunk.start);
             self.last_due_ns = self.last_due_ns.max(chunk.times.due_ns());
             chunk.due_ns = self.last_due_ns;
         }
+        self.met = Some(end).filter(|met| *met < self.chunks.len());
+        self.met.is_none()
     }
 }
 
@@ -168,8 +187,40 @@ mod tests {
                 queue.push(b"x", times);
                 never.push(b"x", Times { delay_ns: 0, lost_ns: 0, ..times });
             }
-            queue.retime(|times, _| (times.delay_ns, times.lost_ns) = (0, 0));
+            queue.begin_change();
+            queue.retime(usize::MAX, |times, _| (times.delay_ns, times.lost_ns) = (0, 0));
             prop_assert_eq!(moments(&mut queue), moments(&mut never));
+        }
+
+        #[test]
+        fn a_change_in_steps_is_as_one_at_once(
+            all in proptest::collection::vec(times(), 1..30),
+            steps in proptest::collection::vec((1_usize..9, 0_usize..3), 0..12),
+        ) {
+            let (mut at_once, mut in_steps) = (DelayQueue::default(), DelayQueue::default());
+            for times in all {
+                at_once.push(b"x", times);
+                in_steps.push(b"x", times);
+            }
+            let change = |times: &mut Times, _| times.delay_ns = times.delay_ns * 3 % 9_973;
+            at_once.begin_change();
+            prop_assert!(at_once.retime(usize::MAX, change));
+            in_steps.begin_change();
+            let mut left = Vec::new();
+            for (most, take) in steps {
+                if in_steps.retime(most, change) {
+                    break;
+                }
+                // What has met the change may leave meanwhile.
+                for _ in 0..take.min(in_steps.met.unwrap_or(0)) {
+                    left.extend(in_steps.next_ns());
+                    in_steps.advance(1);
+                }
+            }
+            prop_assert!(in_steps.retime(usize::MAX, change));
+            prop_assert_eq!(at_once.last_due_ns, in_steps.last_due_ns);
+            left.extend(moments(&mut in_steps));
+            prop_assert_eq!(moments(&mut at_once), left);
         }
 
         #[test]

@@ -173,6 +173,13 @@ impl Flow {
         (self.tail.len() - self.tail_start + piped + shaped) as u64
     }
 
+    /// Does at once what changes of rules have still to do.
+    pub(crate) fn settle(&mut self) {
+        if let Some(shaper) = &mut self.shaper {
+            shaper.settle(usize::MAX);
+        }
+    }
+
     pub(crate) fn has_pipe(&self) -> bool {
         self.pipe.is_some()
     }

@@ -24,8 +24,16 @@ use crate::proxy::{
     slicer::Slicer,
 };
 
+mod retime;
+
+use retime::{Redelay, Reline, Retime};
+
 /// A round trip of a link without a delay, where one is needed.
 const ROUND_TRIP_NS_MIN: u64 = 1_000_000;
+
+/// Chunks that a change of rules meets before it is said to be in force: all that mostly wait. A queue
+/// of small pieces holds a hundred thousand, and a worker hundreds of queues.
+const RETIMED_AT_ONCE: usize = 256;
 
 /// How much may be read now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +74,9 @@ pub(crate) struct Shaper {
     jam: VecDeque<u8>,
     /// What has met the effects.
     pub(crate) queue: DelayQueue,
+    /// What changes of rules have still to do to it.
+    #[serde(skip)]
+    retime: Option<Retime>,
     /// When the last byte that took the line has left it.
     line_ns: u64,
     /// Bytes counted against the limit.
@@ -109,6 +120,7 @@ impl Shaper {
             slicer: Slicer::default(),
             jam: VecDeque::new(),
             queue: DelayQueue::default(),
+            retime: None,
             line_ns: 0,
             passed: 0,
             end_ns: 0,
@@ -156,37 +168,30 @@ impl Shaper {
         self.retime(&old, same_line, now_ns);
     }
 
-    /// Goes through what waits after a change of rules.
+    /// Begins to go through what waits after a change of rules.
     fn retime(&mut self, old: &LinkRule, same_line: bool, now_ns: u64) {
-        let Self { rule, bucket, dice, queue, line_ns, .. } = self;
-        let line = rule.bandwidth.zip(bucket.as_ref());
-        let new_line = rule.bandwidth != old.bandwidth || !same_line;
-        if new_line {
-            *line_ns = 0;
+        let rule = &self.rule;
+        let line = (rule.bandwidth != old.bandwidth || !same_line)
+            .then(|| Reline { at_ns: now_ns, line: rule.bandwidth.zip(self.bucket.clone()) });
+        if line.is_some() {
+            self.line_ns = 0;
         }
-        queue.retime(|times, bytes| {
-            if rule.slice.is_none() {
-                times.piece_ns = 0;
-            }
-            if rule.loss.is_empty() {
-                times.lost_ns = 0;
-            }
-            match rule.delay {
-                None => times.delay_ns = 0,
-                Some(delay) if rule.delay != old.delay => {
-                    // Less from now on, but what is on its way does not become later.
-                    times.delay_ns = times.delay_ns.min(nanoseconds(dice.late_us(delay)));
-                }
-                Some(_) => {}
-            }
-            if new_line && times.line_ns > now_ns {
-                times.line_ns = match line {
-                    Some((rate, bucket)) => bucket.take(bytes as u64, rate, now_ns),
-                    None => 0,
-                };
-                *line_ns = times.line_ns;
-            }
+        let retime = Retime {
+            has_slices: rule.slice.is_some(),
+            has_losses: !rule.loss.is_empty(),
+            delay: match rule.delay {
+                None => Redelay::Never,
+                Some(delay) if rule.delay != old.delay => Redelay::AtMost(delay),
+                Some(_) => Redelay::Same,
+            },
+            line,
+        };
+        self.retime = Some(match self.retime.take() {
+            Some(earlier) => retime.after(earlier),
+            None => retime,
         });
+        self.queue.begin_change();
+        self.settle(RETIMED_AT_ONCE);
         self.end_ns = match self.rule.delay {
             None => 0,
             Some(delay) if self.rule.delay != old.delay => {
@@ -195,6 +200,19 @@ impl Shaper {
             }
             Some(_) => self.end_ns,
         };
+    }
+
+    /// Goes on with what changes of rules do to what waits, over at most `most` chunks. Until it says
+    /// that all is done, nothing may be read.
+    pub(crate) fn settle(&mut self, most: usize) -> bool {
+        let Self { queue, retime, dice, line_ns, .. } = self;
+        let Some(changes) = retime else { return true };
+        let done =
+            queue.retime(most, |times, bytes| changes.change(times, bytes as u64, dice, line_ns));
+        if done {
+            *retime = None;
+        }
+        done
     }
 
     /// Whether bytes wait for the end of a fault.

@@ -13,6 +13,7 @@ mod handover;
 mod harness;
 mod loss;
 mod origin;
+mod queues;
 mod rates;
 mod rounds;
 mod stream_property;

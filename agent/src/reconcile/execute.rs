@@ -53,6 +53,7 @@ pub async fn execute<H: Hands>(hands: Arc<H>, job: Job) -> Done {
         NodeAct::Init { .. } | NodeAct::Join | NodeAct::Leave | NodeAct::Bootstrap => {
             command(&*hands, &job).await.map(|()| None)
         }
+        NodeAct::Fetch { ref pushed } => hands.fetch(pushed.clone()).await.map(|()| None),
         NodeAct::EffectOn { on: ref probe, .. } | NodeAct::EffectOff { ref probe, .. } => {
             hands.call(&node, probe).await.map(|()| None)
         }
@@ -89,8 +90,9 @@ fn block<H: Hands>(hands: &H, job: &Job) -> Result<Option<Binary>, String> {
         }
         NodeAct::Wipe { .. } => hands.wipe(node, &*spec()?).map(|()| None),
         NodeAct::Retire { wipe } => hands.retire(node, *wipe).map(|()| None),
-        // The loop itself does the first, and the others run commands.
+        // The loop itself does the first, and the others run commands or wait for others.
         NodeAct::Interrupt
+        | NodeAct::Fetch { .. }
         | NodeAct::Init { .. }
         | NodeAct::Join
         | NodeAct::Leave

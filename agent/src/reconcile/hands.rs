@@ -12,11 +12,12 @@ use faultbed_common::{
     host_spec::NodeSpec,
     name::{FaultName, NodeName},
     probe::Probe,
+    program::Pushed,
     proxy_spec::ProxyFile,
     report::{Bypass, FaultReport, ForeignListener, Identity, ProxyReport},
 };
 
-use super::{Asked, NodeOrders, NodeRecord, Run, Running, evidence::Kept, step::Cause};
+use super::{Asked, Fetching, NodeOrders, NodeRecord, Run, Running, evidence::Kept, step::Cause};
 use crate::{
     binaries::Binary,
     canary::{Answer, Question},
@@ -131,6 +132,18 @@ pub trait Hands: Send + Sync + 'static {
         node: &NodeName,
         running: &Running,
     ) -> impl Future<Output = ()> + Send + 'static;
+
+    /// Whether a pushed program is here, whole.
+    fn has_program(&self, pushed: &Pushed) -> bool;
+
+    /// Fetches a pushed program, and verifies it.
+    ///
+    /// # Errors
+    /// Why it cannot be had, for people.
+    fn fetch(&self, pushed: Pushed) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// What is being fetched now.
+    fn fetching(&self) -> Option<Fetching>;
 
     /// Starts a node, and says what it runs.
     ///

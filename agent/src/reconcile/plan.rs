@@ -119,6 +119,8 @@ pub fn plan(wanted: &Accepted, observed: &Observed, now: BootTime) -> Plan {
             wanted,
             observed: observed.nodes.get(name).unwrap_or(&nothing),
             proxy: &observed.proxy,
+            programs: &observed.programs,
+            fetching: observed.fetching.as_ref(),
             is_proxy_current,
             now,
         };
@@ -195,11 +197,14 @@ fn may_step(observed: &ObservedNode, kind: &StepKind, now: BootTime) -> Try {
     let delay = |attempts| match kind {
         StepKind::Bootstrap => (attempts < BOOTSTRAP_ATTEMPTS_MAX).then_some(BOOTSTRAP_RETRY),
         // What must end is never given up.
-        StepKind::Signal | StepKind::KillTree | StepKind::Interrupt | StepKind::Orders => {
-            Some(retry_delay(attempts))
-        }
         // Nor is what keeps data from being lost; where that is no matter, the plan counts tries.
-        StepKind::Leave => Some(retry_delay(attempts)),
+        // Nor what comes once a coordinator is there again.
+        StepKind::Signal
+        | StepKind::KillTree
+        | StepKind::Interrupt
+        | StepKind::Orders
+        | StepKind::Leave
+        | StepKind::Fetch => Some(retry_delay(attempts)),
         StepKind::EffectOff(_)
         | StepKind::Wipe
         | StepKind::Retire

@@ -19,13 +19,14 @@ use faultbed_common::{
     host_spec::NodeSpec,
     name::{LabName, NodeName},
     probe::Probe,
+    program::Pushed,
     proxy_spec::ProxyFile,
     render::node_dir,
     report::Identity,
 };
 
 use super::{
-    Asked, NodeOrders, NodeRecord, PauseUntil, Run, Running,
+    Asked, Fetching, NodeOrders, NodeRecord, PauseUntil, Run, Running,
     evidence::Kept,
     hands::{
         CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
@@ -39,8 +40,7 @@ use records::{asked_record, gone_is_fine, run, shim_orders};
 pub use crate::node::run_dir;
 use crate::{
     allow::Allow,
-    args::AgentArgs,
-    binaries::{self, Binary, Hashes},
+    binaries::{self, Binary, Hashes, fetch::Fetcher},
     bypass,
     canary::{self, Answer, Question},
     clock::{self, BootTime},
@@ -56,6 +56,8 @@ use crate::{
     },
     probe::{Asker, command},
     search,
+    session::Known,
+    settings::Settings,
 };
 
 /// The file of a node's marks, in its directory.
@@ -90,23 +92,21 @@ pub struct RealHands {
     address: Option<IpAddr>,
     allow: Allow,
     proxy: proxy::Proxy,
+    /// `None` where nothing is started.
+    fetcher: Option<Fetcher>,
     hashes: Mutex<Hashes>,
     known_listeners: Mutex<listeners::Known>,
     known_connections: Mutex<bypass::Known>,
 }
 
 impl RealHands {
-    /// The hands of the agent of `dir`.
+    /// The hands of the agent of `dir`, which fetches programs from these coordinators.
     #[must_use]
-    pub fn new(args: &AgentArgs, dir: &Path) -> Self {
-        let socket = args.runtime.join(format!("{}-proxy.sock", args.host));
-        Self::with(args.lab.clone(), dir, Some(args.address), socket)
-    }
-
-    /// Bounds what may be run.
-    #[must_use]
-    pub fn allowing(self, allow: Allow) -> Self {
-        Self { allow, ..self }
+    pub fn new(settings: &Settings, dir: &Path, known: Known) -> Self {
+        let socket = settings.runtime.join(format!("{}-proxy.sock", settings.host));
+        let hands = Self::with(settings.lab.clone(), dir, Some(settings.address), socket);
+        let fetcher = Fetcher::new(dir.to_owned(), settings.host.clone(), known);
+        Self { fetcher: Some(fetcher), allow: settings.allow.clone(), ..hands }
     }
 
     /// The hands of `down`, which has no agent's command line: what it needs is in the ledger.
@@ -133,6 +133,7 @@ impl RealHands {
             address,
             allow: Allow::default(),
             proxy: proxy::Proxy::new(dir.join("proxy"), socket),
+            fetcher: None,
             hashes: Mutex::default(),
             known_listeners: Mutex::default(),
             known_connections: Mutex::default(),
@@ -186,12 +187,16 @@ impl RealHands {
 
     /// What shall be run, for this cause.
     fn binary(&self, order: &StartOrder) -> Result<(Binary, PathBuf), String> {
-        let search = search::path(&order.spec.launch.search);
+        let launch = &order.spec.launch;
+        let search = search::path(&launch.search);
         let now_there = || {
-            let binary = binaries::find(&order.spec.launch.program, &search)
-                .map_err(|error| error.to_string())?;
+            // A pushed program is where we keep it, whatever the orders call that place.
+            let own = launch.pushed.as_ref().map(|pushed| pushed.file(&self.dir));
+            let program = own.as_deref().and_then(Path::to_str).unwrap_or(&launch.program);
+            let mut binary = binaries::find(program, &search).map_err(|error| error.to_string())?;
+            binary.from = launch.pushed.as_ref().map(|pushed| PathBuf::from(&pushed.path));
             let known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner).known(&binary);
-            let binary = known.unwrap_or(binary);
+            let binary = Binary { from: binary.from.clone(), ..known.unwrap_or(binary) };
             Ok((binary.clone(), binary.path))
         };
         match (&order.before, order.cause) {
@@ -272,6 +277,21 @@ impl Hands for RealHands {
         // One that cannot be watched is gone, or is looked at with everything else.
         let shim = record.and_then(|record| node::watch(&record).ok());
         watch::readable(shim)
+    }
+
+    fn has_program(&self, pushed: &Pushed) -> bool {
+        binaries::fetch::is_here(&self.dir, pushed)
+    }
+
+    async fn fetch(&self, pushed: Pushed) -> Result<(), String> {
+        match &self.fetcher {
+            Some(fetcher) => fetcher.fetch(&pushed).await.map_err(|error| error.to_string()),
+            None => Err("nothing is fetched while the host goes down".to_owned()),
+        }
+    }
+
+    fn fetching(&self) -> Option<Fetching> {
+        self.fetcher.as_ref()?.now()
     }
 
     fn start(&self, order: &StartOrder) -> Result<Binary, String> {

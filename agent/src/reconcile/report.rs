@@ -84,7 +84,10 @@ pub struct Findings<'a> {
 #[must_use]
 pub fn state(observed: &ObservedNode, has_probe: bool) -> NodeState {
     let prepares = observed.busy.iter().any(|kind| {
-        matches!(kind, StepKind::Init | StepKind::Join | StepKind::Start | StepKind::Wipe)
+        matches!(
+            kind,
+            StepKind::Init | StepKind::Join | StepKind::Fetch | StepKind::Start | StepKind::Wipe
+        )
     });
     match &observed.run {
         Run::Unknown { .. } => NodeState::Unknown,
@@ -182,7 +185,7 @@ fn node(findings: &Findings<'_>, name: &NodeName, observed: &ObservedNode) -> No
         leads: role.leads,
         exit: observed.record.exit.clone(),
         binary: observed.record.binary.as_ref().map(|binary| BinaryReport {
-            path: binary.path.display().to_string(),
+            path: binary.shown().display().to_string(),
             sha256: binary.sha256.clone().unwrap_or_default(),
             version: binary.version.clone(),
         }),

@@ -4,6 +4,7 @@ use faultbed_common::{
     generation::{FaultRevision, Incarnation},
     name::{FaultName, NodeName},
     probe::Probe,
+    program::Pushed,
     proxy_spec::ProxyFile,
 };
 
@@ -75,6 +76,11 @@ pub enum NodeAct {
     },
     /// Runs the command that joins the node to its cluster.
     Join,
+    /// Fetches the program that was pushed for it.
+    Fetch {
+        /// Which.
+        pushed: Pushed,
+    },
     /// Starts the node.
     Start {
         /// As this incarnation.
@@ -135,6 +141,8 @@ pub enum StepKind {
     Init,
     /// See [`NodeAct::Join`].
     Join,
+    /// See [`NodeAct::Fetch`].
+    Fetch,
     /// See [`NodeAct::Start`].
     Start,
     /// See [`NodeAct::Bootstrap`].
@@ -158,6 +166,7 @@ impl NodeAct {
             Self::Orders { .. } => StepKind::Orders,
             Self::Init { .. } => StepKind::Init,
             Self::Join => StepKind::Join,
+            Self::Fetch { .. } => StepKind::Fetch,
             Self::Start { .. } => StepKind::Start,
             Self::Bootstrap => StepKind::Bootstrap,
             Self::EffectOn { fault, .. } => StepKind::EffectOn(fault.clone()),
@@ -180,6 +189,7 @@ impl StepKind {
             Self::Orders
             | Self::Init
             | Self::Join
+            | Self::Fetch
             | Self::Start
             | Self::Bootstrap
             | Self::EffectOn(_) => false,
@@ -189,7 +199,15 @@ impl StepKind {
     /// Whether it runs a command that can be ended at any moment and begun again.
     #[must_use]
     pub fn is_interruptible(&self) -> bool {
-        matches!(self, Self::Init | Self::Join | Self::Leave | Self::Bootstrap | Self::EffectOn(_))
+        matches!(
+            self,
+            Self::Init
+                | Self::Join
+                | Self::Leave
+                | Self::Fetch
+                | Self::Bootstrap
+                | Self::EffectOn(_)
+        )
     }
 
     /// What it does, for people.
@@ -206,6 +224,7 @@ impl StepKind {
             Self::Orders => "tell its shim".to_owned(),
             Self::Init => "initialise its data".to_owned(),
             Self::Join => "join the cluster".to_owned(),
+            Self::Fetch => "fetch its program".to_owned(),
             Self::Start => "start".to_owned(),
             Self::Bootstrap => "set up the cluster".to_owned(),
             Self::EffectOn(fault) => format!("switch on {fault}"),

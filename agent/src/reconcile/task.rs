@@ -50,6 +50,12 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// While a fault is in force its evidence is asked for this often.
 const EVIDENCE: Duration = Duration::from_secs(1);
 
+/// While a program is fetched it is looked at this often how far it is.
+const FETCHED: Duration = Duration::from_secs(1);
+/// An agent that has just begun tries to hear a coordinator for so long before it holds that it does
+/// not: when one was heard last is known to some seconds only.
+const CONNECT_FIRST: Duration = Duration::from_secs(2);
+
 /// Steps, probes and watches that wait to be heard.
 const INBOX_MAX: usize = 256;
 
@@ -160,6 +166,7 @@ pub struct Reconciler<H> {
     notes: mpsc::Sender<Wake>,
     told: watch::Sender<report::Shared>,
     heard: Heard,
+    began: BootTime,
 }
 
 impl<H: Hands> Reconciler<H> {
@@ -170,6 +177,7 @@ impl<H: Hands> Reconciler<H> {
         ledger: Ledger,
         identity: Identity,
     ) -> (Self, watch::Receiver<report::Shared>) {
+        let began = hands.now();
         let (notes, inbox) = mpsc::channel(INBOX_MAX);
         let nothing = HostReport { host: Some(ledger.host().clone()), ..HostReport::default() };
         let (told, reports) = watch::channel(Arc::new(nothing));
@@ -202,6 +210,7 @@ impl<H: Hands> Reconciler<H> {
             notes,
             told,
             heard: Heard::default(),
+            began,
         };
         (reconciler, reports)
     }
@@ -218,6 +227,8 @@ impl<H: Hands> Reconciler<H> {
         let mut due = self.pass(Wake::Startup);
         let mut recheck = tokio::time::interval_at(Instant::now() + RECHECK, RECHECK);
         let mut evidence = tokio::time::interval_at(Instant::now() + EVIDENCE, EVIDENCE);
+        let mut fetched = tokio::time::interval_at(Instant::now() + FETCHED, FETCHED);
+        fetched.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         recheck.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         evidence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -233,6 +244,7 @@ impl<H: Hands> Reconciler<H> {
                 () = sleep_until(due) => Wake::Timer,
                 _ = recheck.tick() => Wake::Recheck,
                 _ = evidence.tick(), if has_faults => Wake::Evidence,
+                _ = fetched.tick(), if self.observed.fetching.is_some() => Wake::Timer,
             };
             due = self.pass(wake);
         }
@@ -248,6 +260,7 @@ impl<H: Hands> Reconciler<H> {
     fn pass(&mut self, wake: Wake) -> Option<Instant> {
         tracing::trace!(?wake, "pass");
         self.absorb(wake);
+        self.observed.fetching = self.hands.fetching();
         let now = self.hands.now();
         self.mind_the_line(now);
         let plan = match self.ledger.accepted() {
@@ -262,7 +275,8 @@ impl<H: Hands> Reconciler<H> {
         self.attach_askers();
         self.tell(&plan, now);
         let unheard = self.ledger.dead_man_at(now).filter(|_| !self.heard.now());
-        let after = [plan.wake_after, unheard.map(|at| now.until(at))].into_iter().flatten().min();
+        let unheard = unheard.map(|at| now.until(at.max(self.began + CONNECT_FIRST)));
+        let after = [plan.wake_after, unheard].into_iter().flatten().min();
         after.map(|after| Instant::now() + after)
     }
 
@@ -291,7 +305,7 @@ impl<H: Hands> Reconciler<H> {
 
     /// Heals by itself what nobody could heal for too long.
     fn mind_the_line(&mut self, now: BootTime) {
-        if self.heard.now() {
+        if self.heard.now() || now < self.began + CONNECT_FIRST {
             return;
         }
         let healed = self.ledger.dead_man(now);

@@ -13,6 +13,7 @@ use faultbed_common::{
     host_spec::{HostSpec, Launch, Limits, NodeSpec, Stop, StopBy, Terms, Wanted},
     name::NodeName,
     probe::{Ask, Probe},
+    program::{Content, Pushed},
     proxy_spec::{LinkEffect, LinkFault, Listener, ProxySpec},
     session::{LeaseAges, Orders},
     spec::OnCrash,
@@ -22,6 +23,12 @@ pub(crate) const BOOT: &str = "this-boot";
 
 pub(crate) fn node(name: &str) -> NodeName {
     name.parse().unwrap()
+}
+
+/// A program whose hash is this digit, again and again.
+pub(crate) fn pushed(digit: char) -> Pushed {
+    let sha256 = digit.to_string().repeat(64).parse().unwrap();
+    Pushed { path: "/home/ada/kv".to_owned(), content: Content { sha256, bytes: 10_000_000 } }
 }
 
 pub(crate) fn node_spec() -> NodeSpec {
@@ -35,6 +42,7 @@ pub(crate) fn node_spec() -> NodeSpec {
         gate: None,
         launch: Launch {
             program: "/bin/true".to_owned(),
+            pushed: None,
             search: Vec::new(),
             args: Vec::new(),
             env: BTreeMap::new(),

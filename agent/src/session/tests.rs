@@ -80,6 +80,7 @@ async fn ages_are_no_news_and_silence_is_broken_now_and_then() {
 fn coordinators_are_named_by_a_socket_or_an_address() {
     assert_eq!("unix:/run/api.sock".parse(), Ok(Coordinator::Unix("/run/api.sock".into())));
     assert!(matches!("http://10.0.0.1:7".parse(), Ok(Coordinator::Http(_))));
+    assert!(matches!("https://c1:7400".parse(), Ok(Coordinator::Https(_))));
     let error = "10.0.0.1".parse::<Coordinator>().unwrap_err();
     assert!(error.contains("unix:PATH"), "{error}");
 }

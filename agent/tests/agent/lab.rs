@@ -22,7 +22,7 @@ use faultbed_common::{
     spec::OnCrash,
 };
 use faultbed_proto::v1::{
-    FromAgent, ToAgent,
+    Document, FromAgent, Piece, ToAgent,
     agent_server::{Agent, AgentServer},
     from_agent, to_agent,
 };
@@ -86,6 +86,15 @@ impl Agent for Coordinator {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(said))))
+    }
+
+    type FetchContentStream = Pin<Box<dyn Stream<Item = Result<Piece, Status>> + Send>>;
+
+    async fn fetch_content(
+        &self,
+        _: Request<Document>,
+    ) -> Result<Response<Self::FetchContentStream>, Status> {
+        Err(Status::not_found("nothing was pushed"))
     }
 }
 
@@ -314,6 +323,7 @@ impl Lab {
             gate: None,
             launch: Launch {
                 program: "sh".to_owned(),
+                pushed: None,
                 search: Vec::new(),
                 args: vec!["-c".to_owned(), script.to_owned()],
                 env: BTreeMap::new(),

@@ -152,8 +152,11 @@ fn a_detached_child_of_a_killed_shim_keeps_the_run_from_being_over() {
         RunState::Unknown { why } => why.contains(&child.to_string()),
         _ => false,
     }));
+    let pids = || -> Vec<i32> {
+        node::leftovers(lab.dir()).unwrap().iter().map(|left| left.process.pid).collect()
+    };
+    assert!(eventually(|| pids() == [child]), "{:?}, not {child}", pids());
     let left = node::leftovers(lab.dir()).unwrap();
-    assert_eq!(left.iter().map(|left| left.process.pid).collect::<Vec<_>>(), [child]);
     assert_eq!(left[0].tag, "t/kv-1/1");
     node::signal::send(&left[0].process, libc::SIGKILL).unwrap();
     assert!(matches!(run.settled(), RunState::Exited { .. }));

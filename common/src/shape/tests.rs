@@ -226,6 +226,8 @@ fn contradictions_are_refused_with_what_to_write() {
         ("on = \"kv-1\"", "needs an effect"),
         ("on = \"kv-1\"\npause = true\nkill = true", "exclude each other"),
         ("on = \"kv-1\"\nlatency = \"1ms\"", "is for links"),
+        ("isolate = \"kv-1\"\nreset = true\ngrade = \"stream\"", "is so for real"),
+        ("isolate = \"kv-1\"\nclose_after = \"1s\"\ngrade = \"stream\"", "is so for real"),
         ("on = \"kv-1\"\npause = true\ngrade = \"packet\"", "is for links"),
         ("on = \"kv-1\"\npause = true\ncanary = true", "is for links"),
         ("on = \"kv-1\"\npause = true\nslow_close = \"1s\"", "is for links"),

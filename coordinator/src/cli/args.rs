@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::cli::{
     apply, blueprint, completion, contexts, down, endpoints, events, exec, failure::Failure, fault,
-    guard, heal, host, logs, node, object, output, show, start, status, up, wait,
+    guard, heal, host, logs, node, object, output, show, start, status, up, user, wait,
 };
 
 /// Shown where nothing is asked: the way of the first five minutes.
@@ -63,11 +63,12 @@ Hosts:
   host token                The one line that brings a machine into the lab
   host join --ssh           Bring machines in over your own ssh
   host list, label          The machines of the lab; words that targets and placement know them by
+  user token, remove        Let somebody in from another machine; and no more
   host drain, remove        Let no new node come to one; take one out of the lab
 
 And:
   blueprint                 How databases are run: list, show, check a file of your own
-  context                   The labs of this user: list, use
+  context                   The labs of this user: list, use, add
   completion SHELL          Completion that knows names
   version                   The version of this program
 
@@ -207,6 +208,8 @@ pub enum Verb {
     History(events::HistoryArgs),
     /// The hosts of the lab
     Host(host::HostArgs),
+    /// Who may come in from other machines
+    User(user::UserArgs),
     /// How databases are run
     Blueprint(blueprint::BlueprintArgs),
     /// Whether this machine can run a lab

@@ -208,6 +208,7 @@ mod tests {
             hosts: 1,
             token: String::new(),
             ephemeral: false,
+            remote: Vec::new(),
         };
         context.write().unwrap();
         dir

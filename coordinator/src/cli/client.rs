@@ -1,17 +1,20 @@
-//! Talks to the coordinator of one lab over its unix socket. Decides nothing.
+//! Talks to a coordinator of one lab: over its unix socket, or from another machine. Decides nothing.
 
-use std::{pin::Pin, time::Duration};
+mod remote;
+
+use std::{path::Path, pin::Pin, time::Duration};
 
 use faultbed_common::{
     edit::{EditReply, EditRequest, HistoryEntry, Query},
     event::{Event, EventQuery},
     lab::Lab,
     logs::{LogLine, LogQuery},
+    program::{Content, Held},
     status::Status,
-    trust::{TokenReply, TokenRequest},
+    trust::{ExpelReply, ExpelRequest, TokenReply, TokenRequest},
 };
 use faultbed_proto::v1::{
-    Document, ExecPart, exec_client::ExecClient, operator_client::OperatorClient,
+    Document, ExecPart, Piece, exec_client::ExecClient, operator_client::OperatorClient,
     trust_client::TrustClient,
 };
 use futures::{Stream, StreamExt};
@@ -20,7 +23,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cli::{context::Context, failure::Failure};
+use crate::cli::{
+    context::Context,
+    failure::Failure,
+    push::{self, Looked, ROUNDS_MAX},
+};
 
 /// How long a connection to a socket of this machine may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -42,37 +49,65 @@ pub struct Client {
     channel: Channel,
     /// The lab.
     pub context: Context,
+    /// Files that were looked at for it.
+    pub looked: Looked,
 }
 
 impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// Nobody answers: names lab, socket and what to type.
+    /// Nobody answers: names lab, place and what to type.
     pub async fn connect(context: Context) -> Result<Self, Failure> {
-        let socket = context.socket();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://lab")
-            .connect_timeout(CONNECT_MAX)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|e| unreachable(&context, &root_cause(&e)))?;
+        let channel = match context.is_remote() {
+            false => unix(&context.socket()).await.map_err(|why| unreachable(&context, &why))?,
+            true => remote::connect(&context).await?,
+        };
         let trust = TrustClient::new(channel.clone());
         let inner =
             OperatorClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { inner, trust, channel, context })
+        Ok(Self { inner, trust, channel, context, looked: Looked::default() })
     }
 
-    /// Asks for a change.
+    /// Asks for a change, and gives the lab the programs it needs for it.
     ///
     /// # Errors
-    /// The lab refuses, with its reason, or cannot be reached.
+    /// The lab refuses, with its reason, or cannot be reached; or a program cannot be read.
     pub async fn edit(&self, request: &EditRequest) -> Result<EditReply, Failure> {
-        let document = self.document(request)?;
-        let answer = self.inner.clone().edit(document).await;
+        let mut request = request.clone();
+        request.files.can_look = true;
+        for _ in 0..ROUNDS_MAX {
+            let document = self.document(&request)?;
+            let answer = self.inner.clone().edit(document).await;
+            let reply: EditReply = self.answer(answer)?;
+            if reply.needs.is_empty() {
+                return Ok(reply);
+            }
+            Box::pin(push::provide(self, &mut request.files, &reply.needs)).await?;
+        }
+        Err(Failure::no("the lab does not keep the programs that are pushed to it")
+            .next(self.context.typed("events")))
+    }
+
+    /// What the lab has of a program.
+    ///
+    /// # Errors
+    /// The lab cannot be reached.
+    pub async fn content_held(&self, content: &Content) -> Result<Held, Failure> {
+        let document = self.document(content)?;
+        let answer = self.inner.clone().content_held(document).await;
+        self.answer(answer)
+    }
+
+    /// Pushes a program; says what the lab has of it then.
+    ///
+    /// # Errors
+    /// The lab does not take it, or cannot be reached.
+    pub async fn content_push(
+        &self,
+        pieces: impl Stream<Item = Piece> + Send + 'static,
+    ) -> Result<Held, Failure> {
+        let answer = self.inner.clone().content_push(pieces).await;
         self.answer(answer)
     }
 
@@ -83,6 +118,16 @@ impl Client {
     pub async fn invite(&self, request: &TokenRequest) -> Result<TokenReply, Failure> {
         let document = self.document(request)?;
         let answer = self.trust.clone().invite(document).await;
+        self.answer(answer)
+    }
+
+    /// Takes a user's way in.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn expel(&self, request: &ExpelRequest) -> Result<ExpelReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.trust.clone().expel(document).await;
         self.answer(answer)
     }
 
@@ -197,6 +242,20 @@ impl Client {
     }
 }
 
+/// A channel to the coordinator of this machine.
+async fn unix(socket: &Path) -> Result<Channel, String> {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://lab")
+        .connect_timeout(CONNECT_MAX)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| root_cause(&error))
+}
+
 fn parse<T: DeserializeOwned>(context: &Context, document: &Document) -> Result<T, Failure> {
     serde_json::from_str(&document.json).map_err(|e| {
         Failure::unreachable(format!(
@@ -266,12 +325,13 @@ fn commands(said: &str) -> impl Iterator<Item = &str> {
 }
 
 fn unreachable(context: &Context, why: &str) -> Failure {
-    Failure::unreachable(format!(
-        "lab `{}` cannot be reached at {}: {why}",
-        context.name,
-        context.socket().display()
-    ))
-    .next(context.typed("up -d   # starts what is missing, keeps its data"))
+    let place = context.place();
+    let failure =
+        Failure::unreachable(format!("lab `{}` cannot be reached at {place}: {why}", context.name));
+    if context.is_remote() {
+        return failure.next(context.typed("status   # tries all its coordinators"));
+    }
+    failure.next(context.typed("up -d   # starts what is missing, keeps its data"))
 }
 
 /// The innermost reason: `No such file or directory` rather than `transport error`.
@@ -319,6 +379,7 @@ mod tests {
             hosts: 1,
             token: String::new(),
             ephemeral: false,
+            remote: Vec::new(),
         };
         let failure = Client::connect(context).await.unwrap_err();
         assert_eq!(failure.exit, Exit::UNREACHABLE);

@@ -45,6 +45,10 @@ pub struct Context {
     /// Its data goes when it is taken down.
     #[serde(default)]
     pub ephemeral: bool,
+    /// Its coordinators, where they were not started here: `https://HOST:PORT`, tried in this order,
+    /// or one `unix:PATH`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote: Vec<String>,
 }
 
 impl Context {
@@ -52,6 +56,40 @@ impl Context {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.runtime.join("api.sock")
+    }
+
+    /// Whether others started its coordinators, so that it is not this user's to take up or down.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        !self.remote.is_empty()
+    }
+
+    /// Refuses to take up or down what others run.
+    ///
+    /// # Errors
+    /// Names the coordinators.
+    pub fn must_be_own(&self, verb: &str) -> Result<(), Failure> {
+        if !self.is_remote() {
+            return Ok(());
+        }
+        Err(Failure::refused(format!(
+            "lab `{}` is run by {}; `{verb}` is for labs of this machine",
+            self.name,
+            self.remote.join(", ")
+        ))
+        .next(self.typed("status")))
+    }
+
+    /// Where it is reached, in words.
+    #[must_use]
+    pub fn place(&self) -> String {
+        if self.is_remote() { self.remote.join(", ") } else { self.socket().display().to_string() }
+    }
+
+    /// The key and certificate that are shown to its coordinators.
+    #[must_use]
+    pub fn identity_dir(&self) -> PathBuf {
+        self.dir.join("identity")
     }
 
     /// A command for this lab, to be typed: with `--lab` where neither it is the usual one nor the
@@ -79,9 +117,12 @@ impl Context {
         self.dir.join("hosts").join(format!("h{number}"))
     }
 
-    /// Whether its coordinator answers connections.
+    /// Whether its coordinator answers connections. Those of other machines are not asked.
     #[must_use]
     pub fn is_running(&self) -> bool {
+        if self.is_remote() {
+            return true;
+        }
         std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
     }
 
@@ -336,6 +377,7 @@ mod tests {
             hosts: 3,
             token: "t".into(),
             ephemeral: false,
+            remote: Vec::new(),
         };
         assert_eq!(Context::read(dir.path()).unwrap(), None);
         context.write().unwrap();

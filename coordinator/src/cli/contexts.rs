@@ -1,4 +1,6 @@
-//! `context list|use`: the labs of this user, and which one later commands mean.
+//! `context list|use|add`: the labs of this user, and which one later commands mean.
+
+mod add;
 
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
@@ -30,6 +32,11 @@ enum ContextCommand {
         #[arg(add = ArgValueCandidates::new(completion::labs))]
         name: String,
     },
+    /// Add a lab that others run: with a token of `faultbed user token`, or by its unix socket
+    #[command(
+        after_help = "Examples:\n  faultbed context add fb1.…\n  faultbed context add unix:/run/faultbed/api.sock"
+    )]
+    Add(add::AddArgs),
 }
 
 #[derive(Serialize)]
@@ -74,6 +81,7 @@ pub fn run(session: &Session, args: &ContextArgs) -> Outcome {
             places.set_current(&name)?;
             output::say(format!("later commands mean lab `{name}`"));
         }
+        ContextCommand::Add(args) => add::run(places, args)?,
     }
     Ok(Exit::DONE)
 }
@@ -85,13 +93,21 @@ fn listing(labs: &[Listed<'_>]) -> String {
     let rows = labs
         .iter()
         .map(|lab| {
-            let (state, mood) =
-                if lab.running { ("running", Tone::Good) } else { ("stopped", Tone::Faint) };
+            let remote = lab.context.is_remote();
+            let (state, mood) = match (remote, lab.running) {
+                (true, _) => ("remote", Tone::Good),
+                (false, true) => ("running", Tone::Good),
+                (false, false) => ("stopped", Tone::Faint),
+            };
             vec![
                 table::cell(&lab.context.name, Tone::Strong),
                 table::cell(state, mood),
-                table::plain(lab.context.hosts),
-                table::plain(format!("127.77.{}.0/24", lab.context.octet)),
+                table::plain(if remote { "".to_owned() } else { lab.context.hosts.to_string() }),
+                table::plain(if remote {
+                    lab.context.place()
+                } else {
+                    format!("127.77.{}.0/24", lab.context.octet)
+                }),
                 table::plain(&lab.context.store),
                 table::plain(lab.context.dir.display()),
                 table::plain(if lab.current { "*" } else { "" }),

@@ -35,6 +35,7 @@ pub async fn run(session: &Session, args: &DownArgs) -> Outcome {
         return orphans(session, args).await;
     }
     let context = session.places.find(session.lab.as_deref())?;
+    context.must_be_own("down")?;
     let report = end(&session.places, context.clone(), args.wipe).await?;
     finish(&context, &report, args.output.output)
 }

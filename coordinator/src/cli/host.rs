@@ -27,6 +27,11 @@ pub struct HostArgs {
 /// Verbs on hosts.
 #[derive(Debug, clap::Subcommand)]
 enum HostCommand {
+    /// Print the one line that brings a machine into the lab
+    #[command(
+        after_help = "Examples:\n  faultbed host token\n  faultbed host token --name h1 --label rack=a --for 10m"
+    )]
+    Token(token::TokenArgs),
     /// The hosts of the lab, with what is placed there
     List(OutputArgs),
     /// Bring machines in over your own ssh: install the agent and its unit, join, check
@@ -90,11 +95,6 @@ enum HostCommand {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Print the one line that brings a machine into the lab
-    #[command(
-        after_help = "Examples:\n  faultbed host token\n  faultbed host token --name h1 --label rack=a --for 10m"
-    )]
-    Token(token::TokenArgs),
 }
 
 /// Runs `host …`.

@@ -60,7 +60,8 @@ pub fn absolute(text: &str, base: &Path) -> PathBuf {
     plain
 }
 
-/// The program that `path = TEXT` means: absolute, and surely one that can be executed.
+/// The program that `path = TEXT` means: a file of this machine, absolute and surely one that can
+/// be executed; else a name or `host:/FILE`, which mean the host's own.
 ///
 /// # Errors
 /// There is none, it is no program, or this kind of path cannot be had yet.
@@ -77,18 +78,30 @@ pub fn program(text: &str, base: &Path) -> Result<String, PathProblem> {
             help: format!("curl -LO {text}   # then name the file"),
         });
     }
-    // On a local lab every host is this machine.
-    let text = text.strip_prefix("host:").unwrap_or(text);
+    if let Some(on_host) = text.strip_prefix("host:") {
+        // What is there, only the host knows.
+        if Path::new(on_host).is_absolute() {
+            return Ok(text.to_owned());
+        }
+        return Err(PathProblem {
+            message: format!("{text:?}: a file of a host is named from its root"),
+            help: "write \"host:/usr/bin/etcd\"; a bare name is looked up in the host's PATH"
+                .to_owned(),
+        });
+    }
     if text.contains('/') {
         let path = absolute(text, base);
         check_program(&path)?;
         return into_text(&path);
     }
-    let found = in_path(text).ok_or_else(|| PathProblem {
-        message: format!("no program `{text}` in PATH"),
-        help: format!("install it, or write a path with a slash: ./{text}"),
-    })?;
-    into_text(&found)
+    // The name stays a name: it means the host's own program, also where that is elsewhere.
+    match in_path(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(PathProblem {
+            message: format!("no program `{text}` in PATH"),
+            help: format!("install it, or write a path with a slash: ./{text}"),
+        }),
+    }
 }
 
 fn into_text(path: &Path) -> Result<String, PathProblem> {
@@ -190,7 +203,9 @@ mod tests {
         assert_eq!(check("./etcd").unwrap(), file.to_str().unwrap());
         assert!(check("./").unwrap_err().contains("is a directory"));
         assert!(check("no-such-program-anywhere").unwrap_err().contains("in PATH"));
-        assert!(check("sh").unwrap().ends_with("/sh"));
+        assert_eq!(check("sh").unwrap(), "sh");
+        assert_eq!(check("host:/usr/bin/etcd").unwrap(), "host:/usr/bin/etcd");
+        assert!(check("host:bin/etcd").unwrap_err().contains("from its root"));
         assert!(check("https://x/y").unwrap_err().contains("network"));
     }
 

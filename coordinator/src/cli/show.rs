@@ -271,7 +271,7 @@ mod tests {
             grade        packet
             left         9m58s
             owner        ann
-            evidence     confirmed: 12 dropped, 3 refused
+            evidence     confirmed: 12 dropped, 3 dials stopped
             no traffic   kv-1>kv-2 and kv-2>kv-1"#]]
         .assert_eq(&text);
     }

@@ -116,6 +116,7 @@ impl Plan {
             if_generation: None,
             blueprints: loaded.blueprints,
             everyone: false,
+            files: faultbed_common::program::Files::default(),
         });
         Ok(Self { args, change, file_hosts })
     }
@@ -246,6 +247,7 @@ pub async fn trial(
         if_generation: None,
         blueprints: BTreeMap::from([(name.to_owned(), blueprint)]),
         everyone: false,
+        files: faultbed_common::program::Files::default(),
     };
     let args = UpArgs { ephemeral: true, wait: Span(limit), ..UpArgs::default() };
     let plan = Plan { args, change: Some(change), file_hosts: None };

@@ -10,6 +10,7 @@ use faultbed_common::{duration::Span, name::CoordinatorName};
 use tokio::net::TcpListener;
 
 use crate::{
+    editor::Editor,
     listen::tls::TlsDoor,
     mirror::MirrorHandle,
     pki::{Own, Pki},
@@ -54,12 +55,13 @@ pub async fn open(
     args: &RemoteArgs,
     listener: TcpListener,
     mirror: Arc<MirrorHandle>,
+    editor: Editor,
 ) -> anyhow::Result<(Arc<Pki>, Arc<TlsDoor>)> {
     let address = listener.local_addr().context("read own address")?;
     let (urls, hosts) = reached(&args.advertise, address)?;
     let name = args.name.clone().map_or_else(machine_name, Ok)?;
     let own = Own { name, urls, hosts };
-    let opened = Pki::open(mirror, own, args.certificate_lifetime.0).await;
+    let opened = Pki::open(mirror, editor, own, args.certificate_lifetime.0).await;
     let pki = Arc::new(opened.context("open the lab's CA")?);
     let door = TlsDoor::new(listener, Arc::clone(&pki))?;
     Ok((pki, Arc::new(door)))

@@ -1,8 +1,11 @@
 //! Decides one change of the lab: what it becomes and what is answered, or why it is refused.
 
+use std::collections::BTreeMap;
+
 use faultbed_common::{
     edit::{Edit, EditReply, EditRequest},
     lab::{Lab, Means},
+    program::Content,
     target::Reports,
 };
 
@@ -15,6 +18,7 @@ mod hand;
 mod host;
 pub(super) mod lease;
 mod node;
+mod programs;
 mod set;
 
 use change::Change;
@@ -29,6 +33,8 @@ pub struct Decision {
     pub reply: EditReply,
     /// What was asked, in words, for the history.
     pub what: String,
+    /// Contents that it takes from the asker, by path: they must be there before it is accepted.
+    pub takes: BTreeMap<String, Content>,
 }
 
 /// Why a change is refused. Nothing was changed.
@@ -100,6 +106,7 @@ pub fn decide(
             format!("delete fault {name}")
         }
     };
+    programs::settle(&mut change, request)?;
     change.finish(what)
 }
 
@@ -118,6 +125,7 @@ pub fn decide_hand_edit(
     change.everyone = true;
     change.means = Means::Hand;
     let what = hand::adopt(&mut change, kind, name, value)?;
+    programs::settle_without_files(&mut change)?;
     change.finish(what)
 }
 

@@ -208,7 +208,7 @@ fn words(fault: &FaultStatus) -> String {
 fn verdict(fault: &FaultStatus) -> &'static str {
     match fault.evidence.verdict {
         Verdict::Confirmed => "it acted (confirmed)",
-        Verdict::Quiet => "no traffic met it (quiet)",
+        Verdict::Quiet => "it has not been seen to act (quiet)",
         Verdict::Mismatch => "bytes went past it (mismatch)",
     }
 }

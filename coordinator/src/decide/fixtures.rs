@@ -9,6 +9,7 @@ use faultbed_common::{
     host_spec::Wanted,
     lab::{Host, Lab},
     name::{FaultName, HostName, NodeName},
+    program::Files,
     report::{FaultReport, HostReport, NodeReport, NodeState},
     spec::LabFile,
     target::Reports,
@@ -25,6 +26,7 @@ pub(super) struct World {
     pub reports: Reports,
     pub by: String,
     pub everyone: bool,
+    pub files: Files,
     pub now: u64,
 }
 
@@ -35,7 +37,14 @@ pub(super) fn empty() -> World {
         let host = Host::new([127, 77, 5, n].into(), format!("/lab/h{n}").into());
         lab.hosts.insert(format!("h{n}").parse().unwrap(), host);
     }
-    World { lab, reports: Reports::new(), by: "ada".to_owned(), everyone: false, now: 1_000_000 }
+    World {
+        lab,
+        reports: Reports::new(),
+        by: "ada".to_owned(),
+        everyone: false,
+        files: Files::default(),
+        now: 1_000_000,
+    }
 }
 
 /// Three hosts and the etcd cluster `kv`, ready, led by kv-1 in term 2.
@@ -73,9 +82,13 @@ impl World {
             if_generation: None,
             blueprints: BTreeMap::new(),
             everyone: self.everyone,
+            files: self.files.clone(),
         };
         let before = self.lab.clone();
         let decision = decide(&self.lab, &self.reports, &request, &self.asked())?;
+        if !decision.reply.needs.is_empty() {
+            return Ok(decision);
+        }
         check_step(&before, &decision);
         self.lab = decision.lab.clone();
         Ok(decision)
@@ -181,7 +194,7 @@ fn obeying(name: &NodeName, wanted: Wanted, incarnation: Incarnation) -> NodeRep
 
 /// The laws of every accepted change.
 fn check_step(before: &Lab, decision: &Decision) {
-    let Decision { lab, reply, what } = decision;
+    let Decision { lab, reply, what, takes: _ } = decision;
     assert!(!what.is_empty());
     let mut same = lab.clone();
     same.generation = before.generation;

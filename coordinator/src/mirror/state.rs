@@ -8,7 +8,7 @@ use std::{
 
 use faultbed_common::{
     lab::{Lab, Phase},
-    name::{FaultName, HostName},
+    name::{ClusterName, FaultName, HostName},
 };
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -85,6 +85,7 @@ impl State {
             pki: Arc::default(),
             seen: BTreeMap::new(),
             begun: BTreeMap::new(),
+            leased: BTreeMap::new(),
             trouble: None,
             revision,
             unfolded: false,
@@ -217,7 +218,8 @@ impl State {
         };
         let specs = keys::specs_from(&self.keys, &self.kvs)?;
         if dirty.lab && *self.mirror.lab != lab {
-            self.mirror.begun = begun(&self.mirror.begun, &lab, now);
+            self.mirror.begun = begun(&self.mirror.begun, faults(&lab), now);
+            self.mirror.leased = begun(&self.mirror.leased, leases(&lab), now);
             self.mirror.lab = Arc::new(lab);
         }
         if *self.mirror.specs != specs {
@@ -229,16 +231,34 @@ impl State {
     }
 }
 
-/// When the faults in force began, of which some were known.
-fn begun(known: &BTreeMap<FaultName, Begun>, lab: &Lab, now: Moment) -> BTreeMap<FaultName, Begun> {
-    let active = lab.faults.iter().filter_map(|(name, fault)| match fault.phase {
-        Phase::Active { since_unix_ms } => Some((name, since_unix_ms)),
+/// The faults in force, with when each says it began.
+fn faults(lab: &Lab) -> impl Iterator<Item = (FaultName, u64)> + '_ {
+    lab.faults.iter().filter_map(|(name, fault)| match fault.phase {
+        Phase::Active { since_unix_ms } => Some((name.clone(), since_unix_ms)),
         Phase::Pending { .. } | Phase::Ended { .. } => None,
-    });
-    let moment = |(name, since_unix_ms): (&FaultName, u64)| {
-        let same = known.get(name).filter(|begun| begun.since_unix_ms == since_unix_ms).copied();
+    })
+}
+
+/// The leases of clusters, and with no name the lab's, likewise.
+fn leases(lab: &Lab) -> impl Iterator<Item = (Option<ClusterName>, u64)> + '_ {
+    let of_clusters = lab
+        .clusters
+        .iter()
+        .filter_map(|(name, cluster)| Some((Some(name.clone()), cluster.lease.as_ref()?)));
+    let of_lab = lab.settings.lease.iter().map(|lease| (None, lease));
+    of_clusters.chain(of_lab).map(|(name, lease)| (name, lease.since_unix_ms))
+}
+
+/// When all these began, of which some were known.
+fn begun<K: Ord>(
+    known: &BTreeMap<K, Begun>,
+    now_there: impl Iterator<Item = (K, u64)>,
+    now: Moment,
+) -> BTreeMap<K, Begun> {
+    let moment = |(name, since_unix_ms): (K, u64)| {
+        let same = known.get(&name).filter(|begun| begun.since_unix_ms == since_unix_ms).copied();
         let fresh = || Begun { since_unix_ms, at: now.came(Some(since_unix_ms)) };
-        (name.clone(), same.unwrap_or_else(fresh))
+        (name, same.unwrap_or_else(fresh))
     };
-    active.map(moment).collect()
+    now_there.map(moment).collect()
 }

@@ -85,6 +85,17 @@ pub struct Admission {
     pub is_repeated: bool,
 }
 
+/// Who brings a token.
+#[derive(Debug, Clone, Copy)]
+pub struct Bearer<'a> {
+    /// What it wants to be called.
+    pub name: Option<&'a HostName>,
+    /// What its machine is called.
+    pub machine: Option<&'a HostName>,
+    /// The hash of its key.
+    pub key: &'a str,
+}
+
 /// Decides whether a token lets somebody with this key in, and as whom.
 ///
 /// # Errors
@@ -92,7 +103,7 @@ pub struct Admission {
 pub fn admit(
     token: &TokenRecord,
     secret_sha256: &str,
-    (name, key): (Option<&HostName>, &str),
+    bearer: &Bearer<'_>,
     now_unix_ms: u64,
 ) -> Result<Admission, Rejected> {
     if !same(token.secret_sha256.as_bytes(), secret_sha256.as_bytes()) {
@@ -103,17 +114,18 @@ pub fn admit(
     }
     let (who, must_be_new) = match &token.invited {
         Invited::User { name, role } => (Who::User(name.clone(), *role), false),
-        Invited::Host { name: Some(own), .. } => match name {
+        Invited::Host { name: Some(own), .. } => match bearer.name {
             Some(other) if other != own => return Err(Rejected::OtherName),
             Some(_) | None => (Who::Host(own.clone()), false),
         },
         Invited::Host { name: None, .. } => {
-            (Who::Host(name.cloned().ok_or(Rejected::Nameless)?), true)
+            let name = bearer.name.or(bearer.machine).cloned();
+            (Who::Host(name.ok_or(Rejected::Nameless)?), true)
         }
     };
     let is_repeated = match &token.used {
         None => false,
-        Some(used) if used.key == key && used.member == member_of(&who) => true,
+        Some(used) if used.key == bearer.key && used.member == member_of(&who) => true,
         Some(_) => return Err(Rejected::Used),
     };
     Ok(Admission { who, must_be_new, is_repeated })
@@ -139,6 +151,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    fn bearer<'a>(name: Option<&'a HostName>, key: &'a str) -> Bearer<'a> {
+        Bearer { name, machine: None, key }
+    }
 
     fn host(name: Option<&str>) -> TokenRecord {
         TokenRecord {
@@ -169,25 +185,25 @@ mod tests {
             (host(Some("h2")), "5ec", Some(&h1), 999, Rejected::OtherName),
         ];
         for (token, secret, name, now, rejected) in cases {
-            assert_eq!(admit(&token, secret, (name, "k1"), now), Err(rejected));
+            assert_eq!(admit(&token, secret, &bearer(name, "k1"), now), Err(rejected));
         }
     }
 
     #[test]
     fn a_lost_answer_is_given_again_to_the_same_key_only() {
         let token = used_by("k1", host(Some("h1")));
-        assert!(admit(&token, "5ec", (None, "k1"), 999).unwrap().is_repeated);
-        assert_eq!(admit(&token, "5ec", (None, "k2"), 999), Err(Rejected::Used));
+        assert!(admit(&token, "5ec", &bearer(None, "k1"), 999).unwrap().is_repeated);
+        assert_eq!(admit(&token, "5ec", &bearer(None, "k2"), 999), Err(Rejected::Used));
         // Nor under another name.
         let open = used_by("k1", host(None));
         let other = "h2".parse().unwrap();
-        assert_eq!(admit(&open, "5ec", (Some(&other), "k1"), 999), Err(Rejected::Used));
+        assert_eq!(admit(&open, "5ec", &bearer(Some(&other), "k1"), 999), Err(Rejected::Used));
     }
 
     #[test]
     fn who_names_itself_must_be_new_to_the_lab() {
         let h1 = "h1".parse().unwrap();
-        assert!(admit(&host(None), "5ec", (Some(&h1), "k"), 0).unwrap().must_be_new);
-        assert!(!admit(&host(Some("h1")), "5ec", (Some(&h1), "k"), 0).unwrap().must_be_new);
+        assert!(admit(&host(None), "5ec", &bearer(Some(&h1), "k"), 0).unwrap().must_be_new);
+        assert!(!admit(&host(Some("h1")), "5ec", &bearer(Some(&h1), "k"), 0).unwrap().must_be_new);
     }
 }

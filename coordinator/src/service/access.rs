@@ -97,7 +97,8 @@ fn takes(path: &str) -> Takes {
         "Trust/Join" => Takes::Nothing,
         "Trust/Renew" => Takes::AnyCertificate,
         "Trust/Invite" => Takes::User(Role::Operator),
-        "Agent/Session" => Takes::Host,
+        "Agent/Session" | "Agent/FetchContent" | "Exec/Attend" | "Trust/Present" => Takes::Host,
+        "Operator/ContentHeld" | "Operator/ContentPush" | "Exec/Run" => Takes::User(Role::Operator),
         "Operator/Status" | "Operator/Watch" | "Operator/Get" | "Operator/Events"
         | "Operator/Logs" | "Operator/Edit" => Takes::User(Role::Viewer),
         _ => Takes::User(Role::Admin),
@@ -159,6 +160,7 @@ mod tests {
     fn hosts_have_sessions_and_nothing_of_users() {
         let h1 = caller("faultbed://prod/host/h1");
         assert_eq!(may(Some(&h1), "/faultbed.v1.Agent/Session"), Ok(()));
+        assert_eq!(may(Some(&h1), "/faultbed.v1.Agent/FetchContent"), Ok(()));
         for path in ["/faultbed.v1.Operator/Status", "/faultbed.v1.Operator/Edit", "/metrics"] {
             assert!(may(Some(&h1), path).is_err(), "{path}");
         }
@@ -176,6 +178,11 @@ mod tests {
         let Denied::NotEnough(why) = denied else { panic!("{denied:?}") };
         assert!(why.contains("vi is a viewer") && why.contains("the role operator"), "{why}");
         assert_eq!(may(Some(&operator), "/faultbed.v1.Trust/Invite"), Ok(()));
+        assert!(may(Some(&viewer), "/faultbed.v1.Operator/ContentPush").is_err());
+        assert_eq!(may(Some(&operator), "/faultbed.v1.Operator/ContentPush"), Ok(()));
+        assert_eq!(may(Some(&operator), "/faultbed.v1.Exec/Run"), Ok(()));
+        assert!(may(Some(&viewer), "/faultbed.v1.Exec/Run").is_err());
+        assert!(may(Some(&admin), "/faultbed.v1.Exec/Attend").is_err());
         assert!(operator.must_be(Role::Admin).is_err());
         assert!(may(Some(&operator), "/faultbed.v1.Operator/Unheard").is_err());
         assert_eq!(may(Some(&admin), "/faultbed.v1.Operator/Unheard"), Ok(()));

@@ -1,16 +1,17 @@
 //! One stream for each agent: host specs down, reports up. The host is alive while its stream is.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
     compile::compile,
-    lab::{Host, Lab, Lease, Phase},
+    lab::Host,
     logs::{LogBatch, LogRequest},
-    name::{FaultName, HostName},
+    name::HostName,
+    program::FetchRequest,
     report::HostReport,
-    session::{Hello, LeaseAges, Orders},
+    session::{Hello, Orders},
 };
-use faultbed_proto::v1::{FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
+use faultbed_proto::v1::{Document, FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
 use futures::Stream;
 use tokio::{
     sync::mpsc,
@@ -19,11 +20,16 @@ use tokio::{
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::{caller, decode};
+use super::{
+    caller,
+    content::{self, Pieces},
+    decode,
+};
 use crate::{
     chore::AUTOMATIC,
+    content::Contents,
     decide::edit::{host_joins, removed},
-    editor::{Editor, asked, unix_ms},
+    editor::{Editor, asked},
     mirror::{MirrorHandle, Published},
     sessions::Sessions,
     store::{LeaseId, StoreError},
@@ -53,6 +59,8 @@ pub struct AgentService {
     pub editor: Editor,
     /// Who is connected.
     pub sessions: Arc<Sessions>,
+    /// Programs that were pushed.
+    pub contents: Arc<Contents>,
 }
 
 #[tonic::async_trait]
@@ -85,6 +93,15 @@ impl Agent for AgentService {
         let session = Session { service: self.clone(), host: hello.host, id, lease, owed: None };
         tokio::spawn(session.run(incoming, log_requests, send));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
+    }
+
+    type FetchContentStream = Pieces;
+
+    async fn fetch_content(&self, request: Request<Document>) -> Result<Response<Pieces>, Status> {
+        let wanted: FetchRequest = decode("fetch", &request.get_ref().json)?;
+        caller(&request)?.must_be_host(&wanted.host).map_err(Status::permission_denied)?;
+        let pieces = content::fetch(&self.contents, &self.mirror, wanted).await?;
+        Ok(Response::new(pieces))
     }
 }
 
@@ -278,9 +295,8 @@ impl Session {
             return false;
         }
         let Some(spec) = specs.get(&self.host).cloned() else { return true };
-        let now = unix_ms();
-        let fault_ages_ms = seen.fault_ages_ms(Instant::now());
-        let lease_ages = lease_ages(&seen.lab, now);
+        let now = Instant::now();
+        let (fault_ages_ms, lease_ages) = (seen.fault_ages_ms(now), seen.lease_ages(now));
         let orders = Orders { spec, fault_ages_ms, lease_ages };
         let json = serde_json::to_string(&orders).unwrap_or_default();
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
@@ -322,19 +338,5 @@ impl Session {
             }
             Some(from_agent::Kind::Hello(_)) | None => false,
         }
-    }
-}
-
-/// How long ago each lease began, likewise.
-fn lease_ages(lab: &Lab, now_unix_ms: u64) -> LeaseAges {
-    let age = |lease: &Lease| now_unix_ms.saturating_sub(lease.since_unix_ms);
-    let of_cluster = |cluster: &faultbed_common::lab::Cluster| cluster.lease.as_ref().map(age);
-    LeaseAges {
-        lab_ms: lab.settings.lease.as_ref().map_or(0, age),
-        clusters_ms: lab
-            .clusters
-            .iter()
-            .filter_map(|(name, cluster)| Some((name.clone(), of_cluster(cluster)?)))
-            .collect(),
     }
 }

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Caller, decode};
+use super::{caller, decode};
 use crate::{
     decide::exec::choose, editor::reports_of_living, journal::Journal, mirror::MirrorHandle,
 };
@@ -196,8 +196,11 @@ impl Exec for ExecService {
         &self,
         request: Request<Streaming<ExecPart>>,
     ) -> Result<Response<Parts>, Status> {
+        let caller = caller(&request)?;
         let mut up = request.into_inner();
         let Attendance { host, order } = decode("attendance", &read_head(&mut up).await?)?;
+        // An agent attends to orders of its own host only.
+        caller.must_be_host(&host).map_err(Status::permission_denied)?;
         let Some(id) = order else {
             let (id, orders) = self.desk.wait(&host);
             let waiting = Waiting { desk: Arc::clone(&self.desk), host, id };
@@ -242,9 +245,4 @@ async fn read_head(from: &mut Streaming<ExecPart>) -> Result<String, Status> {
             Err(Status::invalid_argument("the first message must say what is asked"))
         }
     }
-}
-
-fn caller(request: &Request<Streaming<ExecPart>>) -> Result<Caller, Status> {
-    let caller = request.extensions().get::<Caller>().cloned();
-    caller.ok_or_else(|| Status::internal("the listener did not say who called"))
 }

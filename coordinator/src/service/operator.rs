@@ -10,13 +10,14 @@ use faultbed_common::{
     target,
     trust::Role,
 };
-use faultbed_proto::v1::{Document, operator_server::Operator};
+use faultbed_proto::v1::{Document, Piece, operator_server::Operator};
 use futures::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{caller, decode, encode};
+use super::{caller, content, decode, encode};
 use crate::{
     chore::Refused,
+    content::Contents,
     editor::{Editor, reports_of_living, unix_ms},
     journal::Journal,
     mirror::MirrorHandle,
@@ -46,6 +47,8 @@ pub struct OperatorService {
     pub refused: Arc<Refused>,
     /// Its agents.
     pub sessions: Arc<Sessions>,
+    /// Programs that were pushed.
+    pub contents: Arc<Contents>,
 }
 
 impl OperatorService {
@@ -95,6 +98,19 @@ impl Operator for OperatorService {
             Query::Lab => Ok(Response::new(encode(&self.mirror.now().lab)?)),
             Query::History => Ok(Response::new(encode(&self.mirror.history().await?)?)),
         }
+    }
+
+    async fn content_held(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        content::held(&self.contents, request.get_ref()).map(Response::new)
+    }
+
+    async fn content_push(
+        &self,
+        request: Request<Streaming<Piece>>,
+    ) -> Result<Response<Document>, Status> {
+        caller(&request)?;
+        let pushed = content::push(&self.contents, &self.mirror, request.into_inner()).await?;
+        Ok(Response::new(pushed))
     }
 
     type EventsStream = Answers;

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use faultbed_common::trust::{JoinRequest, RenewRequest, TokenRequest};
+use faultbed_common::trust::{
+    ExpelReply, ExpelRequest, JoinRequest, Presence, RenewRequest, Role, TokenRequest, Who,
+};
 use faultbed_proto::v1::{Document, trust_server::Trust};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -83,6 +85,17 @@ impl Trust for TrustService {
         Ok(Response::new(encode(&reply)?))
     }
 
+    async fn expel(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        let caller = caller(&request)?;
+        caller.must_be(Role::Admin).map_err(Status::permission_denied)?;
+        let asked: ExpelRequest = decode("expel request", &request.get_ref().json)?;
+        // A member is found by its name; the role does not count.
+        let who = Who::User(asked.user.clone(), Role::Viewer);
+        let was_member = self.pki()?.expel(&who).await?;
+        info!(by = caller.user, user = %asked.user, was_member, "user removed");
+        Ok(Response::new(encode(&ExpelReply { was_member })?))
+    }
+
     async fn join(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
         let pki = self.pki()?;
         if !self.joins.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
@@ -112,6 +125,15 @@ impl Trust for TrustService {
         let issued = self.pki()?.renew(identity, &asked.request)?;
         info!(%identity, "certificate renewed");
         Ok(Response::new(encode(&issued)?))
+    }
+
+    async fn present(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        let caller = caller(&request)?;
+        let connected = match &caller.identity {
+            Some(identity) => self.pki()?.is_connected(&identity.who),
+            None => false,
+        };
+        Ok(Response::new(encode(&Presence { connected })?))
     }
 }
 

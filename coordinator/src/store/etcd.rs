@@ -4,6 +4,7 @@
 //! dead, so every call here is bounded in time, and tried again where that cannot do a thing twice:
 //! reads always, writes only where the request never left this machine.
 
+mod access;
 mod address;
 mod error;
 #[cfg(test)]
@@ -18,8 +19,8 @@ use etcd_client as client;
 use etcd_client::{Client, ConnectOptions, TxnOpResponse};
 use tokio::time::{Instant, timeout, timeout_at};
 
-pub use self::address::EtcdAddress;
 use self::error::{never_sent, translate};
+pub use self::{access::EtcdAccess, address::EtcdAddress};
 use super::{
     Batch, Compare, Event, Kv, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOut, Watch,
 };
@@ -72,7 +73,10 @@ enum Twice {
 
 impl Etcd {
     /// Connects, and makes sure that somebody answers.
-    pub(super) async fn open(address: &EtcdAddress) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        address: &EtcdAddress,
+        access: &EtcdAccess,
+    ) -> Result<Self, StoreError> {
         let options = ConnectOptions::new()
             .with_keep_alive(KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT)
             .with_keep_alive_while_idle(true)
@@ -80,9 +84,16 @@ impl Etcd {
             .with_require_leader(true)
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_timeout(CALL_TIMEOUT);
-        let client = Client::connect(address.urls(), Some(options))
-            .await
-            .map_err(|error| translate(address, &error))?;
+        let options = access.apply(address, options)?;
+        // With a user this asks for a token at once, of a server that may not be there.
+        let connecting = timeout(CALL_TIMEOUT, Client::connect(address.urls(), Some(options)));
+        let client = match connecting.await {
+            Ok(connected) => connected.map_err(|error| translate(address, &error))?,
+            Err(_) => {
+                let why = format!("no answer within {CALL_TIMEOUT:?}");
+                return Err(error::unreachable(address, &why));
+            }
+        };
         let etcd = Self { address: address.clone(), client };
         // Connecting is lazy: it succeeds on a dead port.
         etcd.call(Twice::Harmless, || {

@@ -19,6 +19,8 @@ const DISCARDS_MAX: u32 = 64;
 /// Chunks written before other connections, and newer rules, have their turn: a queue of small pieces
 /// holds a hundred thousand, each with a write of its own.
 const WRITES_MAX: u32 = 64;
+/// Chunks that a change of rules meets before other connections, and newer rules, have their turn.
+const RETIMED_MAX: usize = 4096;
 
 impl Flow {
     /// Moves what can be moved now, as the rule says.
@@ -28,6 +30,9 @@ impl Flow {
         to: &mut Side,
         tools: &mut Tools,
     ) -> Progress {
+        if self.shaper.as_mut().is_some_and(|shaper| !shaper.settle(RETIMED_MAX)) {
+            return self.pump_settling(to, tools);
+        }
         for _ in 0..ROUNDS_MAX {
             if self.done || self.gate == Gate::Shut {
                 return Progress::Idle;
@@ -70,6 +75,19 @@ impl Flow {
             }
         }
         Progress::Again
+    }
+
+    /// Lets out what has met a change of rules already while the rest has not: rules that change all
+    /// the time must not stop a stream.
+    fn pump_settling(&mut self, to: &mut Side, tools: &mut Tools) -> Progress {
+        let is_held = self.shaper.as_ref().is_some_and(|shaper| shaper.hold().is_some());
+        if self.done || is_held || self.gate == Gate::Shut {
+            return Progress::Again;
+        }
+        match self.flush_shaped(to, tools, sys::monotonic_ns()) {
+            Flushed::Lost => Progress::DestinationLost,
+            Flushed::Empty | Flushed::Blocked | Flushed::Early | Flushed::More => Progress::Again,
+        }
     }
 
     /// Writes what was read before there was a shaper, then what is due.

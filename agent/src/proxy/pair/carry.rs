@@ -14,4 +14,10 @@ impl Pair {
         let flows = [&self.forward.flow, &self.backward.flow];
         flows.into_iter().filter(|flow| flow.has_pipe()).count()
     }
+
+    /// Does what changes of rules have still to do: the other process knows only the rules it has now.
+    pub(crate) fn settle(&mut self) {
+        self.forward.flow.settle();
+        self.backward.flow.settle();
+    }
 }

@@ -42,6 +42,7 @@ impl Bench {
 
     /// Moves what can be moved now. Returns when to look again.
     fn pump(&mut self) -> Option<u64> {
+        self.shaper.settle(usize::MAX);
         let mut scratch = vec![0; 4_096];
         loop {
             let hold = self.shaper.hold();

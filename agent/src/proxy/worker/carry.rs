@@ -37,6 +37,7 @@ impl Worker {
         for key in &keys {
             self.look_at(*key, |pair, tools| {
                 pair.sample(tools);
+                pair.settle();
                 Fate::Live
             });
         }

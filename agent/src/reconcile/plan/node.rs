@@ -1,6 +1,8 @@
 //! What to do next about one node. Pure.
 
-use std::time::Duration;
+mod programs;
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use faultbed_common::{
     host_spec::{NodeEffect, NodeSpec, Stop, StopBy, Wanted},
@@ -13,8 +15,8 @@ use crate::{
     clock::BootTime,
     ledger::Accepted,
     reconcile::{
-        Asked, Ended, NodeAct, NodeOrders, ObservedNode, ObservedProxy, PauseUntil, Readiness, Run,
-        Running, StepKind, Why, step::Cause,
+        Asked, Ended, Fetching, NodeAct, NodeOrders, ObservedNode, ObservedProxy, PauseUntil,
+        Readiness, Run, Running, StepKind, Why, step::Cause,
     },
 };
 
@@ -55,6 +57,8 @@ pub(super) struct View<'a> {
     pub(super) wanted: &'a Accepted,
     pub(super) observed: &'a ObservedNode,
     pub(super) proxy: &'a ObservedProxy,
+    pub(super) programs: &'a BTreeSet<PathBuf>,
+    pub(super) fetching: Option<&'a Fetching>,
     pub(super) is_proxy_current: bool,
     pub(super) now: BootTime,
 }
@@ -89,7 +93,10 @@ impl View<'_> {
             Run::Unknown { why } => Part::standing(Standing::Stuck(format!("unknown: {why}")))
                 .wake_at(Some(self.now + UNKNOWN_RECHECK)),
             Run::Running(running) => match self.end(&goal, running) {
-                Some((why, signal)) => self.end_running(&goal, running, why, signal),
+                Some((why, signal)) => match self.fetch_first(&goal, running) {
+                    Some(part) => part,
+                    None => self.end_running(&goal, running, why, signal),
+                },
                 None => self.keep_running(&goal, running),
             },
             Run::Ended(_) | Run::None if !self.observed.busy.is_empty() => self.wait_for_busy(),
@@ -136,6 +143,9 @@ impl View<'_> {
     }
 
     fn wait_for_busy(&self) -> Part<NodeAct> {
+        if self.observed.busy.contains(&StepKind::Fetch) {
+            return Part::standing(Standing::Pending(self.fetching()));
+        }
         let verbs: Vec<String> = self.observed.busy.iter().map(StepKind::verb).collect();
         Part::standing(Standing::Pending(format!("busy: {}", verbs.join(", "))))
     }
@@ -184,7 +194,8 @@ impl View<'_> {
     ) -> Part<NodeAct> {
         let incarnation = running.incarnation;
         let observed = self.observed;
-        if observed.busy.iter().any(|kind| *kind != StepKind::Orders) {
+        let may_go_on = |kind: &StepKind| matches!(kind, StepKind::Orders | StepKind::Fetch);
+        if !observed.busy.iter().all(may_go_on) {
             return self.wait_for_busy();
         }
         if let Some(leave) = self.leave(goal) {
@@ -387,6 +398,9 @@ impl View<'_> {
             Ok(cause) => cause,
             Err(part) => return part,
         };
+        if let Some(part) = self.fetch(spec) {
+            return part;
+        }
         if let Some(gate) = &spec.gate {
             return Part::standing(Standing::Pending(gate.clone()));
         }

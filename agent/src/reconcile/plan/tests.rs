@@ -18,7 +18,7 @@ use crate::{
     reconcile::{
         Asked, Ended, NodeOrders, NodeRecord, ObservedProxy, Readiness, Run, Running, Why,
         node_record::EffectMark,
-        testing::{BOOT, host_spec, node, node_spec, orders, probe},
+        testing::{BOOT, host_spec, node, node_spec, orders, probe, pushed},
     },
 };
 
@@ -60,6 +60,10 @@ fn carry_out(observed: &mut Observed, wanted: &mut Accepted, steps: &[Step], now
                 wanted.retiring.remove(node);
                 wanted.spec.wipe_removed.remove(node);
             }
+            Step::Node { node, act: NodeAct::Fetch { .. } } => {
+                let program = &wanted.spec.nodes[node].launch.program;
+                observed.programs.insert(program.into());
+            }
             Step::Node { node, act } => {
                 let seen = observed.nodes.entry(node.clone()).or_default();
                 carry_out_node(seen, act, now);
@@ -100,7 +104,7 @@ fn carry_out_node(seen: &mut ObservedNode, act: &NodeAct, now: BootTime) {
             assert!(!matches!(seen.run, Run::Running(_) | Run::Unknown { .. }));
             seen.record = seen.record.wiped(*wipes);
         }
-        NodeAct::Retire { .. } => unreachable!("done by the caller"),
+        NodeAct::Retire { .. } | NodeAct::Fetch { .. } => unreachable!("done by the caller"),
         NodeAct::Orders { orders, .. } => {
             seen.orders = Some(orders.clone());
             let Run::Running(running) = &mut seen.run else { panic!("orders to what is down") };
@@ -140,6 +144,9 @@ fn check_laws(plan: &Plan, wanted: &Accepted, observed: &Observed) {
             let seen = observed.nodes.get(node).cloned().unwrap_or_default();
             assert!(matches!(seen.run, Run::None | Run::Ended(_)), "a second copy: {seen:?}");
             assert!(observed.proxy.applied.as_ref() == Some(&wanted.proxy_file()));
+            let launch = &wanted.spec.nodes[node].launch;
+            let is_here = observed.programs.contains(std::path::Path::new(&launch.program));
+            assert!(launch.pushed.is_none() || is_here, "started before its program is here");
             let mut own = wanted.spec.proxy.listeners.iter().filter(|l| l.node == *node);
             assert!(own.all(|listener| observed.proxy.is_open(listener)));
             assert!(wanted.spec.nodes[node].gate.is_none());
@@ -212,9 +219,14 @@ prop_compose! {
         init in 0..3_usize,
         hooks in any::<[bool; 3]>(),
         restarts in any::<bool>(),
+        is_pushed in any::<bool>(),
         faults in btree_map(fault_name(), fault(), 0..3),
     ) -> NodeSpec {
         let mut spec = node_spec();
+        if is_pushed {
+            spec.launch.pushed = Some(pushed('a'));
+            spec.launch.program = "/lab/bins/a/kv".to_owned();
+        }
         let command = vec!["true".to_owned()];
         spec.wanted = wanted;
         spec.incarnation = Incarnation(incarnation);
@@ -327,7 +339,7 @@ proptest! {
             applied: Some(wanted.proxy_file()),
             ..ObservedProxy::default()
         };
-        let observed = Observed { nodes, proxy };
+        let observed = Observed { nodes, proxy, ..Observed::default() };
         let all = plan(&wanted, &observed, NOW);
         check_laws(&all, &wanted, &observed);
         for name in observed.nodes.keys() {
@@ -369,7 +381,8 @@ fn check(spec: NodeSpec, seen: ObservedNode, now: BootTime) -> Plan {
         applied: Some(wanted.proxy_file()),
         ..ObservedProxy::default()
     };
-    plan(&wanted, &Observed { nodes: BTreeMap::from([(node("kv-1"), seen)]), proxy }, now)
+    let nodes = BTreeMap::from([(node("kv-1"), seen)]);
+    plan(&wanted, &Observed { nodes, proxy, ..Observed::default() }, now)
 }
 
 fn acts(plan: &Plan) -> Vec<NodeAct> {

@@ -77,6 +77,7 @@ impl<H: Hands> Reconciler<H> {
         }
         self.observed.proxy.running = self.hands.find_proxy().is_some();
         self.load_evidence();
+        self.look_for_programs();
         self.take_canaries();
         self.canaries.skip_before();
         self.survey();
@@ -133,10 +134,21 @@ impl<H: Hands> Reconciler<H> {
         }
         self.take_canaries();
         new.iter().for_each(|node| self.meet(node));
+        self.look_for_programs();
         self.settle();
     }
 
+    /// Which of the pushed programs that nodes are to run are here.
+    fn look_for_programs(&mut self) {
+        let specs = self.ledger.accepted().into_iter().flat_map(|a| a.spec.nodes.values());
+        let here = specs.filter(|spec| {
+            spec.launch.pushed.as_ref().is_some_and(|pushed| self.hands.has_program(pushed))
+        });
+        self.observed.programs = here.map(|spec| spec.launch.program.clone().into()).collect();
+    }
+
     fn recheck(&mut self) {
+        self.look_for_programs();
         let nodes: Vec<NodeName> = self.observed.nodes.keys().cloned().collect();
         for node in &nodes {
             self.inspect(node);
@@ -264,8 +276,10 @@ impl<H: Hands> Reconciler<H> {
                 observed.failures.remove(&kind);
                 step_succeeded(observed, &act, binary, now);
                 save(&*self.hands, &node, observed);
-                if let NodeAct::Start { .. } = act {
-                    self.identify(&node);
+                match act {
+                    NodeAct::Start { .. } => self.identify(&node),
+                    NodeAct::Fetch { .. } => self.look_for_programs(),
+                    _ => {}
                 }
             }
             Err(why) => {
@@ -451,7 +465,7 @@ fn step_succeeded(
             let why = "its processes do not end".to_owned();
             note_failure(observed, &act.kind(), why, now);
         }
-        NodeAct::Interrupt | NodeAct::Retire { .. } => {}
+        NodeAct::Interrupt | NodeAct::Fetch { .. } | NodeAct::Retire { .. } => {}
     }
 }
 

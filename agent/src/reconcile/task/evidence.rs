@@ -73,8 +73,11 @@ impl<H: Hands> Reconciler<H> {
         if nodes.clone().any(|node| matches!(node.run, Run::Unknown { .. })) {
             return;
         }
-        let used: BTreeSet<String> =
-            nodes.filter_map(|node| node.record.binary.as_ref()?.sha256.clone()).collect();
+        let run = nodes.filter_map(|node| node.record.binary.as_ref()?.sha256.clone());
+        let specs = self.ledger.accepted().into_iter().flat_map(|a| a.spec.nodes.values());
+        let wanted =
+            specs.filter_map(|spec| Some(spec.launch.pushed.as_ref()?.content.sha256.to_string()));
+        let used: BTreeSet<String> = run.chain(wanted).collect();
         self.block_quietly(move |hands| hands.prune_binaries(&used));
     }
 }

@@ -1,6 +1,7 @@
 //! The loop over hands that only remember: what it does in which order, and after which deaths.
 
 mod fake;
+mod programs;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,7 +19,9 @@ use tokio::task::JoinHandle;
 
 use self::fake::FakeHands;
 use super::*;
-use crate::reconcile::testing::{BOOT, host_spec, link_fault, node, node_spec, orders, probe};
+use crate::reconcile::testing::{
+    BOOT, host_spec, link_fault, node, node_spec, orders, probe, pushed,
+};
 
 /// Longer than any grace, retry or back-off of these tests, in time that only pretends to pass.
 const PATIENCE: Duration = Duration::from_secs(120);

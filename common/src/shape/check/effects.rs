@@ -327,6 +327,14 @@ fn grade(spec: &FaultSpec) -> Result<(), ShapeError> {
             "a connection that grade \"stream\" has accepted does not time out: write `refuse`, or \
              leave `grade` out",
         )),
+        Some(Grade::Stream)
+            if spec.reset || spec.reset_after.is_some() || spec.close_after.is_some() =>
+        {
+            Err(malformed(
+                "a connection that is reset or closed is so for real, which is grade \"packet\": \
+                 leave `grade` out",
+            ))
+        }
         Some(Grade::Stream) | None => Ok(()),
     }
 }

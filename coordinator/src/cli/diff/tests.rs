@@ -51,6 +51,7 @@ fn a_plan_shows_clusters_and_faults_alike_and_what_becomes_of_nodes() {
         )]
         .into(),
         notes: vec!["fault slow is kept: a verb made it".into()],
+        needs: faultbed_common::program::Needs::default(),
     };
     check(
         &reply,

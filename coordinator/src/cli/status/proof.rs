@@ -29,31 +29,36 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// A count with its unit.
-fn amount(count: u64, is_bytes: bool) -> String {
-    if is_bytes { bytes(count) } else { count.to_string() }
+/// `1 segment`, `12 segments`.
+fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The counts of all links for a table: `12 dropped`, `3 refused`.
+/// The counts of all links for a table: `12 dropped`, `3 dials stopped`.
 #[must_use]
 pub fn in_short(total: &LinkEvidence) -> Vec<String> {
+    let dials = if total.attempts_refused == 1 { "dial stopped" } else { "dials stopped" };
+    let slices = if total.slices == 1 { "slice" } else { "slices" };
     [
         (total.dropped_segments, false, "dropped"),
-        (total.attempts_refused, false, "refused"),
+        (total.attempts_refused, false, dials),
         (total.held_bytes, true, "held"),
         (total.delayed_chunks, false, "delayed"),
         (total.delayed_accepts, false, "accepted late"),
         (total.lost_chunks, false, "lost"),
         (total.corrupted_bytes, true, "corrupted"),
         (total.paced_bytes, true, "paced"),
-        (total.slices, false, "slices"),
+        (total.slices, false, slices),
         (total.resets, false, "reset"),
         (total.closes, false, "closed"),
         (total.leaked_bytes, true, "LEAKED"),
     ]
     .into_iter()
     .filter(|(count, ..)| *count > 0)
-    .map(|(count, is_bytes, word)| format!("{} {word}", amount(count, is_bytes)))
+    .map(|(count, is_bytes, word)| {
+        let amount = if is_bytes { bytes(count) } else { count.to_string() };
+        format!("{amount} {word}")
+    })
     .collect()
 }
 
@@ -79,23 +84,27 @@ pub fn of_link(evidence: &LinkEvidence) -> String {
         last_hit_ms: _,
     } = evidence;
     let counts: Vec<String> = [
-        (connections, false, "connections"),
-        (dropped_segments, false, "segments dropped"),
-        (attempts_refused, false, "attempts refused"),
-        (held_bytes, true, "held"),
-        (delayed_chunks, false, "chunks delayed"),
-        (delayed_accepts, false, "accepts delayed"),
-        (lost_chunks, false, "chunks lost and sent again"),
-        (corrupted_bytes, true, "corrupted"),
-        (paced_bytes, true, "paced"),
-        (slices, false, "slices"),
-        (resets, false, "connections reset"),
-        (closes, false, "connections closed"),
-        (leaked_bytes, true, "LEAKED"),
+        (connections, Some("connection"), ""),
+        (dropped_segments, Some("segment"), "dropped"),
+        // Answered by a reset or by nothing: which, the effect says.
+        (attempts_refused, Some("dial"), "stopped"),
+        (held_bytes, None, "held"),
+        (delayed_chunks, Some("chunk"), "delayed"),
+        (delayed_accepts, Some("accept"), "delayed"),
+        (lost_chunks, Some("chunk"), "lost and sent again"),
+        (corrupted_bytes, None, "corrupted"),
+        (paced_bytes, None, "paced"),
+        (slices, Some("slice"), ""),
+        (resets, Some("connection"), "reset"),
+        (closes, Some("connection"), "closed"),
+        (leaked_bytes, None, "LEAKED"),
     ]
     .into_iter()
     .filter(|(count, ..)| **count > 0)
-    .map(|(count, is_bytes, word)| format!("{} {word}", amount(*count, is_bytes)))
+    .map(|(count, thing, fate)| {
+        let many = thing.map_or_else(|| bytes(*count), |thing| counted(*count, thing));
+        format!("{many} {fate}").trim_end().to_owned()
+    })
     .collect();
     if counts.is_empty() { "no traffic".to_owned() } else { counts.join(", ") }
 }
@@ -152,11 +161,17 @@ pub fn canary(report: &CanaryReport) -> String {
     let fastest = fastest_us.map(|us| format!(", the fastest in {}", millis(us)));
     parts.push(match (tries, answers) {
         (0, _) => "not asked while in force".to_owned(),
-        (tries, 0) => format!("no answer to {tries} tries while in force"),
-        (tries, answers) => format!(
-            "{answers} answers to {tries} tries while in force{}",
-            fastest.unwrap_or_default()
-        ),
+        (tries, answers) => {
+            let tries = if *tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
+            match answers {
+                0 => format!("no answer to {tries} while in force"),
+                _ => format!(
+                    "{} to {tries} while in force{}",
+                    counted(u64::from(*answers), "answer"),
+                    fastest.unwrap_or_default()
+                ),
+            }
+        }
     });
     parts.extend(match (healed_after_ms, report.is_over) {
         (Some(ms), _) => Some(format!("answered {ms} ms after the end")),

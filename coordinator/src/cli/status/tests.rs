@@ -103,7 +103,7 @@ fn faults_show_what_they_did_and_problems_stand_below() {
             kv-3  etcd  h3    ready          http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s  split
 
             FAULT  STATE   EFFECT  ON                GRADE   LEFT   EVIDENCE
-            split  active  cut     kv-1 | kv-2,kv-3  packet  9m58s  confirmed: 12 dropped, 3 refused
+            split  active  cut     kv-1 | kv-2,kv-3  packet  9m58s  confirmed: 12 dropped, 3 dials stopped
 
             pending  h3 has not applied generation 4
             stuck  port 2379 of kv-2 is held by pid 12 (etcd); move it with: …

@@ -201,7 +201,7 @@ pub fn fault(fault: &FaultStatus) -> (&'static str, Tone) {
     }
 }
 
-/// A fault's verdict and what it is drawn from: `confirmed: 12 dropped, 3 refused`.
+/// A fault's verdict and what it is drawn from: `confirmed: 12 dropped, 3 dials stopped`.
 #[must_use]
 pub fn evidence(fault: &FaultStatus) -> (String, Tone) {
     let (word, tone) = match fault.evidence.verdict {

@@ -194,6 +194,7 @@ async fn lend(client: &Client, lasts: Duration) -> Result<(), Failure> {
         if_generation: None,
         blueprints: Default::default(),
         everyone: false,
+        files: Default::default(),
     };
     client.edit(&request).await.map(drop)
 }
@@ -297,6 +298,7 @@ mod tests {
             hosts: 3,
             token: String::new(),
             ephemeral: false,
+            remote: Vec::new(),
         };
         let text = welcome(&context, &testing::three_nodes());
         expect![[r#"

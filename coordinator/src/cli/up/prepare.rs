@@ -67,6 +67,7 @@ pub fn prepare(session: &Session, plan: &Plan) -> Result<Lab, Failure> {
     let _lock = lock(places, &name)?;
     let known = Context::read(&places.lab_dir(&name))?;
     if let Some(context) = known {
+        context.must_be_own("up")?;
         return existing(places, plan, context);
     }
     let claims = Claims::lock(Path::new(CLAIMS_DIR))?;
@@ -82,6 +83,7 @@ pub fn prepare(session: &Session, plan: &Plan) -> Result<Lab, Failure> {
         ephemeral: plan.args.ephemeral,
         dir,
         name,
+        remote: Vec::new(),
     };
     context.write()?;
     Ok(Lab { context, was_running: false })

@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(say(&Goal::Leader(kv, None)), "kv-1 leads kv");
         let split = "split".parse().unwrap();
         let text = say(&Goal::Confirmed(split));
-        assert_eq!(text, "split is active · confirmed: 12 dropped, 3 refused");
+        assert_eq!(text, "split is active · confirmed: 12 dropped, 3 dials stopped");
         let is = Goal::Is("kv-2".parse().unwrap(), status.nodes[1].observed);
         assert_eq!(say(&is), "kv-2 is ready, run 1");
     }

@@ -30,7 +30,7 @@ fn a_deadline_is_its_hosts_and_no_clock_that_was_stepped_moves_it() {
     let mut world = ready();
     let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
     world.obey();
-    let mut say = |world: &mut super::super::fixtures::World, active: bool| {
+    let say = |world: &mut super::super::fixtures::World, active: bool| {
         for report in world.reports.values_mut() {
             let seen = report.faults.get_mut(&name).unwrap();
             (seen.active, seen.expired) = (active, !active);

@@ -11,6 +11,7 @@ use faultbed_common::{
     link::Party,
     name::{ClusterName, FaultName, NodeName},
     nearest::nearest,
+    program::{Content, Needs},
     report::NodeReport,
     shape,
     target::{self, Reports},
@@ -37,6 +38,10 @@ pub(in crate::decide) struct Change<'a> {
     pub means: Means,
     /// Things to know that do not prevent it.
     pub notes: Vec<String>,
+    /// What the asker must do before it can be accepted.
+    pub needs: Needs,
+    /// Contents that it takes from the asker, by path.
+    pub takes: BTreeMap<String, Content>,
 }
 
 impl<'a> Change<'a> {
@@ -50,6 +55,8 @@ impl<'a> Change<'a> {
             everyone: false,
             means: Means::Verb,
             notes: Vec::new(),
+            needs: Needs::default(),
+            takes: BTreeMap::new(),
         }
     }
 
@@ -114,8 +121,9 @@ impl<'a> Change<'a> {
             }),
             resolved: diff::resolved(self.before, &self.lab),
             notes: self.notes,
+            needs: self.needs,
         };
-        Ok(Decision { lab: self.lab, reply, what })
+        Ok(Decision { lab: self.lab, reply, what, takes: self.takes })
     }
 
     /// Takes nodes that are gone out of faults, and ends faults that have nothing left to act on.

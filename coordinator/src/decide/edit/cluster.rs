@@ -10,6 +10,7 @@ use faultbed_common::{
     lab::{Cluster, Origin},
     name::{ClusterName, NodeName, RoleName},
     place::{counts, next_blocks, place},
+    program::{Source, source},
     spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
 };
 
@@ -184,6 +185,13 @@ fn check(
         if wanted.path.as_deref() == Some("") {
             return Err(invalid(format!("cluster {name}: {role}.path is empty; leave it out")));
         }
+        let own = wanted.node.values().filter_map(|node| node.path.as_deref());
+        if let Some(url) = own.chain(wanted.path.as_deref()).find(|path| is_web(path)) {
+            return Err(invalid(format!(
+                "cluster {name}: {role}.path: programs are not fetched from the network; \
+                 download {url} and name the file"
+            )));
+        }
     }
     // For a cluster that is new, `place` says what a count may be.
     if change.lab.clusters.contains_key(name)
@@ -195,6 +203,10 @@ fn check(
         )));
     }
     Ok(())
+}
+
+fn is_web(path: &str) -> bool {
+    matches!(source(path), Source::Web(_))
 }
 
 /// No path, argument or variable of a process can hold one.

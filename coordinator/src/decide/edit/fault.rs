@@ -34,7 +34,7 @@ pub(super) enum When {
 /// `inject`: begins at once. Returns what was asked, in words.
 pub(super) fn inject(
     change: &mut Change<'_>,
-    name: Option<&FaultName>,
+    given: Option<&FaultName>,
     spec: &FaultSpec,
 ) -> Result<String, Refusal> {
     let mut spec = spec.clone();
@@ -44,7 +44,7 @@ pub(super) fn inject(
     }
     // A verb is now, so `at` would say nothing.
     spec.at = None;
-    let name = match name {
+    let name = match given {
         Some(name) => {
             let old = change.lab.faults.get(name);
             if old.is_some_and(|old| !old.is_ended()) {
@@ -61,9 +61,23 @@ pub(super) fn inject(
         None => choose_name(change, &spec),
     };
     let origin = change.origin();
-    accept(change, &name, &spec, origin, When::Now)?;
-    let targets = shape::targets(&spec).join(" ");
-    Ok(format!("inject {name}: {} {targets}", shape::summary(&spec)))
+    let own_name = given.is_some();
+    accept(change, &name, &spec, origin, When::Now).map_err(|refusal| match refusal {
+        // A name that was only going to be chosen means nothing to anybody.
+        Refusal::Invalid(why) if !own_name => {
+            invalid(why.replacen(&format!("fault {name}: "), "", 1))
+        }
+        refusal => refusal,
+    })?;
+    Ok(format!("inject {name}: {} {}", shape::summary(&spec), sides(change, &name)))
+}
+
+/// On whom a fault turned out to act: `kv-1 | kv-2,kv-3`.
+fn sides(change: &Change<'_>, name: &FaultName) -> String {
+    change.lab.faults.get(name).map_or_else(String::new, |fault| {
+        let groups = fault.resolved.groups.iter().map(|group| group.join(","));
+        groups.collect::<Vec<_>>().join(fault.resolved.between())
+    })
 }
 
 /// `<kind>-<n>`, with the generation it makes as its number, so that none is ever used again.
@@ -224,6 +238,10 @@ fn note_untouched(
     let nodes: Vec<&str> = resolved.untouched.iter().map(|node| node.as_str()).collect();
     match nodes.as_slice() {
         [] => {}
+        bridges if spec.bridge.is_some() => {
+            let see = if bridges.len() == 1 { "sees" } else { "see" };
+            change.note(format!("{} {see} both sides of {name}", bridges.join(", ")));
+        }
         [one] => change.note(format!("{one} is in no group of {name} and keeps its links")),
         many => {
             let many = many.join(", ");

@@ -7,6 +7,7 @@ mod laws;
 mod leases;
 mod nodes;
 mod own;
+mod programs;
 
 use super::{Refusal, decide_hand_edit};
 use crate::decide::fixtures::{World, empty, key, ready};

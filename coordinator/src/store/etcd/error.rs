@@ -45,7 +45,9 @@ fn from_status(address: &EtcdAddress, status: &Status) -> StoreError {
             unreachable(address, "no answer in time")
         }
         Code::Cancelled if address.urls().iter().any(|url| url.starts_with("https")) => {
-            unreachable(address, "it closed the connection; it may want a client certificate")
+            let why = "it closed the connection; it may want a client certificate of its CA: give \
+                       --etcd-cert and --etcd-key";
+            unreachable(address, why)
         }
         Code::Ok
         | Code::Cancelled
@@ -86,8 +88,22 @@ fn connection(error: &(dyn StdError + 'static)) -> Option<String> {
             "the connection broke".to_owned()
         }
         io::ErrorKind::TimedOut => "no answer in time".to_owned(),
-        _ => found.to_string(),
+        _ => in_words(found.to_string()),
     })
+}
+
+/// What TLS said, with the flag that helps.
+fn in_words(said: String) -> String {
+    let flag = if said.contains("UnknownIssuer") {
+        "its certificate is not of the CA in --etcd-ca"
+    } else if said.contains("NotValidForName") {
+        "its certificate is for other names than the address; use one of those"
+    } else if said.contains("CertificateRequired") || said.contains("BadCertificate") {
+        "it wants a client certificate of its CA: give --etcd-cert and --etcd-key"
+    } else {
+        return said;
+    };
+    format!("{flag} ({said})")
 }
 
 fn find_io<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e io::Error> {

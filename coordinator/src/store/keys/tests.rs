@@ -147,6 +147,7 @@ fn cluster(args: &str) -> Cluster {
         stop_by: StopBy::Signal(9),
         wipes: 1,
         joined: true,
+        pushed: None,
     };
     let blueprint = serde_json::json!({ "name": "etcd", "summary": "", "role": {
         "etcd": { "program": "etcd", "count": 3, "port": { "client": { "default": 2379 } } } } });

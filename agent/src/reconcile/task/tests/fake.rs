@@ -14,6 +14,7 @@ use faultbed_common::{
     host_spec::NodeSpec,
     name::NodeName,
     probe::Probe,
+    program::{Pushed, Sha256},
     proxy_spec::ProxyFile,
     report::{FaultReport, Identity},
 };
@@ -24,7 +25,7 @@ use crate::{
     canary::{Answer, Question},
     clock::BootTime,
     reconcile::{
-        Asked, Ended, NodeOrders, NodeRecord, Run, Running, Why,
+        Asked, Ended, Fetching, NodeOrders, NodeRecord, Run, Running, Why,
         evidence::Kept,
         hands::{
             CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
@@ -44,6 +45,7 @@ struct World {
     stubborn: BTreeSet<NodeName>,
     calls: Vec<String>,
     commands: Vec<String>,
+    programs: BTreeSet<Sha256>,
     start_delay: Duration,
     answer_delay: Duration,
     rules_delay: Duration,
@@ -62,12 +64,19 @@ struct Node {
 pub(super) struct FakeHands {
     world: Arc<Mutex<World>>,
     changes: watch::Sender<u64>,
+    /// Whether programs come.
+    fetches: watch::Sender<bool>,
     began: Instant,
 }
 
 impl Default for FakeHands {
     fn default() -> Self {
-        Self { world: Arc::default(), changes: watch::channel(0).0, began: Instant::now() }
+        Self {
+            world: Arc::default(),
+            changes: watch::channel(0).0,
+            fetches: watch::channel(true).0,
+            began: Instant::now(),
+        }
     }
 }
 
@@ -86,6 +95,11 @@ impl FakeHands {
             let code = signal.is_none().then_some(0);
             *run = Run::Ended(Ended { incarnation, code, signal, at, asked });
         });
+    }
+
+    /// No program comes until this is taken back.
+    pub(super) fn hold_fetches(&self, held: bool) {
+        self.fetches.send_replace(!held);
     }
 
     pub(super) fn make_stubborn(&self, node: &NodeName) {
@@ -232,6 +246,21 @@ impl Hands for FakeHands {
             _ => true,
         };
         self.until(is_over)
+    }
+
+    fn has_program(&self, pushed: &Pushed) -> bool {
+        self.change(|world| world.programs.contains(&pushed.content.sha256))
+    }
+
+    async fn fetch(&self, pushed: Pushed) -> Result<(), String> {
+        let mut open = self.fetches.subscribe();
+        open.wait_for(|open| *open).await.map_err(|error| error.to_string())?;
+        self.change(|world| world.programs.insert(pushed.content.sha256));
+        Ok(())
+    }
+
+    fn fetching(&self) -> Option<Fetching> {
+        None
     }
 
     fn start(&self, order: &StartOrder) -> Result<Binary, String> {

@@ -37,13 +37,31 @@ fn an_injected_fault_begins_at_once_with_a_name_and_a_time() {
         .edit(Edit::Inject { name: None, spec: fault("partition = [\"kv-1\", \"kv-2\"]") })
         .unwrap();
     let name = format!("partition-{generation}");
-    assert_eq!(decision.what, format!("inject {name}: cut kv-1 kv-2"));
+    assert_eq!(decision.what, format!("inject {name}: cut kv-1 | kv-2"));
     let notes = decision.reply.notes.join("\n");
     assert!(notes.contains("lasts 10m unless healed"), "{notes}");
     assert!(notes.contains("kv-3 is in no group"), "{notes}");
     let fault = &world.lab.faults[&key(name.as_str())];
     assert_eq!(fault.phase, Phase::Active { since_unix_ms: world.now });
     assert_eq!(decision.reply.resolved[&key(name.as_str())], fault.resolved);
+}
+
+#[test]
+fn a_fault_that_is_refused_has_no_name() {
+    let mut world = ready();
+    let why = world.inject("isolate = \"kv-9\"").unwrap_err().to_string();
+    assert!(why.contains("kv-9") && !why.contains("isolate-"), "{why}");
+    let why = inject_as(&mut world, "mine", "isolate = \"kv-9\"").unwrap_err();
+    assert!(why.contains("fault mine: "), "{why}");
+}
+
+#[test]
+fn a_bridge_is_told_as_what_it_is() {
+    let mut world = ready();
+    let decision = world.edit(Edit::Inject { name: None, spec: fault("bridge = \"kv\"") }).unwrap();
+    let notes = decision.reply.notes.join("\n");
+    assert!(notes.contains(" sees both sides of "), "{notes}");
+    assert!(decision.what.contains(" | "), "{}", decision.what);
 }
 
 #[test]

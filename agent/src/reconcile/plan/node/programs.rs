@@ -1,0 +1,51 @@
+//! Programs that were pushed: here before their node starts, and before the one that runs is ended.
+
+use std::path::Path;
+
+use faultbed_common::host_spec::{NodeSpec, StopBy};
+
+use super::{Goal, Part, View, step_or_wait};
+use crate::reconcile::{NodeAct, Running};
+
+impl View<'_> {
+    /// How far its program is, in words. Others' programs may come before it.
+    pub(super) fn fetching(&self) -> String {
+        let spec = self.wanted.spec.nodes.get(self.name);
+        let Some(pushed) = spec.and_then(|spec| spec.launch.pushed.as_ref()) else {
+            return "fetching its program".to_owned();
+        };
+        let wanted = &pushed.content;
+        let bytes = match self.fetching {
+            Some(fetching) if fetching.sha256 == wanted.sha256 => fetching.bytes,
+            Some(_) | None => 0,
+        };
+        let percent = bytes.saturating_mul(100) / wanted.bytes.max(1);
+        let megabytes = wanted.bytes.div_ceil(1_000_000);
+        format!("fetching {}: {percent}% of {megabytes} MB", pushed.path)
+    }
+
+    /// Fetches the program that was pushed for it, where it is not here.
+    pub(super) fn fetch(&self, spec: &NodeSpec) -> Option<Part<NodeAct>> {
+        let pushed = spec.launch.pushed.as_ref()?;
+        if self.programs.contains(Path::new(&spec.launch.program)) {
+            return None;
+        }
+        let act = NodeAct::Fetch { pushed: pushed.clone() };
+        Some(step_or_wait(self.observed, act, self.fetching(), self.now))
+    }
+
+    /// A node that is to run another program goes on until that is here. One that is to die as by
+    /// a failure dies at once.
+    pub(super) fn fetch_first(&self, goal: &Goal<'_>, running: &Running) -> Option<Part<NodeAct>> {
+        let Goal::Up(spec) = goal else { return None };
+        if spec.stop_by != StopBy::Grace || running.asked.is_some() {
+            return None;
+        }
+        let fetch = self.fetch(spec)?;
+        let orders = self.orders(goal);
+        if self.observed.orders.as_ref() != Some(&orders) {
+            return Some(self.tell(running, orders));
+        }
+        Some(if self.observed.busy.is_empty() { fetch } else { self.wait_for_busy() })
+    }
+}

@@ -1,0 +1,82 @@
+//! What opens an etcd that does not let everybody in: its CA, a client certificate, a user.
+
+use std::path::{Path, PathBuf};
+
+use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+
+use super::EtcdAddress;
+use crate::store::StoreError;
+
+/// How a coordinator shows an etcd who it is. Agents and the command line never have any of this.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct EtcdAccess {
+    /// The CA that etcd's certificate is of, a file in PEM.
+    pub ca: Option<PathBuf>,
+    /// Our certificate, a file in PEM.
+    pub cert: Option<PathBuf>,
+    /// Its private key, a file in PEM.
+    pub key: Option<PathBuf>,
+    /// An etcd user, and the password.
+    pub user: Option<(String, String)>,
+}
+
+/// Without the password.
+impl std::fmt::Debug for EtcdAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdAccess")
+            .field("ca", &self.ca)
+            .field("cert", &self.cert)
+            .field("key", &self.key)
+            .field("user", &self.user.as_ref().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+fn refuse(why: &str) -> StoreError {
+    StoreError::Invalid(format!("open etcd: {why}"))
+}
+
+fn read(flag: &str, path: &Path) -> Result<Vec<u8>, StoreError> {
+    std::fs::read(path).map_err(|error| refuse(&format!("read {flag} {}: {error}", path.display())))
+}
+
+impl EtcdAccess {
+    /// Options of a connection with all that is given.
+    ///
+    /// # Errors
+    /// A file cannot be read, or flags do not fit each other or the address.
+    pub(super) fn apply(
+        &self,
+        address: &EtcdAddress,
+        mut options: ConnectOptions,
+    ) -> Result<ConnectOptions, StoreError> {
+        let is_tls = address.urls().iter().any(|url| url.starts_with("https://"));
+        if is_tls && !address.urls().iter().all(|url| url.starts_with("https://")) {
+            return Err(refuse("some members are https and some http; write all alike"));
+        }
+        if is_tls {
+            let Some(ca) = &self.ca else {
+                return Err(refuse("https needs --etcd-ca FILE, the CA of etcd's certificate"));
+            };
+            let mut tls =
+                TlsOptions::new().ca_certificate(Certificate::from_pem(read("--etcd-ca", ca)?));
+            match (&self.cert, &self.key) {
+                (Some(cert), Some(key)) => {
+                    let (cert, key) = (read("--etcd-cert", cert)?, read("--etcd-key", key)?);
+                    tls = tls.identity(Identity::from_pem(cert, key));
+                }
+                (None, None) => {}
+                (Some(_), None) => return Err(refuse("--etcd-cert needs --etcd-key FILE")),
+                (None, Some(_)) => return Err(refuse("--etcd-key needs --etcd-cert FILE")),
+            }
+            options = options.with_tls(tls);
+        } else if self.ca.is_some() || self.cert.is_some() || self.key.is_some() {
+            return Err(refuse("--etcd-ca, --etcd-cert and --etcd-key are for https addresses"));
+        }
+        if let Some((user, password)) = &self.user {
+            // Tokens end with the server that gave them.
+            options = options.with_user(user, password).with_auto_token_refresh(true);
+        }
+        Ok(options)
+    }
+}
