@@ -144,11 +144,11 @@ fn kill_mode() -> Option<(PathBuf, Option<String>)> {
         over.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     over.sort();
     texts.extend(over.iter().map(|path| fs::read_to_string(path).unwrap_or_default()));
-    let said = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
+    let mut said = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
         let (key, value) = line.split_once('=')?;
         (key.trim() == "KillMode").then(|| value.trim().to_owned())
     });
-    Some((unit, said.last()))
+    Some((unit, said.next_back()))
 }
 
 #[cfg(test)]
