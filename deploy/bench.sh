@@ -1,7 +1,7 @@
 #!/bin/sh
 # Benchmarks with release binaries: medians, and ratios between targets of one run.
 #
-#   deploy/bench.sh start|flip|hosts|idle [--json]
+#   deploy/bench.sh start|flip|hosts|idle|identity [--json]
 #   deploy/bench.sh link [--json] [--rounds N] [--only TEST,…] [--targets NAME,…] [--also NAME=BINARY]
 #   deploy/bench.sh effects [--json] [--only TEST,…]
 #   deploy/bench.sh kernel [WORD …]

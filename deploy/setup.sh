@@ -36,11 +36,13 @@ if [ "$purpose" = test ]; then
     need ip iproute2
     need nft nftables
     need ethtool ethtool
+    need nats-server nats-server
+    need java default-jre-headless
+    [ -e /usr/share/java/zookeeper.jar ] || missing="$missing zookeeper"
     need systemd-analyze systemd # says what is wrong in our units; nothing of it is started
     need dpkg-deb dpkg
     # The survival matrix moves the wall clocks of daemons, each by itself.
     [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
-    need nats-server nats-server
 fi
 if [ "$purpose" = bench ]; then # what our proxy is measured against, and the tools to be alone with it
     need haproxy haproxy

@@ -73,6 +73,11 @@ pub enum Edit {
         /// As text.
         value: String,
     },
+    /// Take nodes out of their cluster for good: their role has so many fewer.
+    Remove {
+        /// Targets as written.
+        targets: Vec<String>,
+    },
     /// A new fault.
     Inject {
         /// Its name; chosen where it is not said.

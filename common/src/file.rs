@@ -105,10 +105,13 @@ fn parse_tree<'a>(text: &'a str, problems: &Problems) -> Option<Spanned<DeTable<
 }
 
 /// The blueprints that ship with Faultbed: name and text.
-pub const SHIPPED: [(&str, &str); 5] = [
+pub const SHIPPED: [(&str, &str); 8] = [
+    ("cockroach", include_str!("../../deploy/blueprints/cockroach.toml")),
     ("etcd", include_str!("../../deploy/blueprints/etcd.toml")),
     ("nats", include_str!("../../deploy/blueprints/nats.toml")),
     ("postgres", include_str!("../../deploy/blueprints/postgres.toml")),
     ("redis", include_str!("../../deploy/blueprints/redis.toml")),
     ("redis-cluster", include_str!("../../deploy/blueprints/redis-cluster.toml")),
+    ("tidb", include_str!("../../deploy/blueprints/tidb.toml")),
+    ("zookeeper", include_str!("../../deploy/blueprints/zookeeper.toml")),
 ];

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use blocks::next_blocks;
 pub(crate) use ports::reserved;
+pub use ports::used as used_ports;
 
 use crate::{
     blueprint::Blueprint,

@@ -176,7 +176,7 @@ impl Scene<'_> {
                 None => program.strip_prefix("host:").unwrap_or(program).to_owned(),
             },
             pushed: place.pushed.clone(),
-            search: role.search.clone(),
+            search: search(role, program),
             args: self.args(name, place, role, spec)?,
             env: self.env(name, role, spec, own)?,
             user: role.user.clone(),
@@ -308,6 +308,14 @@ impl Scene<'_> {
             .map(|(i, template)| self.text(node, &format!("{place}[{i}]"), template))
             .collect()
     }
+}
+
+/// A server that is not in PATH often has its tools beside it.
+fn search(role: &Role, program: &str) -> Vec<String> {
+    let program = program.strip_prefix("host:").unwrap_or(program);
+    let beside = Path::new(program).parent().filter(|dir| dir.is_absolute());
+    let beside = beside.map(|dir| dir.display().to_string());
+    role.search.iter().cloned().chain(beside).collect()
 }
 
 fn node_ports(

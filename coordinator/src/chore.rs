@@ -151,7 +151,7 @@ impl Chores {
             }
             let SpecKey { kind, name } = edit.key.clone();
             let words = (kind.as_str(), name.as_str(), edit.value.as_deref());
-            match decide_hand_edit(&seen.lab, &reports, words, &asked(BY_HAND)) {
+            match decide_hand_edit(&seen.lab, &reports, words, &asked(seen, BY_HAND)) {
                 Ok(decision) => {
                     info!(%kind, %name, "adopt hand edit");
                     if let Err(error) = self.editor.commit(seen, &decision, BY_HAND).await {
@@ -169,7 +169,7 @@ impl Chores {
             }
         }
         let ages = seen.fault_ages_ms(tokio::time::Instant::now());
-        if let Some(decision) = chores::due(&seen.lab, &reports, &ages, &asked(AUTOMATIC))
+        if let Some(decision) = chores::due(&seen.lab, &reports, &ages, &asked(seen, AUTOMATIC))
             && let Err(error) = self.editor.commit(seen, &decision, AUTOMATIC).await
         {
             warn!(%error, what = decision.what, "commit automatic change");

@@ -28,6 +28,7 @@ pub mod object;
 pub mod output;
 pub mod paths;
 pub mod push;
+pub mod scale;
 pub mod show;
 pub mod start;
 pub mod status;
@@ -172,12 +173,14 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::Down(args) => down::run(session, args).await,
         Verb::Start(args) => Box::pin(start::run(session, args, matches, argv)).await,
         Verb::Stop(args) => node::verb(session, args, NodeVerb::Stop).await,
-        Verb::Restart(args) => node::verb(session, args, NodeVerb::Restart).await,
+        Verb::Restart(args) => Box::pin(node::rolling::restart(session, args)).await,
         Verb::Kill(args) => node::kill(session, args).await,
         Verb::Pause(args) => node::pause(session, args).await,
         Verb::Resume(args) => node::resume(session, args).await,
         Verb::Wipe(args) => node::verb(session, args, NodeVerb::Wipe).await,
         Verb::Set(args) => node::set(session, args).await,
+        Verb::Scale(args) => Box::pin(scale::scale(session, args)).await,
+        Verb::Remove(args) => Box::pin(scale::remove(session, args)).await,
         Verb::Upgrade(args) => Box::pin(node::upgrade::run(session, args)).await,
         Verb::Partition(args) => fault::partition(session, args).await,
         Verb::Isolate(args) => fault::isolate(session, args).await,

@@ -56,7 +56,8 @@ impl Editor {
     pub async fn edit(&self, request: &EditRequest, by: &str) -> Result<EditReply, EditError> {
         for _ in 0..EDIT_TRIES_MAX {
             let seen = self.mirror.now();
-            let mut decision = decide(&seen.lab, &reports_of_living(&seen), request, &asked(by))?;
+            let mut decision =
+                decide(&seen.lab, &reports_of_living(&seen), request, &asked(&seen, by))?;
             if !request.plan {
                 // Nothing is accepted that hosts could not have.
                 let missing = |content: &Content| !self.contents.held(content).whole;
@@ -107,10 +108,11 @@ pub fn reports_of_living(seen: &Mirror) -> Reports {
         .collect()
 }
 
-/// Who asks, now, with fresh dice.
+/// Who asks, now, with fresh dice, and where coordinators are.
 #[must_use]
-pub fn asked(by: &str) -> Asked {
-    Asked { by: by.to_owned(), now_unix_ms: unix_ms(), dice: rand::random() }
+pub fn asked(seen: &Mirror, by: &str) -> Asked {
+    let control = crate::pki::control_addresses(seen);
+    Asked { by: by.to_owned(), now_unix_ms: unix_ms(), dice: rand::random(), control }
 }
 
 /// Milliseconds since the epoch.

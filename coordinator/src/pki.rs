@@ -7,7 +7,8 @@ pub mod authority;
 pub mod record;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -32,7 +33,7 @@ use self::{
 use crate::{
     decide::edit::host_readmitted,
     editor::{Editor, asked, unix_ms},
-    mirror::MirrorHandle,
+    mirror::{Mirror, MirrorHandle},
     store::{Compare, Kv, Op, Revision, StoreError, Txn},
 };
 
@@ -316,7 +317,7 @@ impl Pki {
             if !seen.lab.removed_hosts.contains_key(name) {
                 return Ok(());
             }
-            let decision = host_readmitted(&seen.lab, name, &asked(by))
+            let decision = host_readmitted(&seen.lab, name, &asked(&seen, by))
                 .map_err(|refusal| PkiError::Refused(refusal.to_string()))?;
             if self.editor.commit(&seen, &decision, by).await? {
                 return Ok(());
@@ -447,4 +448,12 @@ fn text(value: &impl Serialize) -> String {
 
 fn read<T: DeserializeOwned>(kv: &Kv) -> Option<T> {
     serde_json::from_slice(&kv.value).ok()
+}
+
+/// Where the coordinators are reached that gave an address and no name.
+#[must_use]
+pub fn control_addresses(seen: &Mirror) -> BTreeSet<SocketAddr> {
+    let records = seen.pki.iter().filter(|(below, _)| below.starts_with("coordinator/"));
+    let urls = records.filter_map(|(_, kv)| read::<CoordinatorRecord>(kv)).flat_map(|r| r.urls);
+    urls.filter_map(|url| url.strip_prefix("https://")?.parse().ok()).collect()
 }

@@ -6,3 +6,5 @@ mod nats;
 mod postgres;
 mod redis;
 mod redis_cluster;
+mod stand_ins;
+mod zookeeper;

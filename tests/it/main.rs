@@ -12,5 +12,6 @@ mod hosts;
 mod people;
 mod store_etcd;
 mod tidy;
+mod trust;
 mod up_down;
 mod verbs;

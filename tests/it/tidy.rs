@@ -27,7 +27,7 @@ fn sources() -> BTreeMap<String, String> {
         }
     }
     let mut found = BTreeMap::new();
-    for member in ["proto", "common", "agent", "coordinator", "tests"] {
+    for member in ["proto", "common", "trust", "agent", "coordinator", "tests"] {
         walk(&root(), &root().join(member), &mut found);
     }
     found

@@ -70,7 +70,11 @@ pub(super) struct Disk {
 pub(super) fn gather(dir: &Path) -> Facts {
     let abilities = proxy::abilities();
     let status = read("/proc/self/status").unwrap_or_default();
-    let tagged = node::leftovers(Path::new("/")).unwrap_or_default();
+    let mut tagged = node::leftovers(Path::new("/")).unwrap_or_default();
+    // Those of a container are looked after in there, by files that cannot be seen from here.
+    let files_of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let here = files_of("self");
+    tagged.retain(|left| files_of(&left.process.pid.to_string()) == here);
     Facts {
         release: rustix::system::uname().release().to_string_lossy().into_owned(),
         notify: ask::notify(),
@@ -140,11 +144,11 @@ fn kill_mode() -> Option<(PathBuf, Option<String>)> {
         over.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     over.sort();
     texts.extend(over.iter().map(|path| fs::read_to_string(path).unwrap_or_default()));
-    let said = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
+    let mut said = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
         let (key, value) = line.split_once('=')?;
         (key.trim() == "KillMode").then(|| value.trim().to_owned())
     });
-    Some((unit, said.last()))
+    Some((unit, said.next_back()))
 }
 
 #[cfg(test)]

@@ -140,7 +140,12 @@ impl Engine {
         lookup.set_lab(file.lab.clone());
         if let Some(dir) = self.path.parent() {
             let known = Diallers::of(&file.spec);
-            lookup.origin().follow(lookup, file.lab.clone(), (file.spec.desk, &known), dir);
+            // Both would share the port, and each get some of the other's connections.
+            let is_taken = |desk: &SocketAddr| {
+                file.spec.listeners.iter().any(|listener| listener.listen == *desk)
+            };
+            let desk = file.spec.desk.filter(|desk| !is_taken(desk));
+            lookup.origin().follow(lookup, file.lab.clone(), (desk, &known), dir);
         }
         self.file = file;
         Ok(())

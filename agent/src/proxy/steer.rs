@@ -200,7 +200,7 @@ impl Gate {
                 }
             }
         }
-        self.add_probe(&mut wanted)?;
+        self.add_probe(&mut wanted);
         if wanted != self.steering {
             self.attach(&wanted)?;
             self.steering = wanted;
@@ -217,21 +217,25 @@ impl Gate {
         Ok(())
     }
 
-    /// Has a program that looks at ports keep out one that nobody uses, so that it can be tried.
-    fn add_probe(&mut self, wanted: &mut Steering) -> io::Result<()> {
+    /// Has a program that looks at ports keep out one that nobody uses, so that it can be tried. The
+    /// port stays ours as long as the listener is there; where none is left, nothing is tried.
+    fn add_probe(&mut self, wanted: &mut Steering) {
         let v4 = self.listen.is_ipv4();
         if !wanted.ranges.keys().any(|address| address.is_ipv4() == v4) {
-            // The port is somebody's again once no program names it.
-            return Ok(());
+            return;
         }
-        let probe = match self.probe.take() {
-            Some(probe) => probe,
-            None => Probe::open(self.listen)?,
-        };
-        let only = PortBlock { first: probe.address.port(), count: 1 };
-        wanted.ranges.entry(probe.address.ip()).or_default().insert(0, (only, CLOSED));
-        self.probe = Some(probe);
-        Ok(())
+        let probe = self.probe.take().map_or_else(|| Probe::open(self.listen), Ok);
+        match probe {
+            Ok(probe) => {
+                let only = PortBlock { first: probe.address.port(), count: 1 };
+                let ranges = wanted.ranges.entry(probe.address.ip()).or_default();
+                ranges.insert(0, (only, CLOSED));
+                self.probe = Some(probe);
+            }
+            Err(error) => {
+                tracing::warn!(listener = %self.listen, %error, "take a port to try the steering");
+            }
+        }
     }
 
     fn attach(&mut self, wanted: &Steering) -> io::Result<()> {

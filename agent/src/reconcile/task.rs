@@ -52,6 +52,7 @@ const EVIDENCE: Duration = Duration::from_secs(1);
 
 /// While a program is fetched it is looked at this often how far it is.
 const FETCHED: Duration = Duration::from_secs(1);
+
 /// An agent that has just begun tries to hear a coordinator for so long before it holds that it does
 /// not: when one was heard last is known to some seconds only.
 const CONNECT_FIRST: Duration = Duration::from_secs(2);

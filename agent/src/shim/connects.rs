@@ -1,4 +1,5 @@
 //! The thread that answers for connects: binds those to proxies of the lab to what names the node.
+//! What would listen where a proxy does is bound to the private address.
 //!
 //! While it works on a call, the calling thread of the node waits, so it does nothing else: no file,
 //! no allocation, no lock but the one around a table that is swapped whole. Whatever happens, the
@@ -196,9 +197,14 @@ impl Desk {
                 Ok(call) => {
                     // Without an answer the node would hang, and without this thread each of its
                     // connects would fail: a mistake of ours must cost no more than one name.
+                    if call.number == libc::SYS_bind {
+                        let done = panic::catch_unwind(AssertUnwindSafe(|| self.listen(&call)));
+                        answer(&self.listener, call.id, done.ok().flatten());
+                        continue;
+                    }
                     let decision = panic::catch_unwind(AssertUnwindSafe(|| self.decide(&call)));
                     self.shared.count(decision.unwrap_or(Outcome::Unread));
-                    go_on(&self.listener, call.id);
+                    answer(&self.listener, call.id, None);
                 }
                 // ENOENT: the caller was interrupted; or, on newer kernels, there is none left.
                 Err(_) if self.nobody_left() => return,
@@ -239,6 +245,27 @@ impl Desk {
             // No such descriptor, or no such thread any more: the kernel has the right answer.
             Err(_) => Outcome::NotOurs,
         }
+    }
+
+    /// Some databases bind the address that they tell others, and nothing else. That one is the
+    /// proxy's, so they get their private address instead, at the same port. `None` where it is none
+    /// of ours, and the kernel answers.
+    fn listen(&mut self, call: &Call) -> Option<Result<(), Errno>> {
+        let wanted = parse(destination(call).ok()?.bytes())?;
+        let dials = self.shared.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = dials.source(&wanted);
+        drop(dials);
+        if source != Some(Source::Private) {
+            return None;
+        }
+        let number = i32::try_from(call.arguments[0] & 0xffff_ffff).ok()?;
+        let socket = self.callers.descriptor(call.tid, number, self.threads).ok()?;
+        if !still_waits(&self.listener, call.id) {
+            return None;
+        }
+        let is_v6 = sockopt::socket_domain(&socket).ok()? == AddressFamily::INET6;
+        let own = bindable(SocketAddr::new(self.private, wanted.port()), is_v6)?;
+        Some(bind(&socket, &own))
     }
 
     /// Binds a stream socket to what names the node where it dials to.
@@ -397,11 +424,15 @@ fn still_waits(listener: &OwnedFd, id: u64) -> bool {
     }
 }
 
-/// Lets a call go on as if nothing had been.
+/// Lets a call go on as if nothing had been, or ends it with what we did in its place.
 #[allow(unsafe_code, reason = "seccomp ioctls have no safe wrappers")]
-fn go_on(listener: &OwnedFd, id: u64) {
-    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-    let mut answer = libc::seccomp_notif_resp { id, val: 0, error: 0, flags };
+fn answer(listener: &OwnedFd, id: u64, done: Option<Result<(), Errno>>) {
+    let (error, flags) = match done {
+        None => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Some(Ok(())) => (0, 0),
+        Some(Err(errno)) => (-errno.raw_os_error(), 0),
+    };
+    let mut answer = libc::seccomp_notif_resp { id, val: 0, error, flags };
     // SAFETY: the kernel reads one answer that lives through the call. That the caller went away
     // meanwhile is normal, and there is nobody to tell.
     unsafe {

@@ -1,7 +1,8 @@
-//! The seccomp filter that makes the kernel ask the shim before each connect of the node.
+//! The seccomp filter that makes the kernel ask the shim before each connect and bind of the node.
 //!
-//! It refuses nothing but io_uring: `connect`, and sends that open a connection (TCP fast open), wait
-//! for the shim's answer, which always is to go on. io_uring would connect without asking.
+//! It refuses nothing but io_uring: `connect`, sends that open a connection (TCP fast open), and `bind`
+//! wait for the shim's answer, which is to go on, or for a bind that it was done. io_uring would do
+//! both without asking.
 
 use std::os::fd::OwnedFd;
 
@@ -68,17 +69,19 @@ pub(super) fn program() -> Vec<libc::sock_filter> {
     let mut program = vec![load(ARCH_AT), native, give(ALLOW), load(NUMBER_AT)];
     #[cfg(target_arch = "x86_64")]
     program.extend([unless(JUMP_NOT_LESS, X32_BIT, 1), give(ALLOW)]);
-    program.extend([
-        unless(JUMP_EQUAL, number_of(libc::SYS_io_uring_setup), 1),
-        give(NO_SUCH_CALL),
-        unless(JUMP_EQUAL, number_of(libc::SYS_connect), 6),
-        load(argument_at(2)),
-        unless(JUMP_EQUAL, SOCKADDR_UN_BYTES, 1),
-        give(ALLOW),
-        unless(JUMP_NOT_LESS, SOCKADDR_IN_BYTES, 1),
-        give(ASK),
-        give(ALLOW),
-    ]);
+    program
+        .extend([unless(JUMP_EQUAL, number_of(libc::SYS_io_uring_setup), 1), give(NO_SUCH_CALL)]);
+    for call in [libc::SYS_connect, libc::SYS_bind] {
+        program.extend([
+            unless(JUMP_EQUAL, number_of(call), 6),
+            load(argument_at(2)),
+            unless(JUMP_EQUAL, SOCKADDR_UN_BYTES, 1),
+            give(ALLOW),
+            unless(JUMP_NOT_LESS, SOCKADDR_IN_BYTES, 1),
+            give(ASK),
+            give(ALLOW),
+        ]);
+    }
     let sends = [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)];
     for (call, flags) in sends {
         program.extend([
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_opens_a_connection_asks() {
+    fn only_what_opens_a_connection_or_binds_asks() {
         let on = |call, arguments| verdict(NATIVE_ARCH, call, arguments);
         let fastopen = u64::from(MSG_FASTOPEN) | 0x4000;
         assert_eq!(on(libc::SYS_connect, [3, 9, 16, 0, 0, 0]), ASK, "sockaddr_in");
@@ -177,6 +180,8 @@ mod tests {
         assert_eq!(on(libc::SYS_connect, [3, 9, 128, 0, 0, 0]), ASK, "sockaddr_storage");
         assert_eq!(on(libc::SYS_connect, [3, 9, 110, 0, 0, 0]), ALLOW, "sockaddr_un");
         assert_eq!(on(libc::SYS_connect, [3, 9, 2, 0, 0, 0]), ALLOW, "a lone family");
+        assert_eq!(on(libc::SYS_bind, [3, 9, 16, 0, 0, 0]), ASK);
+        assert_eq!(on(libc::SYS_bind, [3, 9, 12, 0, 0, 0]), ALLOW, "sockaddr_nl");
         assert_eq!(on(libc::SYS_sendto, [3, 9, 9, fastopen, 9, 16]), ASK);
         assert_eq!(on(libc::SYS_sendto, [3, 9, fastopen, 0x4000, 9, 16]), ALLOW);
         assert_eq!(on(libc::SYS_sendmsg, [3, 9, fastopen, 0, 0, 0]), ASK);

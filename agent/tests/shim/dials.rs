@@ -85,6 +85,26 @@ fn a_proxy_of_the_lab_sees_the_private_address() {
 }
 
 #[test]
+fn what_binds_the_address_that_it_advertises_listens_at_its_private_one() {
+    let lab = Lab::new();
+    // The proxy has the advertised address.
+    let (_proxy, advertised) = listener("127.77.9.1:0");
+    let spec = dialler(&lab, "listen", &[&advertised.to_string()]);
+    let run = lab.launch_with_orders(&spec, &orders(&[advertised]));
+    let private = SocketAddr::new(PRIVATE, advertised.port());
+    let mut stream = None;
+    assert!(eventually(|| {
+        stream = std::net::TcpStream::connect(private).ok();
+        stream.is_some()
+    }));
+    let mut stream = stream.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "hello");
+    assert_eq!(lab::last_exit(&run.dir).code, Some(0));
+}
+
+#[test]
 fn others_are_dialled_as_without_a_shim() {
     for verb in ["dial", "dial-later", "dial-mapped"] {
         let (from, identity) = source_of(verb, "127.77.9.1:0", false, None);
@@ -170,17 +190,14 @@ pub(crate) fn helper(verb: &str, arguments: &[String]) {
             connect(&socket, &target).unwrap();
             say(&socket);
         }
-        "dial-later" => {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = socket_with(family(target), SocketType::STREAM, flags, None).unwrap();
-            // On loopback it may also succeed at once.
-            let begun = connect(&socket, &target);
-            assert!(matches!(begun, Ok(()) | Err(rustix::io::Errno::INPROGRESS)), "{begun:?}");
-            let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::OUT)];
-            rustix::event::poll(&mut fds, None).unwrap();
-            assert_eq!(sockopt::socket_error(&socket).unwrap(), Ok(()));
-            say(&socket);
+        "listen" => {
+            let socket = stream(family(target));
+            bind(&socket, &target).unwrap();
+            rustix::net::listen(&socket, 1).unwrap();
+            let (mut accepted, _) = TcpListener::from(socket).accept().unwrap();
+            std::io::Write::write_all(&mut accepted, b"hello").unwrap();
         }
+        "dial-later" => say(&dial_later(family(target), target)),
         "dial-mapped" => {
             let IpAddr::V4(v4) = target.ip() else { panic!() };
             let socket = stream(AddressFamily::INET6);
@@ -230,6 +247,19 @@ pub(crate) fn helper(verb: &str, arguments: &[String]) {
         "dial-wrong" => dial_wrong(target),
         verb => panic!("no such helper: {verb}"),
     }
+}
+
+/// Dials without waiting, then waits until the dial is over.
+fn dial_later(family: AddressFamily, target: SocketAddr) -> rustix::fd::OwnedFd {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None).unwrap();
+    // On loopback it may also succeed at once.
+    let begun = connect(&socket, &target);
+    assert!(matches!(begun, Ok(()) | Err(rustix::io::Errno::INPROGRESS)), "{begun:?}");
+    let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::OUT)];
+    rustix::event::poll(&mut fds, None).unwrap();
+    assert_eq!(sockopt::socket_error(&socket).unwrap(), Ok(()));
+    socket
 }
 
 /// Sends with the connection: where the kernel knows no cookie, it connects first as ever.

@@ -59,7 +59,8 @@ impl Taken {
 }
 
 /// The ports of a placed node and those its program takes beside them.
-pub(super) fn used(place: &Placement, blueprint: &Blueprint) -> BTreeSet<u16> {
+#[must_use]
+pub fn used(place: &Placement, blueprint: &Blueprint) -> BTreeSet<u16> {
     let rules = blueprint.roles.get(&place.role).map(|role| &role.ports);
     let mut ports: BTreeSet<u16> = place.ports.values().copied().collect();
     for (name, number) in &place.ports {

@@ -143,6 +143,7 @@ fn what_the_user_adds_comes_last_and_is_no_template() {
     assert_eq!(one.args.last().unwrap(), "--x={{ node }}");
     assert_eq!((one.program.as_str(), one.env["A"].as_str()), ("/opt/store", "1"));
     assert_eq!(two.args.last().unwrap(), "--own");
+    assert_eq!(one.search, ["/opt"], "its tools may be beside it");
     assert_eq!((two.program.as_str(), two.env["A"].as_str()), ("/usr/bin/store", "2"));
     let path = Path::new("/lab/hosts/h1/nodes/db-store-1/store.toml");
     expect![[r#"

@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 
 use crate::cli::{
     apply, blueprint, completion, contexts, down, endpoints, events, exec, failure::Failure, fault,
-    guard, heal, host, logs, node, object, output, show, start, status, up, user, wait,
+    guard, heal, host, logs, node, object, output, scale, show, start, status, up, user, wait,
 };
 
 /// Shown where nothing is asked: the way of the first five minutes.
@@ -45,6 +45,7 @@ Clusters and nodes:
   start cluster             A new cluster: --etcd.count 3, --etcd.path ./bin/etcd
   start, stop, restart      Nodes by target: `kv-1`, `kv`, `leader:kv`, `host:h1`
   kill, pause, resume       As a failure would
+  scale, remove             More or fewer nodes; one of them for good
   wipe, set, upgrade        Delete data; change a field; another program, node by node
   endpoints, logs           Where clients connect; what nodes say
   exec, cp                  A program beside a node; a file from or to it
@@ -119,8 +120,11 @@ pub enum Verb {
     Start(start::StartArgs),
     /// Stop nodes on purpose; they stay down until `start`
     Stop(node::VerbArgs),
-    /// Start nodes anew, with the program now at their path
-    Restart(node::VerbArgs),
+    /// Start nodes anew, one at a time, with the program now at their path
+    #[command(
+        after_help = "Examples:\n  faultbed restart kv-2\n  faultbed restart kv\n  faultbed restart kv --parallel 3"
+    )]
+    Restart(node::rolling::RestartArgs),
     /// End nodes by a signal; they stay down until `start` unless told
     #[command(
         after_help = "Examples:\n  faultbed kill kv-1\n  faultbed kill leader:kv --respawn\n  faultbed kill kv-1,kv-2 --for 30s\n  faultbed kill kv-1 --signal ABRT"
@@ -137,6 +141,14 @@ pub enum Verb {
         after_help = "Examples:\n  faultbed set kv-2 path=./bin/etcd-next\n  faultbed set kv count=5\n  faultbed set kv env.GOMAXPROCS=1\n  faultbed set kv lease=24h          # from now on; none: until stopped"
     )]
     Set(node::SetArgs),
+    /// More or fewer nodes of a role, one at a time; each joins or leaves as its database wants it
+    #[command(
+        after_help = "Examples:\n  faultbed scale kv 5\n  faultbed scale db/tikv 4\n  faultbed scale kv 3 --plan"
+    )]
+    Scale(scale::ScaleArgs),
+    /// Take nodes out of their cluster for good
+    #[command(after_help = "Examples:\n  faultbed remove kv-2\n  faultbed remove kv-2 --force")]
+    Remove(scale::RemoveArgs),
     /// Another program for nodes, one at a time, each ready before the next, leaders last
     #[command(
         after_help = "Examples:\n  faultbed upgrade kv --path ./bin/etcd-next\n  faultbed upgrade kv-2 --path ./bin/etcd-next --plan"

@@ -233,7 +233,8 @@ fn touches_nodes(edit: &Edit) -> bool {
         | Edit::DeleteCluster { .. }
         | Edit::Node { .. }
         | Edit::RemoveHost { .. }
-        | Edit::Set { .. } => true,
+        | Edit::Set { .. }
+        | Edit::Remove { .. } => true,
         Edit::DrainHost { .. } | Edit::LabelHost { .. } | Edit::LabLease { .. } => false,
         Edit::Inject { .. } | Edit::Heal { .. } | Edit::DeleteFault { .. } => false,
     }
@@ -304,7 +305,8 @@ fn fault_goals(edit: &Edit, reply: &EditReply) -> Vec<Goal> {
         | Edit::DrainHost { .. }
         | Edit::RemoveHost { .. }
         | Edit::LabelHost { .. }
-        | Edit::Set { .. } => Vec::new(),
+        | Edit::Set { .. }
+        | Edit::Remove { .. } => Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Verbs on nodes: start, stop, restart, kill, pause, resume, wipe, set, upgrade.
 
+pub mod rolling;
 pub mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};

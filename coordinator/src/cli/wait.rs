@@ -211,7 +211,7 @@ fn judge_removed(
     }
     // Hosts tell what they still do about nodes that are no longer of the lab.
     let about = format!(": {name}:");
-    match status.pending.iter().find(|reason| reason.contains(&about)) {
+    match status.pending.iter().chain(&status.stuck).find(|reason| reason.contains(&about)) {
         Some(reason) => Judgement::NotYet(reason.clone()),
         None => Judgement::Met(None),
     }

@@ -1,6 +1,9 @@
 //! Decides one change of the lab: what it becomes and what is answered, or why it is refused.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use faultbed_common::{
     edit::{Edit, EditReply, EditRequest},
@@ -12,6 +15,7 @@ use faultbed_common::{
 mod apply;
 pub(super) mod change;
 mod cluster;
+mod control;
 mod diff;
 pub(super) mod fault;
 mod hand;
@@ -19,6 +23,7 @@ mod host;
 pub(super) mod lease;
 mod node;
 mod programs;
+mod remove;
 mod set;
 
 use change::Change;
@@ -57,6 +62,8 @@ pub struct Asked {
     pub now_unix_ms: u64,
     /// Random.
     pub dice: u64,
+    /// Where coordinators are reached, as far as they said numbers: no node may have these ports.
+    pub control: BTreeSet<SocketAddr>,
 }
 
 /// Decides `request`.
@@ -94,6 +101,10 @@ pub fn decide(
         Edit::Set { targets, field, value } => {
             set::set(&mut change, targets, field, value)?;
             format!("set {} {field}={value}", targets.join(","))
+        }
+        Edit::Remove { targets } => {
+            remove::remove(&mut change, targets)?;
+            format!("remove {}", targets.join(","))
         }
         Edit::Inject { name, spec } => fault::inject(&mut change, name.as_ref(), spec)?,
         Edit::Heal { faults } => fault::heal(&mut change, faults)?,

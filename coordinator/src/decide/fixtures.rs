@@ -71,7 +71,12 @@ pub(super) fn node(name: &str) -> NodeName {
 
 impl World {
     pub(super) fn asked(&self) -> Asked {
-        Asked { by: self.by.clone(), now_unix_ms: self.now, dice: 7 }
+        Asked {
+            by: self.by.clone(),
+            now_unix_ms: self.now,
+            dice: 7,
+            control: std::collections::BTreeSet::new(),
+        }
     }
 
     /// Decides and, where it is not refused, accepts.

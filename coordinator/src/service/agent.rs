@@ -141,7 +141,7 @@ impl AgentService {
                 labels: hello.labels.clone(),
                 ..Host::new(hello.address, hello.dir.clone())
             };
-            let decision = host_joins(&seen.lab, (&hello.host, host), &asked(AUTOMATIC))
+            let decision = host_joins(&seen.lab, (&hello.host, host), &asked(&seen, AUTOMATIC))
                 .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
             if !decision.reply.changed {
                 return Ok(());

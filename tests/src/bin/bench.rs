@@ -1,4 +1,4 @@
-//! Benchmarks of a whole lab (`start`, `flip`, `hosts`, `idle`) and of its links (`link`, `effects`), as a table or one JSON document.
+//! Benchmarks of a whole lab (`start`, `flip`, `hosts`, `idle`), of its links (`link`, `effects`) and of who dials (`identity`), as a table or one JSON document.
 
 use std::io::Write as _;
 
@@ -7,6 +7,7 @@ mod bench {
     pub(crate) mod effects;
     pub(crate) mod flip;
     pub(crate) mod hosts;
+    pub(crate) mod identity;
     pub(crate) mod idle;
     pub(crate) mod link;
     pub(crate) mod load;
@@ -22,6 +23,9 @@ use bench::{options::Options, table::Table};
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let name = arguments.first().map_or("", String::as_str);
+    if name == bench::identity::DIAL {
+        return bench::identity::dial(arguments.get(1..).unwrap_or_default());
+    }
     let known: &[&str] = match name {
         "link" => &["rounds", "only", "targets", "also"],
         "effects" => &["only"],
@@ -33,9 +37,10 @@ fn main() -> anyhow::Result<()> {
         "flip" => bench::flip::run()?,
         "hosts" => bench::hosts::run()?,
         "idle" => bench::idle::run()?,
+        "identity" => bench::identity::run()?,
         "link" => bench::link::run(&options)?,
         "effects" => bench::effects::run(&options)?,
-        _ => anyhow::bail!("usage: bench start|flip|hosts|idle|link|effects [--json]"),
+        _ => anyhow::bail!("usage: bench start|flip|hosts|idle|identity|link|effects [--json]"),
     };
     let text = if options.json { table.json() } else { table.text() };
     std::io::stdout().write_all(text.as_bytes())?;

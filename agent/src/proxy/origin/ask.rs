@@ -204,7 +204,8 @@ fn ask_of(question: &Question) -> Ask {
 /// Tells those who have waited too long that there is no answer.
 fn give_up_late(left: &mut VecDeque<Waiting>) {
     let now = Instant::now();
-    while let Some(waiting) = left.pop_front_if(|waiting| waiting.until <= now) {
+    while left.front().is_some_and(|first| first.until <= now) {
+        let Some(waiting) = left.pop_front() else { return };
         reply(waiting.question, None);
     }
 }

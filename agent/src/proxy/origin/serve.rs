@@ -45,6 +45,7 @@ pub(super) async fn run(
     lookup: Weak<Lookup>,
 ) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut said = String::new();
     loop {
         let desk = terms.borrow_and_update().desk;
         let listened = async {
@@ -56,7 +57,11 @@ pub(super) async fn run(
         let moved = terms.clone();
         tokio::select! {
             error = listened => {
-                tracing::warn!(%error, ?desk, "answer other hosts");
+                // It may last: a host that has not joined has no certificates.
+                if said != error.to_string() {
+                    tracing::warn!(%error, ?desk, "answer other hosts");
+                    said = error.to_string();
+                }
                 tokio::time::sleep(LISTEN_AGAIN).await;
             }
             is_there = elsewhere(moved, desk) => if !is_there { return },
@@ -77,7 +82,9 @@ async fn accept(
     lookup: &Weak<Lookup>,
     slots: &Arc<Semaphore>,
 ) -> io::Error {
-    let listener = match listen(desk) {
+    // Nothing listens that could not show who it is.
+    let dir = terms.borrow().dir.clone();
+    let listener = match tls.sides(&dir).and_then(|_| listen(desk)) {
         Ok(listener) => listener,
         Err(error) => return error,
     };

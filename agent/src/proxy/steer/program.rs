@@ -51,9 +51,9 @@ impl Steering {
     }
 
     /// What is said of each address: of its ports, and of the rest of them.
-    pub(crate) fn addresses(&self) -> BTreeMap<IpAddr, (&[(PortBlock, u32)], u32)> {
+    pub(crate) fn addresses(&self) -> BTreeMap<IpAddr, OfAddress<'_>> {
         let whole = self.places.iter().map(|(address, place)| (*address, (&[][..], *place)));
-        let mut all: BTreeMap<IpAddr, (&[(PortBlock, u32)], u32)> = whole.collect();
+        let mut all: BTreeMap<IpAddr, OfAddress<'_>> = whole.collect();
         for (address, ranges) in &self.ranges {
             let rest = self.places.get(address).copied().unwrap_or(self.others);
             all.insert(*address, (ranges, rest));
@@ -61,6 +61,9 @@ impl Steering {
         all
     }
 }
+
+/// Where some ports of an address go, and where the others do.
+pub(crate) type OfAddress<'a> = (&'a [(PortBlock, u32)], u32);
 
 /// What is said of one address, by its last word: of some of its ports, and of the others.
 type End<'a> = (u32, &'a [(PortBlock, u32)], u32);

@@ -49,10 +49,10 @@ fn of_two_nodes_behind_one_address_exactly_one_is_cut() {
         return;
     }
     let ground = Ground::new();
-    for family in 0..2 {
+    for (family, there) in THERE.into_iter().enumerate() {
         let (mut lab, to) = lab_of_two(family);
         lab.run();
-        let dial = |port| ground.begin(at(THERE[family], port), to).unwrap();
+        let dial = |port| ground.begin(at(there, port), to).unwrap();
         let join = |port| {
             let near = finish(dial(port), PATIENCE).unwrap();
             (near, lab.server("y").accept().unwrap().0)
@@ -118,12 +118,12 @@ fn clients_of_another_host_are_cut_and_its_nodes_are_not() {
         return;
     }
     let ground = Ground::new();
-    for family in 0..2 {
+    for (family, there) in THERE.into_iter().enumerate() {
         let (mut lab, to) = lab_of_two(family);
         lab.run();
         lab.inject("lonely", cut(Cut::Packets), &["clients>y", "y>clients"]);
         assert_eq!(lab.apply().faults[&fault("lonely")].why, None);
-        let dial = |port| ground.begin(at(THERE[family], port), to).unwrap();
+        let dial = |port| ground.begin(at(there, port), to).unwrap();
         for port in [10240, 10495] {
             drop(finish(dial(port), PATIENCE).unwrap());
         }
@@ -138,13 +138,13 @@ fn refusals_meet_the_chosen_node_of_an_address_only() {
         return;
     }
     let ground = Ground::new();
-    for family in 0..2 {
+    for (family, there) in THERE.into_iter().enumerate() {
         let (mut lab, to) = lab_of_two(family);
         lab.run();
         let refuse = LinkEffect { dials: Some(Dials::Refuse), ..LinkEffect::default() };
         lab.inject("no", refuse, &["x-1>y"]);
         assert!(lab.apply().faults[&fault("no")].active);
-        let dial = |port| ground.begin(at(THERE[family], port), to);
+        let dial = |port| ground.begin(at(there, port), to);
         // By the kernel where it takes such a program; else it is accepted and then reset.
         let refused = |port| match dial(port).and_then(|dial| finish(dial, PATIENCE)) {
             Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
@@ -178,7 +178,7 @@ fn five_hundred_rules_on_one_listener_are_all_exact() {
         }
         lab.run();
         // Every second one is cut off, and every block has two neighbours that are not.
-        let cut_off = |n: u16| n / HOSTS % 2 == 0;
+        let cut_off = |n: u16| (n / HOSTS).is_multiple_of(2);
         let links: Vec<String> =
             (0..NODES).filter(|n| cut_off(*n)).map(|n| format!("{}>y", name(n))).collect();
         let mut links: Vec<&str> = links.iter().map(String::as_str).collect();
@@ -190,7 +190,7 @@ fn five_hundred_rules_on_one_listener_are_all_exact() {
         };
         // All of them begin, then none of the wrong ones may have been answered.
         let (mut kept_out, mut let_in) = (Vec::new(), Vec::new());
-        for n in (0..NODES).filter(|n| n % 9 == 0) {
+        for n in (0..NODES).filter(|n| n.is_multiple_of(9)) {
             for at in [0, 127] {
                 if cut_off(n) { &mut kept_out } else { &mut let_in }.push(dial(n, at));
             }
@@ -201,8 +201,10 @@ fn five_hundred_rules_on_one_listener_are_all_exact() {
         let mut counted = 0;
         eventually("all are counted", || {
             let of = |n: &u16| lab.evidence("split", &format!("{}>y", name(*n))).attempts_refused;
-            counted =
-                (0..NODES).filter(|n| n % 9 == 0 && cut_off(*n)).filter(|n| of(n) > 0).count();
+            counted = (0..NODES)
+                .filter(|n| n.is_multiple_of(9) && cut_off(*n))
+                .filter(|n| of(n) > 0)
+                .count();
             // The first 256 parties have counters of their own.
             counted >= 20
         });

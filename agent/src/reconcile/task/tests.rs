@@ -1,6 +1,7 @@
 //! The loop over hands that only remember: what it does in which order, and after which deaths.
 
 mod fake;
+mod leaving;
 mod programs;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -345,24 +346,6 @@ async fn a_custom_effect_is_switched_on_again_after_a_restart() {
     let report = lab.wait_done().await;
     assert_eq!(lab.hands.calls(), ["on", "on", "off"]);
     assert!(report.faults.values().all(|fault| !fault.active && !fault.expired));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_whose_leaving_keeps_data_stays_until_it_has_left() {
-    for (required, tries) in [(true, 11), (false, 3)] {
-        let mut lab = Harness::new();
-        let mut spec = node_spec();
-        spec.launch.leave = Some(vec!["fail-ten-times".to_owned()]);
-        spec.launch.leave_required = required;
-        lab.set("kv-1", spec);
-        lab.order().await;
-        lab.wait_state("kv-1", NodeState::Ready).await;
-        lab.spec.nodes.clear();
-        lab.spec.proxy.listeners.clear();
-        lab.order().await;
-        lab.wait("gone", |report| report.nodes.is_empty()).await;
-        assert_eq!(lab.hands.commands().len(), tries, "required: {required}");
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -215,6 +215,11 @@ pub fn help() -> String {
         let _ = writeln!(text, "  {said:<20} {what}");
     };
     EFFECTS.iter().filter(acts_on_nodes).for_each(&mut line);
+    for (name, blueprint) in blueprints::shipped() {
+        for effect in blueprint.effects.keys() {
+            let _ = writeln!(text, "  {effect:<20} of blueprint {name}");
+        }
+    }
     text.push_str("\nPresets, from published figures (docs/faults.md has their sources):\n");
     for preset in preset::PRESETS {
         let _ = writeln!(text, "  {:<20} {}: {}", preset.name, preset.what, preset.effects());

@@ -7,9 +7,9 @@ use faultbed_common::{
     duration::Span,
     edit::{Edit, NodeFate},
     name::NodeName,
-    status::Status,
 };
 
+use super::rolling::{Order, in_order};
 use crate::cli::{
     Session,
     change::{self, ChangeArgs},
@@ -17,7 +17,7 @@ use crate::cli::{
     completion,
     failure::{Exit, Failure, Outcome},
     output, paths,
-    wait::{self, list},
+    wait::list,
 };
 
 /// Arguments of `upgrade`.
@@ -32,6 +32,9 @@ pub struct UpgradeArgs {
     /// Wait this long between two nodes
     #[arg(long, allow_hyphen_values = true, value_name = "DURATION")]
     pause: Option<Span>,
+    /// Which nodes come first
+    #[arg(long, value_enum, default_value_t)]
+    order: Order,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -55,7 +58,7 @@ pub async fn run(session: &Session, args: &UpgradeArgs) -> Outcome {
     let (reply, status) = tokio::try_join!(client.edit(&whole), client.status())?;
     let restarting =
         reply.nodes.iter().filter(|(_, fate)| **fate == NodeFate::Restart).map(|(name, _)| name);
-    let nodes = order(&status, restarting.cloned().collect());
+    let nodes = in_order(&status, restarting.cloned().collect(), args.order);
     if nodes.is_empty() {
         output::data("nothing to upgrade: no running node of the targets changes")?;
         let request = args.change.request(set(super::split(&args.targets)), BTreeMap::new());
@@ -87,14 +90,6 @@ async fn settle(client: &Client, args: &UpgradeArgs, edit: Edit) -> Result<(), F
     Ok(())
 }
 
-/// Followers first: each restart of a leader costs an election.
-fn order(status: &Status, mut nodes: Vec<NodeName>) -> Vec<NodeName> {
-    nodes.sort_by_key(|name| {
-        (wait::node(status, name).is_some_and(|node| node.leader == Some(true)), name.clone())
-    });
-    nodes
-}
-
 fn halted(client: &Client, mut failure: Failure, nodes: &[NodeName], at: usize) -> Failure {
     let left = &nodes[at + 1..];
     let done = &nodes[..at];
@@ -107,17 +102,4 @@ fn halted(client: &Client, mut failure: Failure, nodes: &[NodeName], at: usize) 
         ));
     }
     failure.next(client.context.typed(&format!("logs {}", nodes[at])))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_leader_is_upgraded_last() {
-        let status = crate::cli::testing::three_nodes();
-        let nodes = status.nodes.iter().map(|node| node.name.clone()).collect();
-        let names: Vec<String> = order(&status, nodes).iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["kv-2", "kv-3", "kv-1"]);
-    }
 }

@@ -115,3 +115,15 @@ fn stuck_is_never_converged() {
     status.stuck.push("port 2379 of kv-1 is held by pid 12 (etcd)".into());
     assert!(matches!(judge(&status, &Goal::Converged, NOW), Judgement::Never(_)));
 }
+
+#[test]
+fn a_node_is_not_gone_while_it_cannot_leave() {
+    let mut status = testing::three_nodes();
+    let gone = status.nodes.pop().unwrap();
+    let goal = Goal::Removed(gone.name, Some(gone.host), Generation(4));
+    assert!(matches!(judge(&status, &goal, NOW), Judgement::Met(_)));
+    status.stuck.push("h3: kv-3: leave the cluster: unhealthy cluster".to_owned());
+    assert!(
+        matches!(judge(&status, &goal, NOW), Judgement::NotYet(why) if why.contains("unhealthy"))
+    );
+}

@@ -17,7 +17,7 @@ use faultbed_common::{
     target::{self, Reports},
 };
 
-use super::{Asked, Decision, Refusal, diff, invalid};
+use super::{Asked, Decision, Refusal, control, diff, invalid};
 
 /// A change that is being decided. Nothing outside it changes before [`Change::finish`].
 #[derive(Debug)]
@@ -110,6 +110,7 @@ impl<'a> Change<'a> {
         if changed {
             self.lab.generation = self.before.generation.next();
             compile(&self.lab).map_err(invalid)?;
+            control::check(self.before, &self.lab, self.asked)?;
         }
         let reply = EditReply {
             generation: self.lab.generation,

@@ -17,7 +17,7 @@ use faultbed_common::{
 use super::{
     Refusal,
     change::{Change, did_you_mean},
-    invalid, lease,
+    control, invalid, lease,
 };
 
 /// `start cluster`: a new one, or exactly the one that is there.
@@ -103,11 +103,15 @@ pub(super) fn accept(
     let is_same =
         old.as_ref().is_some_and(|old| old.spec == next.spec && old.blueprint == next.blueprint);
     if !is_same {
-        let foreign = change
+        let mut foreign: BTreeMap<_, _> = change
             .reports
             .iter()
             .map(|(host, report)| (host.clone(), report.foreign.clone()))
             .collect();
+        for (name, host) in &change.lab.hosts {
+            let control = control::listeners(host, change.asked);
+            foreign.entry(name.clone()).or_default().extend(control);
+        }
         place(&change.lab, name, &mut next, &foreign).map_err(invalid)?;
         for (host, from) in next_blocks(&change.lab, name, &next) {
             if let Some(host) = change.lab.hosts.get_mut(&host) {

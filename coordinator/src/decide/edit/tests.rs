@@ -8,6 +8,7 @@ mod leases;
 mod nodes;
 mod own;
 mod programs;
+mod removal;
 
 use super::{Refusal, decide_hand_edit};
 use crate::decide::fixtures::{World, empty, key, ready};

@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use faultbed_common::{edit::Edit, name::HostName};
+use faultbed_common::{
+    edit::{Edit, EditRequest},
+    lab::Host,
+    name::HostName,
+};
 
 use super::why;
 use crate::decide::{
-    edit::{Decision, Refusal, host_joins, host_readmitted, removed},
+    edit::{Decision, Refusal, decide, host_joins, host_readmitted, removed},
     fixtures::{World, empty, key, ready},
 };
 
@@ -174,4 +178,42 @@ fn a_slip_in_a_hosts_name_is_told() {
     let mut world = empty();
     let error = why(drain(&mut world, 33, true));
     assert!(error.contains("there is no host h33; there are h1, h2, h3"), "{error}");
+}
+
+#[test]
+fn ports_of_control_are_kept_clear_of_and_never_a_nodes() {
+    let mut world = empty();
+    let host = world.lab.hosts.get_mut(&h(1)).unwrap();
+    (host.address, host.identity_port) = ("10.77.0.1".parse().unwrap(), Some(2380));
+    world.apply(&format!("{KV}[cluster.kv.etcd]\ncount = 1\nhosts = [\"h1\"]\n")).unwrap();
+    let ports: Vec<u16> = world.placement("kv-1").ports.values().copied().collect();
+    assert_eq!(ports, [2389, 2390], "they move as for any listener");
+    // Neither may the host come again and say that a node's port, or one it dials from, is control's.
+    let block = world.placement("kv-1").block.unwrap();
+    for port in [2390, block.first, block.last()] {
+        let host = Host { identity_port: Some(port), ..world.lab.hosts[&h(1)].clone() };
+        let error = why(host_joins(&world.lab, (&h(1), host), &world.asked()));
+        let expected = format!("port {port} of node kv-1 is that of the identity listener");
+        assert!(error.contains(&expected), "{error}");
+    }
+    // A coordinator's port is avoided too, and one that clashes already stops no other change.
+    let mut asked = world.asked();
+    asked.control.insert("10.77.0.1:2389".parse().unwrap());
+    let edit = Edit::Set {
+        targets: vec!["kv".to_owned()],
+        field: "count".to_owned(),
+        value: "2".to_owned(),
+    };
+    let scale = EditRequest {
+        edit,
+        plan: false,
+        if_generation: None,
+        blueprints: BTreeMap::new(),
+        everyone: false,
+        files: Default::default(),
+    };
+    let decision = decide(&world.lab, &world.reports, &scale, &asked).unwrap();
+    let kv = decision.lab.clusters.values().next().unwrap();
+    let second = kv.nodes.values().last().unwrap();
+    assert_eq!(second.ports.values().copied().collect::<Vec<_>>(), [2399, 2400]);
 }

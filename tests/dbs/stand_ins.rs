@@ -1,0 +1,85 @@
+//! What blueprints render for systems that are too large to run here, checked by stand-ins that are as
+//! strict about flags, files and addresses. None of this says anything of the real programs.
+
+use std::path::PathBuf;
+
+use faultbed_common::report::NodeState;
+use faultbed_tests::{
+    bins,
+    lab::{Lab, find},
+};
+
+/// Gives the stand-in the names of the real programs.
+fn programs(lab: &Lab, names: &[&str]) -> PathBuf {
+    let dir = lab.home().join("bin");
+    std::fs::create_dir_all(&dir).expect("make directory");
+    for name in names {
+        std::os::unix::fs::symlink(bins::path("stand-in"), dir.join(name)).expect("link");
+    }
+    dir
+}
+
+fn up(lab: &Lab, file: &str) {
+    let path = lab.write("lab.toml", file);
+    lab.ok(&["up", "-d", &path.display().to_string()]);
+}
+
+fn all_ready(lab: &Lab) {
+    lab.wait("all are ready", |status| {
+        let ready = status.nodes.iter().all(|node| node.observed == NodeState::Ready);
+        (ready && status.converged).then_some(())
+    });
+}
+
+/// A node is killed and comes back, and one that is cut off is not ready until the heal.
+fn lives(lab: &Lab, node: &str) {
+    all_ready(lab);
+    lab.ok(&["kill", node]);
+    lab.ok(&["start", node]);
+    lab.ok(&["isolate", node, "--name", "cut", "--for", "5m"]);
+    lab.wait("it is alone", |status| {
+        (find(status, node).observed == NodeState::Unready).then_some(())
+    });
+    lab.ok(&["heal", "cut"]);
+    all_ready(lab);
+    assert!(lab.status().bypasses.is_empty(), "{:?}", lab.status().bypasses);
+}
+
+#[test]
+fn what_cockroach_is_told_satisfies_its_stand_in() {
+    let lab = Lab::new("cockroach");
+    programs(&lab, &["cockroach"]);
+    let file = "[lab]\nhosts = 3\n[cluster.c]\nblueprint = \"cockroach\"\ncockroach.path = \"bin/cockroach\"\n";
+    up(&lab, file);
+    lives(&lab, "c-2");
+    // Set up once: a cluster that starts again as a whole says that it has been.
+    lab.ok(&["stop", "c"]);
+    lab.ok(&["start", "c"]);
+    all_ready(&lab);
+    lab.ok(&["scale", "c", "4"]);
+    lab.ok(&["scale", "c", "3"]);
+    let refused = lab.run(&["set", "c-1", "args=--no-such-flag"]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("unknown flag: --no-such-flag"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_tidb_is_told_satisfies_its_stand_ins() {
+    let lab = Lab::new("tidb");
+    let programs = programs(&lab, &["pd-server", "tikv-server", "tidb-server"]);
+    let path = |name: &str| programs.join(name).display().to_string();
+    up(
+        &lab,
+        &format!(
+            "[lab]\nhosts = 3\n[cluster.db]\nblueprint = \"tidb\"\npd.path = {:?}\ntikv.path = {:?}\ntidb.path = {:?}\n",
+            path("pd-server"),
+            path("tikv-server"),
+            path("tidb-server"),
+        ),
+    );
+    all_ready(&lab);
+    lab.wait("the first driver leads", |status| {
+        (find(status, "db-pd-1").leader == Some(true)).then_some(())
+    });
+    lives(&lab, "db-pd-1");
+}

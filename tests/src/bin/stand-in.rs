@@ -1,0 +1,376 @@
+//! Stands in for database programs that are too large to run here: no data, no consensus.
+//!
+//! It checks what a blueprint renders as strictly as the real program would: unknown and missing flags,
+//! files and addresses that make no sense end it. Ports are really open, members find each other at
+//! advertised addresses only, and readiness and roles are answered for. Which program it is, its own
+//! name says. It proves nothing about the real one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+/// How long a peer has to answer.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// How often peers are asked.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// What TiKV demands of RLIMIT_NOFILE with `max-open-files` of 256 twice.
+const TIKV_FILES_MIN: u64 = 1512;
+
+type Flags = BTreeMap<String, String>;
+
+fn main() {
+    let mut args = std::env::args();
+    let own = args.next().unwrap_or_default();
+    let args: Vec<String> = args.collect();
+    match Path::new(&own).file_name().and_then(|name| name.to_str()) {
+        Some("cockroach") => cockroach(&args),
+        Some("pd-server") => pd(&args),
+        Some("tikv-server") => tikv(&args),
+        Some("tidb-server") => tidb(&args),
+        other => die(&format!("{other:?} is none of the programs that this stands in for")),
+    }
+}
+
+fn die(why: &str) -> ! {
+    let _ = writeln!(std::io::stderr(), "stand-in: {why}");
+    #[expect(clippy::exit, reason = "a program this small has no one else to tell")]
+    std::process::exit(1)
+}
+
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Reads `--name=value` and `--name`, and dies of what is unknown, double or missing.
+fn flags(args: &[String], required: &[&str], allowed: &[&str]) -> Flags {
+    let mut found = Flags::new();
+    for arg in args {
+        let Some(flag) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
+            die(&format!("unknown argument {arg:?}"))
+        };
+        let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
+        if !required.contains(&name) && !allowed.contains(&name) {
+            die(&format!("unknown flag: --{name}"));
+        }
+        if found.insert(name.to_owned(), value.to_owned()).is_some() {
+            die(&format!("flag --{name} is given twice"));
+        }
+    }
+    if let Some(missing) = required.iter().find(|name| !found.contains_key(**name)) {
+        die(&format!("required flag --{missing} is missing"));
+    }
+    found
+}
+
+/// An address in a flag: numeric, and with a scheme where the real program wants one.
+fn address(flags: &Flags, name: &str, scheme: &str) -> SocketAddr {
+    let text = &flags[name];
+    let plain = text.strip_prefix(scheme);
+    let parsed = plain.and_then(|plain| plain.parse::<SocketAddr>().ok());
+    let found = parsed.unwrap_or_else(|| die(&format!("--{name}={text} is no {scheme}address")));
+    if found.ip().is_unspecified() || found.port() == 0 {
+        die(&format!("--{name}={text} cannot be reached"));
+    }
+    found
+}
+
+/// Binds one address and demands that another one is advertised, or no proxy would be in between.
+fn listen(flags: &Flags, bind: &str, advertise: &str, scheme: &str) -> (TcpListener, SocketAddr) {
+    let own = address(flags, bind, scheme);
+    let told = address(flags, advertise, scheme);
+    if own == told {
+        die(&format!("--{advertise} is where --{bind} listens: nothing would meet a proxy"));
+    }
+    (open(own), told)
+}
+
+fn open(at: SocketAddr) -> TcpListener {
+    TcpListener::bind(at).unwrap_or_else(|error| die(&format!("listen on {at}: {error}")))
+}
+
+fn is_list_of(text: &str, scheme: &str) -> Vec<SocketAddr> {
+    let parse = |part: &str| part.strip_prefix(scheme)?.parse().ok();
+    let all: Option<Vec<SocketAddr>> = text.split(',').map(parse).collect();
+    all.unwrap_or_else(|| die(&format!("{text:?} is no list of {scheme}addresses")))
+}
+
+fn holds(flags: &Flags, file: &str, words: &[&str]) {
+    let path = &flags[file];
+    let text = fs::read_to_string(path)
+        .unwrap_or_else(|error| die(&format!("read --{file} {path}: {error}")));
+    if let Some(word) = words.iter().find(|word| !text.contains(**word)) {
+        die(&format!("{path} does not say {word}"));
+    }
+}
+
+/// Answers lines or HTTP requests by their first line, for ever.
+fn serve(listener: TcpListener, answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) {
+    let answer = Arc::new(answer);
+    for stream in listener.incoming().flatten() {
+        let answer = Arc::clone(&answer);
+        thread::spawn(move || {
+            let mut reader = BufReader::new(&stream);
+            let mut first = String::new();
+            let _closed = reader.read_line(&mut first);
+            let mut line = first.clone();
+            while first.contains(" HTTP/") && !line.trim().is_empty() {
+                line.clear();
+                let _closed = reader.read_line(&mut line);
+            }
+            let path = first.split_whitespace().nth(1).unwrap_or(first.trim());
+            let (status, body) = answer(path);
+            let _gone = write!(
+                &stream,
+                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        });
+    }
+}
+
+fn get(at: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&at, ANSWER).ok()?;
+    stream.set_read_timeout(Some(ANSWER)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {at}\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+fn cockroach(args: &[String]) {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["version"] => print("Build Tag:        stand-in"),
+        ["start", ..] => cockroach_start(&args[1..]),
+        ["init", ..] => {
+            let flags = flags(&args[1..], &["insecure", "host", "cluster-name"], &[]);
+            match get(address(&flags, "host", ""), &format!("/init/{}", flags["cluster-name"])) {
+                Some(said) if said == "done" => print("Cluster successfully initialized"),
+                Some(_) => die("ERROR: cluster has already been initialized"),
+                None => die("ERROR: cannot dial server"),
+            }
+        }
+        ["node", "decommission", ..] => {
+            let flags = flags(&args[2..], &["self", "insecure", "host"], &[]);
+            get(address(&flags, "host", ""), "/leave").unwrap_or_else(|| die("cannot dial server"));
+        }
+        _ => die(&format!("unknown command {words:?}")),
+    }
+}
+
+fn cockroach_start(args: &[String]) {
+    const REQUIRED: [&str; 8] = [
+        "insecure",
+        "store",
+        "listen-addr",
+        "advertise-addr",
+        "sql-addr",
+        "advertise-sql-addr",
+        "http-addr",
+        "join",
+    ];
+    let flags = flags(args, &REQUIRED, &["cluster-name", "locality", "cache", "max-sql-memory"]);
+    let Some(data) = flags["store"].strip_prefix("path=") else { die("--store has no path=") };
+    let (rpc, own) = listen(&flags, "listen-addr", "advertise-addr", "");
+    let (sql, _) = listen(&flags, "sql-addr", "advertise-sql-addr", "");
+    let http = open(address(&flags, "http-addr", ""));
+    let peers = is_list_of(&flags["join"], "");
+    let mark = Path::new(data).join("initialised");
+    let is_set_up = Arc::new(AtomicBool::new(mark.exists()));
+    let is_quorate = Arc::new(AtomicBool::new(false));
+    let name = flags.get("cluster-name").cloned().unwrap_or_default();
+
+    let (set_up, wanted, file) = (Arc::clone(&is_set_up), name.clone(), mark.clone());
+    thread::spawn(move || {
+        serve(rpc, move |path| match path.split('/').collect::<Vec<_>>().as_slice() {
+            ["", _, other] if *other != wanted => (409, "another cluster".to_owned()),
+            ["", "init", _] if set_up.load(Relaxed) => (200, "again".to_owned()),
+            ["", "init", _] => {
+                set_up.store(fs::write(&file, "").is_ok(), Relaxed);
+                (200, "done".to_owned())
+            }
+            ["", "hello", _] => (200, set_up.load(Relaxed).to_string()),
+            _ => (200, String::new()),
+        });
+    });
+    thread::spawn(move || serve(sql, |_| (200, String::new())));
+    let (set_up, quorate) = (Arc::clone(&is_set_up), Arc::clone(&is_quorate));
+    thread::spawn(move || {
+        loop {
+            let others = peers.iter().filter(|peer| **peer != own);
+            let said: Vec<String> =
+                others.filter_map(|peer| get(*peer, &format!("/hello/{name}"))).collect();
+            if said.iter().any(|said| said == "true") && !set_up.load(Relaxed) {
+                set_up.store(fs::write(&mark, "").is_ok(), Relaxed);
+            }
+            quorate.store((said.len() + 1) * 2 > peers.len(), Relaxed);
+            thread::sleep(EVERY);
+        }
+    });
+    serve(http, move |path| match path {
+        "/health?ready=1" if is_set_up.load(Relaxed) && is_quorate.load(Relaxed) => {
+            (200, "{}".to_owned())
+        }
+        "/health?ready=1" => (503, "node is not ready".to_owned()),
+        "/health" => (200, "{}".to_owned()),
+        _ => (404, String::new()),
+    });
+}
+
+fn pd(args: &[String]) {
+    if args == ["--version"] {
+        return print("Release Version: stand-in");
+    }
+    const REQUIRED: [&str; 8] = [
+        "name",
+        "data-dir",
+        "config",
+        "client-urls",
+        "advertise-client-urls",
+        "peer-urls",
+        "advertise-peer-urls",
+        "initial-cluster",
+    ];
+    let flags = flags(args, &REQUIRED, &["log-file", "join"]);
+    holds(&flags, "config", &["[replication]", "max-replicas = ", "dashboard-address"]);
+    let (client, _) = listen(&flags, "client-urls", "advertise-client-urls", "http://");
+    let (peer, told) = listen(&flags, "peer-urls", "advertise-peer-urls", "http://");
+    let name = flags["name"].clone();
+    let mut members: BTreeMap<String, SocketAddr> = BTreeMap::new();
+    for part in flags["initial-cluster"].split(',') {
+        let member = part.split_once("=http://").and_then(|(n, at)| Some((n, at.parse().ok()?)));
+        let (name, at) = member.unwrap_or_else(|| die(&format!("{part:?} is no member")));
+        members.insert(name.to_owned(), at);
+    }
+    if members.get(&name) != Some(&told) {
+        die("--initial-cluster does not have this member at its --advertise-peer-urls");
+    }
+    thread::spawn(move || serve(peer, |_| (200, "alive".to_owned())));
+    let leader: Arc<Mutex<Option<String>>> = Arc::default();
+    let found = Arc::clone(&leader);
+    thread::spawn(move || {
+        loop {
+            let is_alive = |at: &SocketAddr| get(*at, "/").is_some();
+            let alive: Vec<&String> =
+                members.iter().filter(|(_, at)| is_alive(at)).map(|m| m.0).collect();
+            let first = alive.first().filter(|_| alive.len() * 2 > members.len());
+            *found.lock().unwrap_or_else(PoisonError::into_inner) =
+                first.map(|name| (*name).clone());
+            thread::sleep(EVERY);
+        }
+    });
+    let stores: Mutex<BTreeSet<String>> = Mutex::default();
+    serve(client, move |path| {
+        let leader = leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut stores = stores.lock().unwrap_or_else(PoisonError::into_inner);
+        match (path, leader) {
+            (_, None) => (503, "no leader".to_owned()),
+            ("/pd/api/v1/leader", Some(name)) => {
+                (200, format!("{{\n  \"name\": \"{name}\",\n  \"member_id\": 1\n}}"))
+            }
+            ("/pd/api/v1/stores", _) => (200, format!("{{\"count\": {}}}", stores.len())),
+            (other, _) => match other.strip_prefix("/stand-in/store/") {
+                Some(store) => (200, stores.insert(store.to_owned()).to_string()),
+                None => (404, String::new()),
+            },
+        }
+    });
+}
+
+fn tikv(args: &[String]) {
+    if args == ["--version"] {
+        return print("TiKV stand-in");
+    }
+    const REQUIRED: [&str; 7] = [
+        "addr",
+        "advertise-addr",
+        "status-addr",
+        "advertise-status-addr",
+        "pd-endpoints",
+        "data-dir",
+        "config",
+    ];
+    let flags = flags(args, &REQUIRED, &["log-file", "labels"]);
+    holds(&flags, "config", &["reserve-space = \"0MB\"", "[raftstore]", "max-open-files = 256"]);
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    if files.is_some_and(|files| files < TIKV_FILES_MIN) {
+        die(&format!("the maximum number of open file descriptors is too small: {files:?}"));
+    }
+    let (grpc, own) = listen(&flags, "addr", "advertise-addr", "");
+    let (status, told) = listen(&flags, "status-addr", "advertise-status-addr", "");
+    if own == told {
+        die("--advertise-status-addr is --advertise-addr");
+    }
+    let drivers = is_list_of(&flags["pd-endpoints"], "http://");
+    let is_up = Arc::new(AtomicBool::new(false));
+    let up = Arc::clone(&is_up);
+    thread::spawn(move || serve(grpc, |_| (200, String::new())));
+    thread::spawn(move || {
+        loop {
+            let register = |at: &SocketAddr| get(*at, &format!("/stand-in/store/{own}")).is_some();
+            let told = drivers.iter().filter(|at| register(at)).count();
+            up.store(told > 0, Relaxed);
+            thread::sleep(EVERY);
+        }
+    });
+    serve(status, move |path| match path {
+        "/status" if is_up.load(Relaxed) => (200, String::new()),
+        "/status" => (500, String::new()),
+        _ => (404, String::new()),
+    });
+}
+
+fn tidb(args: &[String]) {
+    if args == ["-V"] {
+        return print("Release Version: stand-in");
+    }
+    const REQUIRED: [&str; 9] = [
+        "store",
+        "path",
+        "host",
+        "P",
+        "status-host",
+        "status",
+        "advertise-address",
+        "temp-dir",
+        "config",
+    ];
+    let mut flags = flags(args, &REQUIRED, &["socket", "log-file", "log-slow-query"]);
+    holds(&flags, "config", &["[security]", "tmp-storage-path"]);
+    if flags["store"] != "tikv" {
+        die("--store is not tikv");
+    }
+    // It advertises an address at the ports that it listens on.
+    for (name, host, port) in [("sql", "host", "P"), ("http", "status-host", "status")] {
+        flags.insert(name.to_owned(), format!("{}:{}", flags[host], flags[port]));
+        let told = format!("{}:{}", flags["advertise-address"], flags[port]);
+        flags.insert(format!("advertise-{name}"), told);
+    }
+    let (sql, _) = listen(&flags, "sql", "advertise-sql", "");
+    let (http, _) = listen(&flags, "http", "advertise-http", "");
+    let drivers = is_list_of(&flags["path"], "");
+    thread::spawn(move || serve(sql, |_| (200, String::new())));
+    serve(http, move |path| {
+        let has_store = |at: &SocketAddr| {
+            get(*at, "/pd/api/v1/stores").is_some_and(|said| !said.contains("\"count\": 0"))
+        };
+        match path {
+            "/status" if drivers.iter().any(has_store) => (200, "{\"connections\": 0}".to_owned()),
+            "/status" => (500, String::new()),
+            _ => (404, String::new()),
+        }
+    });
+}
