@@ -184,7 +184,7 @@ fn a_fault_that_a_host_healed_by_itself_ends_everywhere_with_the_reason() {
     let after = world.status();
     assert_eq!(after.faults[0].why.as_deref(), Some("host h2 heard no coordinator for 5m"));
     let told = crate::decide::events::events(&before, &after);
-    let sentence = format!("{name} is healed: host h2 heard no coordinator for 5m; no traffic");
+    let sentence = format!("{name} is healed: host h2 heard no coordinator for 5m; it has not");
     assert!(told.iter().any(|(_, _, text)| text.starts_with(&sentence)), "{told:?}");
 }
 
