@@ -31,7 +31,7 @@ use self::{
     },
 };
 use crate::{
-    decide::edit::host_readmitted,
+    decide::edit::{host_readmitted, removed},
     editor::{Editor, asked, unix_ms},
     mirror::{Mirror, MirrorHandle},
     store::{Compare, Kv, Op, Revision, StoreError, Txn},
@@ -189,6 +189,15 @@ impl Pki {
             Who::Host(_) => {
                 self.mirror.now().pki.contains_key(&format!("member/{}", member_of(&identity.who)))
             }
+        }
+    }
+
+    /// Why a host is no member any more; `None` where nobody removed it.
+    #[must_use]
+    pub fn removed(&self, identity: &Identity) -> Option<String> {
+        match &identity.who {
+            Who::Host(name) if identity.lab == self.lab => removed(&self.mirror.now().lab, name),
+            Who::Host(_) | Who::User(..) | Who::Coordinator(_) => None,
         }
     }
 

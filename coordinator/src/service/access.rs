@@ -69,6 +69,16 @@ impl Caller {
     }
 }
 
+/// That the caller's host was removed from the lab, and why: its session is told that, and no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parting(pub String);
+
+/// The only call of somebody who is no member any more that gets an answer of the service.
+#[must_use]
+pub fn is_session(path: &str) -> bool {
+    path == "/faultbed.v1.Agent/Session"
+}
+
 /// What a call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
