@@ -34,7 +34,7 @@ use super::{refuse, serve_one};
 use crate::{
     mirror::MirrorHandle,
     pki::Pki,
-    service::access::{Caller, Denied, may},
+    service::access::{Caller, Denied, Parting, is_session, may},
 };
 
 /// Connections from other machines served at once. Those of this machine have places of their own.
@@ -210,11 +210,16 @@ async fn check(
     if let Err(why) = check_origin(headers, request.uri().authority().map(|a| a.as_str())) {
         return refuse(headers, StatusCode::FORBIDDEN, why);
     }
+    let mut parting = None;
     if let Some(identity) = caller.as_ref().and_then(|caller| caller.identity.as_ref())
         && !pki.knows(identity)
     {
-        let why = format!("{identity} is no member of this lab");
-        return refuse(headers, StatusCode::FORBIDDEN, why);
+        parting = pki.removed(identity).map(Parting);
+        // Who was removed must hear so, or it would keep its nodes and try for ever.
+        if parting.is_none() || !is_session(request.uri().path()) {
+            let why = format!("{identity} is no member of this lab");
+            return refuse(headers, StatusCode::FORBIDDEN, why);
+        }
     }
     match may(caller.as_ref(), request.uri().path()) {
         Ok(()) => {}
@@ -227,6 +232,9 @@ async fn check(
     }
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
+    }
+    if let Some(parting) = parting {
+        request.extensions_mut().insert(parting);
     }
     next.run(request).await
 }

@@ -11,17 +11,17 @@ use crate::cli::{context::Context, failure::Failure, output};
 /// How long a command is held up by a certificate that has to be renewed.
 const RENEW_MAX: Duration = Duration::from_secs(5);
 
-/// A channel to the first coordinator that answers.
+/// A channel to the first coordinator that answers, and which that is.
 ///
 /// # Errors
 /// None does, or there is no certificate to show.
-pub(super) async fn connect(context: &Context) -> Result<Channel, Failure> {
+pub(super) async fn connect(context: &Context) -> Result<(Channel, String), Failure> {
     let mut dialer = None;
     let mut whys = Vec::new();
     for url in &context.remote {
         if let Some(socket) = url.strip_prefix("unix:") {
             match unix(socket.as_ref()).await {
-                Ok(channel) => return Ok(channel),
+                Ok(channel) => return Ok((channel, url.clone())),
                 Err(why) => whys.push(why),
             }
             continue;
@@ -31,7 +31,7 @@ pub(super) async fn connect(context: &Context) -> Result<Channel, Failure> {
             None => dialer.insert(open(context).await?),
         };
         match dialer.connect(url, |endpoint| endpoint).await {
-            Ok(channel) => return Ok(channel),
+            Ok(channel) => return Ok((channel, url.clone())),
             Err(error) => whys.push(error.to_string()),
         }
     }
