@@ -172,8 +172,12 @@ impl World {
 
     /// The hosts as a coordinator sees them: connected, heard half a second ago.
     pub(super) fn seen(&self) -> BTreeMap<HostName, HostSeen> {
-        let seen =
-            |report: &HostReport| HostSeen { report: report.clone(), connected: true, age_ms: 500 };
+        let seen = |report: &HostReport| HostSeen {
+            report: report.clone(),
+            connected: true,
+            age_ms: 500,
+            boot_unix_ms: None,
+        };
         self.reports.iter().map(|(host, report)| (host.clone(), seen(report))).collect()
     }
 
