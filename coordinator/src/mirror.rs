@@ -72,6 +72,9 @@ pub struct Mirror {
     pub pki: Arc<BTreeMap<String, Kv>>,
     /// When each report arrived here.
     pub seen: BTreeMap<HostName, Instant>,
+    /// When the clock of each host was at 0, in milliseconds since the epoch, as who took its reports has
+    /// settled.
+    pub booted: BTreeMap<HostName, u64>,
     /// When each fault in force began, on our clock.
     begun: BTreeMap<FaultName, Begun>,
     /// When each lease began, likewise; that of the lab has no name.

@@ -20,7 +20,8 @@ pub fn status_of(seen: &Mirror, refused: &[String], now_unix_ms: u64) -> Status 
             let arrived = seen.seen.get(host).copied().unwrap_or(now);
             let age_ms = millis(now.saturating_duration_since(arrived));
             let connected = seen.alive.contains(host);
-            (host.clone(), HostSeen { report: report.clone(), connected, age_ms })
+            let boot_unix_ms = seen.booted.get(host).copied();
+            (host.clone(), HostSeen { report: report.clone(), connected, age_ms, boot_unix_ms })
         })
         .collect();
     let mut status = status(&seen.lab, &hosts, refused, now_unix_ms);

@@ -7,7 +7,7 @@ use faultbed_common::{
     fault::FaultSpec,
     generation::Incarnation,
     host_spec::Wanted,
-    lab::{Host, Lab},
+    lab::{Host, Lab, Phase},
     name::{FaultName, HostName, NodeName},
     program::Files,
     report::{FaultReport, HostReport, NodeReport, NodeState},
@@ -112,9 +112,19 @@ impl World {
         self.edit(Edit::Node { targets: vec![targets.to_owned()], verb })
     }
 
+    /// How long ago faults in force began.
+    fn ages(&self) -> BTreeMap<FaultName, u64> {
+        let age = |fault: &faultbed_common::lab::Fault| match fault.phase {
+            Phase::Active { since_unix_ms } => Some(self.now.saturating_sub(since_unix_ms)),
+            Phase::Pending { .. } | Phase::Ended { .. } => None,
+        };
+        let faults = self.lab.faults.iter();
+        faults.filter_map(|(name, fault)| Some((name.clone(), age(fault)?))).collect()
+    }
+
     /// Does the chores that are due, in words.
     pub(super) fn chores(&mut self) -> Option<String> {
-        let decision = super::chores::due(&self.lab, &self.reports, &self.asked())?;
+        let decision = super::chores::due(&self.lab, &self.reports, &self.ages(), &self.asked())?;
         check_step(&self.lab, &decision);
         self.lab = decision.lab;
         Some(decision.what)
@@ -162,8 +172,12 @@ impl World {
 
     /// The hosts as a coordinator sees them: connected, heard half a second ago.
     pub(super) fn seen(&self) -> BTreeMap<HostName, HostSeen> {
-        let seen =
-            |report: &HostReport| HostSeen { report: report.clone(), connected: true, age_ms: 500 };
+        let seen = |report: &HostReport| HostSeen {
+            report: report.clone(),
+            connected: true,
+            age_ms: 500,
+            boot_unix_ms: None,
+        };
         self.reports.iter().map(|(host, report)| (host.clone(), seen(report))).collect()
     }
 

@@ -34,6 +34,9 @@ pub struct HostSeen {
     pub connected: bool,
     /// How old the report is, in milliseconds.
     pub age_ms: u64,
+    /// When the host's clock was at 0, in milliseconds since the epoch; `None` where a release that did
+    /// not tell took the report.
+    pub boot_unix_ms: Option<u64>,
 }
 
 /// Everything that the parts of a status are made of.

@@ -47,6 +47,8 @@ impl Moment {
 struct Stamp {
     #[serde(default)]
     received_unix_ms: Option<u64>,
+    #[serde(default)]
+    boot_unix_ms: Option<u64>,
 }
 
 /// The keys of a lab and what they amount to.
@@ -84,6 +86,7 @@ impl State {
             alive: BTreeSet::new(),
             pki: Arc::default(),
             seen: BTreeMap::new(),
+            booted: BTreeMap::new(),
             begun: BTreeMap::new(),
             leased: BTreeMap::new(),
             trouble: None,
@@ -182,7 +185,11 @@ impl State {
         match value.map(serde_json::from_slice) {
             Some(Ok(report)) => {
                 let stamp = value.and_then(|value| serde_json::from_slice::<Stamp>(value).ok());
-                let came = now.came(stamp.and_then(|stamp| stamp.received_unix_ms));
+                let came = now.came(stamp.as_ref().and_then(|stamp| stamp.received_unix_ms));
+                match stamp.and_then(|stamp| stamp.boot_unix_ms) {
+                    Some(booted) => self.mirror.booted.insert(name.clone(), booted),
+                    None => self.mirror.booted.remove(&name),
+                };
                 self.mirror.reports.insert(name.clone(), report);
                 self.mirror.seen.insert(name, came);
             }
@@ -191,6 +198,7 @@ impl State {
             None => {
                 self.mirror.reports.remove(&name);
                 self.mirror.seen.remove(&name);
+                self.mirror.booted.remove(&name);
             }
         }
     }

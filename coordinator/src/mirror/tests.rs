@@ -96,6 +96,32 @@ async fn a_report_is_as_old_for_a_coordinator_that_began_after_it_came() {
 }
 
 #[tokio::test]
+async fn where_a_hosts_clock_began_is_settled_for_all_coordinators_and_anew_for_each_boot() {
+    let store = in_memory().await.unwrap();
+    let (one, two) = (start(&store).await, start(&store).await);
+    let lease = store.lease_grant(SOON * 10).await.unwrap();
+    let h1 = host("h1");
+    one.claim_host(&h1, lease).await.unwrap();
+    let mut report =
+        HostReport { boot_id: "first".into(), now_ms: 3_600_000, ..Default::default() };
+    let mut shown = Vec::new();
+    // Reports that were on their way for longer and longer, and then after a boot.
+    for (boot, later_ms) in [("first", 0), ("first", 700), ("first", 1_900), ("second", 2_000)] {
+        report.boot_id = boot.into();
+        report.now_ms -= later_ms;
+        for by in [&one, &two] {
+            assert_eq!(by.publish_report(&h1, &report, lease).await.unwrap(), Published::Written);
+            let there = |mirror: &Mirror| mirror.reports.get(&h1) == Some(&report);
+            assert!(one.wait(SOON, there).await && two.wait(SOON, there).await);
+        }
+        assert_eq!(one.now().booted, two.now().booted);
+        shown.push(one.now().booted[&h1]);
+    }
+    assert_eq!((shown[1], shown[2]), (shown[0], shown[0]));
+    assert!(shown[3] >= shown[0] + 4_000, "{shown:?}");
+}
+
+#[tokio::test]
 async fn a_lab_with_another_octet_is_refused_with_both() {
     let store = in_memory().await.unwrap();
     start(&store).await;

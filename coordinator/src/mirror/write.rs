@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{BACKOFF_MAX, BACKOFF_MIN, Mirror, MirrorHandle};
 use crate::{
+    decide::clock,
     editor::unix_ms,
     store::{
         Compare, Kv, LeaseId, Op, Revision, StoreError, Txn, TxnOut,
@@ -156,7 +157,9 @@ impl MirrorHandle {
         report: &HostReport,
         lease: LeaseId,
     ) -> Result<Published, StoreError> {
-        let value = serde_json::to_vec(&Observed { received_unix_ms: unix_ms(), report })
+        let received_unix_ms = unix_ms();
+        let boot_unix_ms = self.booted(host, report, received_unix_ms);
+        let value = serde_json::to_vec(&Observed { received_unix_ms, boot_unix_ms, report })
             .map_err(|error| StoreError::Invalid(format!("write report of {host}: {error}")))?;
         let when = vec![Compare::Value(self.keys.alive(host), claim(lease))];
         let then = vec![Op::put(self.keys.observed(host), value)];
@@ -165,13 +168,23 @@ impl MirrorHandle {
         let out = self.store.txn(txn).await?;
         Ok(if out.succeeded { Published::Written } else { Published::NotOurs })
     }
+
+    /// When the clock was at 0 that a report tells the time of.
+    fn booted(&self, host: &HostName, report: &HostReport, now_unix_ms: u64) -> u64 {
+        let mirror = self.now();
+        let of_this_boot = |before: &&HostReport| before.boot_id == report.boot_id;
+        let before = mirror.reports.get(host).filter(of_this_boot);
+        let known = before.and_then(|_| mirror.booted.get(host)).copied();
+        clock::boot_unix_ms(known, report.now_ms, now_unix_ms)
+    }
 }
 
 /// What `observed/<host>` says: the report, and when a coordinator took it, so that one that begins
-/// later knows how old it is.
+/// later knows how old it is, and shows its moments as the one before did.
 #[derive(Debug, Serialize)]
 struct Observed<'a> {
     received_unix_ms: u64,
+    boot_unix_ms: u64,
     #[serde(flatten)]
     report: &'a HostReport,
 }

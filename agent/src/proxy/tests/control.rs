@@ -53,19 +53,56 @@ fn a_file_that_is_wrong_changes_nothing() {
     let (near, far) = lab.join("x", "y");
     lab.inject("split", cut(Cut::Packets), &["x>y", "y>x"]);
     lab.apply();
-    let path = lab.socket().with_file_name("proxy.json");
-    for text in ["", "{", "{\"version\":1}", "[]"] {
-        fs::write(&path, text).unwrap();
-        let error = lab.client().apply().unwrap_err();
+    let path = lab.home().join("proxy.json");
+    // What says only its version, or leaves out one thing that must be said, is half a file.
+    let mut halves = vec![String::new(), "{".into(), "{\"version\":1}".into(), "[]".into()];
+    let whole = serde_json::to_value(&lab.file).unwrap();
+    for key in ["version", "boot_id", "spec", "deadlines"] {
+        let mut half = whole.clone();
+        half.as_object_mut().unwrap().remove(key).unwrap();
+        halves.push(half.to_string());
+    }
+    for key in ["generation", "listeners", "diallers", "faults"] {
+        let mut half = whole.clone();
+        half["spec"].as_object_mut().unwrap().remove(key).unwrap();
+        halves.push(half.to_string());
+    }
+    for text in halves {
+        fs::write(&path, &text).unwrap();
+        let error = lab.client().apply().expect_err(&text);
         assert!(matches!(&error, ProxyError::Refused(why) if why.contains("parse")), "{error}");
     }
-    lab.file.version = 2;
-    lab.write();
-    assert!(lab.client().apply().unwrap_err().to_string().contains("version 2"));
+    for version in [0, 2] {
+        lab.file.version = version;
+        lab.write();
+        let error = lab.client().apply().unwrap_err().to_string();
+        assert!(error.contains(&format!("version {version} is not 1")), "{error}");
+    }
     (&mut &near).write_all(b"x").unwrap();
     assert!(is_silent(&far) && lab.report().faults[&fault("split")].active);
     lab.halt();
-    assert!(Proxy::start(path.parent().unwrap(), &lab.socket()).is_err(), "never open instead");
+    assert!(Proxy::start(&lab.home(), &lab.socket()).is_err(), "never open instead");
+}
+
+/// What was added to the file since has defaults that mean what its absence meant.
+#[test]
+fn a_file_of_the_release_before_is_understood() {
+    let mut lab = Lab::start(&["x", "y"]);
+    let (near, far) = lab.join("x", "y");
+    lab.inject("split", cut(Cut::Packets), &["x>y", "y>x"]);
+    let mut old = serde_json::to_value(&lab.file).unwrap();
+    old.as_object_mut().unwrap().remove("lab");
+    let spec = old["spec"].as_object_mut().unwrap();
+    for key in ["blocks", "hosts", "desk"] {
+        spec.remove(key);
+    }
+    for key in ["grade", "probability", "canary", "fast_heal"] {
+        spec["faults"]["split"].as_object_mut().unwrap().remove(key);
+    }
+    fs::write(lab.home().join("proxy.json"), old.to_string()).unwrap();
+    lab.client().apply().unwrap();
+    (&mut &near).write_all(b"x").unwrap();
+    assert!(is_silent(&far) && lab.report().faults[&fault("split")].active);
 }
 
 #[test]
@@ -115,8 +152,7 @@ fn listeners_come_and_go_while_connections_stay() {
 #[test]
 fn one_directory_has_one_proxy() {
     let lab = Lab::start(&[]);
-    let dir = lab.socket();
-    let error = Proxy::start(dir.parent().unwrap(), &dir).unwrap_err();
+    let error = Proxy::start(&lab.home(), &lab.socket()).unwrap_err();
     assert!(error.to_string().contains("another proxy serves"), "{error}");
     drop(lab.report());
 }

@@ -389,9 +389,8 @@ fn what_is_malformed_is_refused_and_harms_nobody() {
 fn a_successor_that_cannot_read_the_file_leaves_everything_as_it_is() {
     let mut lab = Lab::start(&["x", "y"]);
     let (near, far) = lab.join("x", "y");
-    let path = lab.socket().with_file_name("proxy.json");
-    std::fs::write(&path, "{").unwrap();
-    let error = Proxy::take_over(path.parent().unwrap(), &lab.socket()).unwrap_err();
+    std::fs::write(lab.home().join("proxy.json"), "{").unwrap();
+    let error = Proxy::take_over(&lab.home(), &lab.socket()).unwrap_err();
     assert!(error.to_string().contains("parse proxy.json"), "{error}");
     pass(&near, &far, "goes on");
     lab.write();

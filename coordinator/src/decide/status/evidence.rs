@@ -40,12 +40,13 @@ pub(super) fn evidence(
 }
 
 /// Points of several hosts' clocks cannot be compared: they become points of the coordinator's, in
-/// milliseconds since the epoch.
+/// milliseconds since the epoch. What is shown of a moment does not depend on when it is asked for, nor on
+/// how long the last report was on its way.
 fn on_our_clock(view: &View<'_>, host: &HostSeen, counted: &LinkEvidence) -> LinkEvidence {
-    let point = |at_ms: Option<u64>| {
-        let age = host.report.now_ms.saturating_sub(at_ms?).saturating_add(host.age_ms);
-        Some(view.now_unix_ms.saturating_sub(age))
-    };
+    let since_report = || view.now_unix_ms.saturating_sub(host.age_ms);
+    let booted = host.boot_unix_ms;
+    let booted = booted.unwrap_or_else(|| since_report().saturating_sub(host.report.now_ms));
+    let point = |at_ms: Option<u64>| Some(booted.saturating_add(at_ms?));
     LinkEvidence {
         first_hit_ms: point(counted.first_hit_ms),
         last_hit_ms: point(counted.last_hit_ms),

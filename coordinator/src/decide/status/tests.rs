@@ -197,6 +197,26 @@ fn evidence_of_both_proxies_adds_up_to_a_verdict() {
 }
 
 #[test]
+fn a_moment_that_was_shown_stays_what_it_was() {
+    let mut world = ready();
+    let name = world.inject("partition = [\"kv-1\", \"kv-2,kv-3\"]").unwrap();
+    world.obey();
+    let hit = LinkEvidence { first_hit_ms: Some(58_000), ..LinkEvidence::default() };
+    count(&mut world, "h1", name.as_str(), "kv-1>kv-2", hit);
+    let booted = world.now - 60_500;
+    let shown = |age_ms, asked_later_ms| {
+        let mut seen = world.seen();
+        let h1 = seen.get_mut(&key("h1")).unwrap();
+        (h1.age_ms, h1.boot_unix_ms) = (age_ms, Some(booted));
+        let status = status(&world.lab, &seen, &[], world.now + asked_later_ms);
+        fault(&status, name.as_str()).evidence.total.first_hit_ms
+    };
+    for (age_ms, asked_later_ms) in [(500, 0), (0, 0), (2_700, 100), (60_000, 3_600_000)] {
+        assert_eq!(shown(age_ms, asked_later_ms), Some(booted + 58_000));
+    }
+}
+
+#[test]
 fn a_connection_around_the_proxies_makes_faults_of_its_links_a_mismatch() {
     let mut world = ready();
     let cut = world.inject("partition = [\"kv-1\", \"kv-2\"]").unwrap();
