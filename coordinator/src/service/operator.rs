@@ -193,7 +193,7 @@ fn log_stream(
         incarnation: query.incarnation,
     };
     let Some((id, mut batches)) = sessions.ask(&host, wanted) else {
-        let text = format!("host {host} is not connected; its files are in its own directory");
+        let text = format!("the agent of {host} is not connected to this coordinator");
         let lines = nodes.iter().map(|node| encode(&absent(node, &text))).collect::<Vec<_>>();
         return Box::pin(futures::stream::iter(lines));
     };
