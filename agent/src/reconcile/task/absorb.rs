@@ -14,10 +14,9 @@ use crate::{
     binaries::Binary,
     probe::{Fact, Found},
     reconcile::{
-        Failure, Hands, NodeAct, ObservedNode, Readiness, Run, StepKind,
+        Hands, NodeAct, ObservedNode, Readiness, Run, StepKind,
         execute::Done,
         report::{self, NodeFacts},
-        step::Cause,
     },
 };
 
