@@ -17,7 +17,6 @@ use crate::{
         execute::Done,
         hands::{ProxyApplied, ProxySeen},
         report::{self, NodeFacts},
-        step::Cause,
     },
 };
 
