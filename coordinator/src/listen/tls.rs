@@ -16,6 +16,7 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
+use faultbed_common::trust::Who;
 use faultbed_trust::{
     certificate::{self, Facts},
     provider,
@@ -217,7 +218,7 @@ async fn check(
         parting = pki.removed(identity).map(Parting);
         // Who was removed must hear so, or it would keep its nodes and try for ever.
         if parting.is_none() || !is_session(request.uri().path()) {
-            let why = format!("{identity} is no member of this lab");
+            let why = format!("{identity} is no member of this lab{}", way_in(&identity.who));
             return refuse(headers, StatusCode::FORBIDDEN, why);
         }
     }
@@ -237,6 +238,17 @@ async fn check(
         request.extensions_mut().insert(parting);
     }
     next.run(request).await
+}
+
+/// How somebody who is no member comes in again.
+fn way_in(who: &Who) -> String {
+    match who {
+        Who::User(name, role) => {
+            format!("; an admin lets it in with `faultbed user token {name} --role {role}`")
+        }
+        Who::Host(name) => format!("; `faultbed host token --name {name}` lets it in"),
+        Who::Coordinator(_) => String::new(),
+    }
 }
 
 /// A page of another site can make a browser send requests with the user's certificate.
