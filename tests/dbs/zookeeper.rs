@@ -36,7 +36,6 @@ impl Database for ZooKeeper {
     }
 }
 
-#[test]
-fn zookeeper_lives_through_the_list() {
+pub(crate) fn lives_through_the_list() {
     life::live(&Lab::up("zookeeper", FILE), &ZooKeeper);
 }
