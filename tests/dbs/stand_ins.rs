@@ -45,8 +45,7 @@ fn lives(lab: &Lab, node: &str) {
     assert!(lab.status().bypasses.is_empty(), "{:?}", lab.status().bypasses);
 }
 
-#[test]
-fn what_cockroach_is_told_satisfies_its_stand_in() {
+pub(crate) fn what_cockroach_is_told_satisfies_its_stand_in() {
     let lab = Lab::new("cockroach");
     programs(&lab, &["cockroach"]);
     let file = "[lab]\nhosts = 3\n[cluster.c]\nblueprint = \"cockroach\"\ncockroach.path = \"bin/cockroach\"\n";
@@ -63,8 +62,7 @@ fn what_cockroach_is_told_satisfies_its_stand_in() {
     assert!(refused.stderr.contains("unknown flag: --no-such-flag"), "{}", refused.stderr);
 }
 
-#[test]
-fn what_tidb_is_told_satisfies_its_stand_ins() {
+pub(crate) fn what_tidb_is_told_satisfies_its_stand_ins() {
     let lab = Lab::new("tidb");
     let programs = programs(&lab, &["pd-server", "tikv-server", "tidb-server"]);
     let path = |name: &str| programs.join(name).display().to_string();
