@@ -82,4 +82,10 @@ fn what_tidb_is_told_satisfies_its_stand_ins() {
         (find(status, "db-pd-1").leader == Some(true)).then_some(())
     });
     lives(&lab, "db-pd-1");
+    // A store has regions: it goes only by force, as long as they are not moved for it.
+    for refused in [lab.run(&["scale", "db/tikv", "2"]), lab.run(&["remove", "db-tikv-3"])] {
+        assert_ne!(refused.code, 0);
+        assert!(refused.stderr.contains("db-tikv-3 away could lose data"), "{}", refused.stderr);
+    }
+    lab.ok(&["scale", "db/tikv", "2", "--force"]);
 }

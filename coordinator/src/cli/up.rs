@@ -118,6 +118,7 @@ impl Plan {
             if_generation: None,
             blueprints: loaded.blueprints,
             everyone: false,
+            force: false,
             files: faultbed_common::program::Files::default(),
         });
         Ok(Self { args, change, file_hosts })
@@ -249,6 +250,7 @@ pub async fn trial(
         if_generation: None,
         blueprints: BTreeMap::from([(name.to_owned(), blueprint)]),
         everyone: false,
+        force: false,
         files: faultbed_common::program::Files::default(),
     };
     let args = UpArgs { ephemeral: true, wait: Span(limit), ..UpArgs::default() };

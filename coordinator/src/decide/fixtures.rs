@@ -26,6 +26,7 @@ pub(super) struct World {
     pub reports: Reports,
     pub by: String,
     pub everyone: bool,
+    pub force: bool,
     pub files: Files,
     pub now: u64,
 }
@@ -42,6 +43,7 @@ pub(super) fn empty() -> World {
         reports: Reports::new(),
         by: "ada".to_owned(),
         everyone: false,
+        force: false,
         files: Files::default(),
         now: 1_000_000,
     }
@@ -87,6 +89,7 @@ impl World {
             if_generation: None,
             blueprints: BTreeMap::new(),
             everyone: self.everyone,
+            force: self.force,
             files: self.files.clone(),
         };
         let before = self.lab.clone();
