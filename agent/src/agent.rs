@@ -63,7 +63,11 @@ pub fn run(args: &Settings, program: Program) -> anyhow::Result<()> {
         End::Removed(why) => {
             tracing::warn!("{why}: this host stops everything and keeps its data");
             drop(lock);
-            down::run(&DownArgs { dir, wipe: false, runtime: Some(args.runtime.clone()) })?;
+            let runtime = Some(args.runtime.clone());
+            down::run(&DownArgs { dir: dir.clone(), wipe: false, runtime })?;
+            let _lock = Lock::take(&dir)?;
+            let boot_id = clock::boot_id().context("read the boot id")?;
+            Ledger::open(&dir, &args.lab, &args.host, &boot_id, clock::now())?.forget_nodes();
             Ok(())
         }
     }

@@ -347,6 +347,16 @@ impl Ledger {
         Ok(())
     }
 
+    /// Forgets all nodes, since the host was removed: an agent that is started again must not start them,
+    /// and by then they may run elsewhere.
+    pub fn forget_nodes(&mut self) {
+        if let Some(accepted) = &mut self.accepted {
+            accepted.spec.nodes.clear();
+            accepted.retiring.clear();
+            self.put();
+        }
+    }
+
     /// Forgets a node that is gone.
     pub fn retired(&mut self, node: &NodeName) {
         if let Some(accepted) = &mut self.accepted

@@ -85,8 +85,12 @@ async fn send_lines(
     lines: Vec<String>,
     to: &mpsc::Sender<LogBatch>,
 ) -> Result<(), ()> {
-    let line =
-        |text: String| LogLine { node: source.node.clone(), source: source.name.clone(), text };
+    let line = |text: String| LogLine {
+        node: source.node.clone(),
+        source: source.name.clone(),
+        text,
+        absent: false,
+    };
     let mut batch = LogBatch { id, lines: Vec::new(), end: false };
     let mut bytes = 0;
     for text in lines {

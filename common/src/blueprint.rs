@@ -242,6 +242,9 @@ pub struct Hook {
     /// A node that cannot leave stays: without it, data would be lost. It is tried again and again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,
+    /// Why no node can leave without losing data: nodes are only taken away by force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refuse: Option<String>,
     /// How long one try of a leave may take; ten seconds where it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,

@@ -32,6 +32,9 @@ pub struct EditRequest {
     /// May touch what others own.
     #[serde(default)]
     pub everyone: bool,
+    /// May take nodes away whose blueprint says that they cannot leave without losing data.
+    #[serde(default)]
+    pub force: bool,
     /// What the asker knows of the programs on its machine.
     #[serde(default)]
     pub files: Files,

@@ -1,6 +1,6 @@
 //! Evaluates the expressions of probes over an answer: `status == 200`, `json.leader == json.id`.
 
-use minijinja::{Expression, Value, value::ValueKind};
+use minijinja::{ErrorKind, Expression, Value, value::ValueKind};
 
 use crate::{jinja, nearest};
 
@@ -63,12 +63,25 @@ pub fn number(expression: &str, answer: &Answer) -> Result<u64, String> {
     digits.ok_or_else(|| format!("{expression}: {} is not a number", quote(&value.to_string())))
 }
 
-/// Whether an expression parses, and names only what answers have.
+/// Whether an expression parses, and names only what answers have and the engine knows: it is tried
+/// over an empty answer, since filters and methods are looked up only when they are reached.
 ///
 /// # Errors
 /// Where and why it does not.
 pub fn check(expression: &str) -> Result<(), String> {
-    compile(expression).map(drop)
+    let scope = scope(&Answer::default(), Value::UNDEFINED);
+    let Err(error) = compile(expression)?.eval(scope) else { return Ok(()) };
+    match error.kind() {
+        ErrorKind::UnknownMethod => Err(format!(
+            "{}; values have no methods, but filters, such as text|trim",
+            jinja::explain(&error)
+        )),
+        ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction => {
+            Err(jinja::explain(&error))
+        }
+        // Only of what an empty answer does not have.
+        _ => Ok(()),
+    }
 }
 
 fn compile(expression: &str) -> Result<Expression<'static, 'static>, String> {
@@ -102,12 +115,16 @@ fn evaluate(expression: &str, answer: &Answer) -> Result<Value, String> {
     } else {
         Value::UNDEFINED
     };
-    let scope = Value::from_pairs([
+    let value = compiled.eval(scope(answer, json));
+    value.map_err(|error| format!("{expression}: {}", jinja::explain(&error)))
+}
+
+fn scope(answer: &Answer, json: Value) -> Value {
+    Value::from_pairs([
         ("status", Value::from(answer.status)),
         ("text", Value::from(answer.text.clone())),
         ("json", json),
-    ]);
-    compiled.eval(scope).map_err(|error| format!("{expression}: {}", jinja::explain(&error)))
+    ])
 }
 
 /// JSON as the engine's own values.
@@ -199,12 +216,28 @@ mod tests {
     #[test]
     fn checks_find_typing_errors_before_anything_runs() {
         let mut said = String::new();
-        for expression in ["status == 200", "range(3)|length == 3", "sttaus == 2", "foo", "1 +"] {
+        for expression in [
+            "status == 200",
+            "range(3)|length == 3",
+            "text|trim == 't'",
+            "json.list|length > 1 and json.list[0].name == 'a'",
+            "text.strip() == 't'",
+            "text|strip == 't'",
+            "text is blank",
+            "sttaus == 2",
+            "foo",
+            "1 +",
+        ] {
             said += &format!("{expression}: {:?}\n", check(expression));
         }
         expect_test::expect![[r#"
             status == 200: Ok(())
             range(3)|length == 3: Ok(())
+            text|trim == 't': Ok(())
+            json.list|length > 1 and json.list[0].name == 'a': Ok(())
+            text.strip() == 't': Err("unknown method: string has no method named strip; values have no methods, but filters, such as text|trim")
+            text|strip == 't': Err("unknown filter: filter strip is unknown")
+            text is blank: Err("unknown test: test blank is unknown")
             sttaus == 2: Err("\"sttaus\" is not known; did you mean \"status\"?")
             foo: Err("\"foo\" is not known; an expression can name status, text and json")
             1 +: Err("syntax error: unexpected end of input, expected expression")

@@ -60,4 +60,7 @@ pub struct LogLine {
     pub source: String,
     /// The line without its end.
     pub text: String,
+    /// No line of the node: its host is not connected to the coordinator that was asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub absent: bool,
 }

@@ -10,6 +10,7 @@ use crate::{
     lab::Resolved,
     link::Link,
     name::{ClusterName, FaultName, HostName, LabName, NodeName, RoleName},
+    port_block::PortBlock,
     report::{BinaryReport, CanaryReport, ExitReport, Identity, LinkEvidence, NodeState},
 };
 
@@ -156,6 +157,10 @@ pub struct NodeStatus {
     pub binary: Option<BinaryReport>,
     /// How its connections are named.
     pub identity: Identity,
+    /// The ports it dials other machines from; `None` on a simulated host, whose nodes have addresses
+    /// of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dial_ports: Option<PortBlock>,
     /// The faults in force that touch it.
     pub faults: Vec<FaultName>,
     /// Why it is not as wanted.

@@ -168,7 +168,8 @@ impl Chores {
                 }
             }
         }
-        if let Some(decision) = chores::due(&seen.lab, &reports, &asked(seen, AUTOMATIC))
+        let ages = seen.fault_ages_ms(tokio::time::Instant::now());
+        if let Some(decision) = chores::due(&seen.lab, &reports, &ages, &asked(seen, AUTOMATIC))
             && let Err(error) = self.editor.commit(seen, &decision, AUTOMATIC).await
         {
             warn!(%error, what = decision.what, "commit automatic change");

@@ -51,6 +51,7 @@ use args::{Args, Verb};
 use client::Client;
 use context::Places;
 use failure::{Exit, Failure, Outcome};
+use paths::Hosts;
 
 /// What every command starts from.
 #[derive(Debug)]
@@ -68,6 +69,15 @@ impl Session {
     /// There is none, or it cannot be reached.
     pub async fn client(&self) -> Result<Client, Failure> {
         Client::connect(self.places.find(self.lab.as_deref())?).await
+    }
+
+    /// Where the nodes of the lab that is meant run. One that is not there yet will be of this machine.
+    #[must_use]
+    pub fn hosts(&self) -> Hosts {
+        match self.places.find(self.lab.as_deref()) {
+            Ok(context) if context.is_remote() => Hosts::Elsewhere,
+            Ok(_) | Err(_) => Hosts::Here,
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use self::{
     },
 };
 use crate::{
-    decide::edit::host_readmitted,
+    decide::edit::{host_readmitted, removed},
     editor::{Editor, asked, unix_ms},
     mirror::{Mirror, MirrorHandle},
     store::{Compare, Kv, Op, Revision, StoreError, Txn},
@@ -117,11 +117,29 @@ impl Pki {
         };
         let out = pki.mirror.store().txn(found).await?;
         pki.read_authority(out.got.first().and_then(Option::as_ref))?;
-        let record = CoordinatorRecord { urls: pki.own.urls.clone() };
-        let place = pki.key(&format!("coordinator/{}", pki.own.name));
-        let said = Txn { then: vec![Op::put(place, text(&record))], ..Txn::default() };
-        pki.mirror.store().txn(said).await?;
+        pki.say_where().await?;
         Ok(pki)
+    }
+
+    /// Says in the store where this coordinator is reached.
+    async fn say_where(&self) -> Result<(), PkiError> {
+        let record = CoordinatorRecord { urls: self.own.urls.clone() };
+        let place = self.key(&format!("coordinator/{}", self.own.name));
+        let then = vec![Op::Get(place.clone()), Op::put(place, text(&record))];
+        let out = self.mirror.store().txn(Txn { then, ..Txn::default() }).await?;
+        let before = out.got.into_iter().flatten().next();
+        let before = before.and_then(|kv| read::<CoordinatorRecord>(&kv));
+        if let Some(before) = before.filter(|before| before.urls != record.urls) {
+            // Two machines of one name: hosts would know but one of them.
+            tracing::warn!(
+                name = %self.own.name,
+                before = before.urls.join(", "),
+                now = record.urls.join(", "),
+                "the lab knew a coordinator of this name elsewhere; where that one still runs, give \
+                 each its own with --name"
+            );
+        }
+        Ok(())
     }
 
     /// The CA as it is now.
@@ -189,6 +207,15 @@ impl Pki {
             Who::Host(_) => {
                 self.mirror.now().pki.contains_key(&format!("member/{}", member_of(&identity.who)))
             }
+        }
+    }
+
+    /// Why a host is no member any more; `None` where nobody removed it.
+    #[must_use]
+    pub fn removed(&self, identity: &Identity) -> Option<String> {
+        match &identity.who {
+            Who::Host(name) if identity.lab == self.lab => removed(&self.mirror.now().lab, name),
+            Who::Host(_) | Who::User(..) | Who::Coordinator(_) => None,
         }
     }
 

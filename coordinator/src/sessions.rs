@@ -112,8 +112,9 @@ impl Sessions {
     }
 }
 
-/// A line that says something about the stream itself.
+/// Instead of lines of a node whose agent is not connected here.
 #[must_use]
-pub fn notice(node: &faultbed_common::name::NodeName, text: &str) -> LogLine {
-    LogLine { node: node.clone(), source: "faultbed".to_owned(), text: text.to_owned() }
+pub fn absent(node: &faultbed_common::name::NodeName, text: &str) -> LogLine {
+    let (node, source) = (node.clone(), "faultbed".to_owned());
+    LogLine { node, source, text: text.to_owned(), absent: true }
 }

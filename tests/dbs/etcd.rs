@@ -27,7 +27,6 @@ impl Database for Etcd {
     }
 }
 
-#[test]
-fn etcd_lives_through_the_list() {
+pub(crate) fn lives_through_the_list() {
     life::live(&Lab::up("etcd", ETCD), &Etcd);
 }

@@ -155,10 +155,11 @@ fn address(status: &Status, database: &dyn Database, node: &NodeName) -> String 
     endpoint.rsplit("//").next().unwrap_or_default().to_owned()
 }
 
-/// Runs a client for some seconds at most.
+/// Runs a client for some seconds at most; one in Java takes seconds to begin where all cores are busy.
 pub(crate) fn client(program: &str, args: &[&str]) -> Output {
     let mut command = Command::new("timeout");
-    command.args(["-s", "KILL", "5", program]).args(args);
+    let most = if program == "java" { "30" } else { "5" };
+    command.args(["-s", "KILL", most, program]).args(args);
     command.output().expect("run timeout (coreutils)")
 }
 

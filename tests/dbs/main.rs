@@ -1,4 +1,9 @@
 //! Blueprints with the real databases from Debian's packages: each lives through the same list.
+//!
+//! Its own main, which runs all of them at once: they mostly wait for each other's elections, and one for
+//! each core, as other tests are run, would take minutes.
+
+use std::{io::Write as _, process::ExitCode, thread, time::Instant};
 
 mod etcd;
 mod life;
@@ -8,3 +13,48 @@ mod redis;
 mod redis_cluster;
 mod stand_ins;
 mod zookeeper;
+
+/// A name to choose it by, and what is run.
+type Case = (&'static str, fn());
+
+const CASES: [Case; 9] = [
+    ("etcd", etcd::lives_through_the_list),
+    ("nats", nats::jetstream_lives_through_the_list),
+    ("postgres", postgres::lives_through_the_list),
+    ("closed", postgres::a_directory_that_the_server_cannot_enter_is_named_before_anything_starts),
+    ("redis", redis::sentinel_fails_over_and_nothing_that_replicas_have_is_lost),
+    ("redis-cluster", redis_cluster::slots_fail_over_and_move_and_every_key_stays),
+    ("cockroach", stand_ins::what_cockroach_is_told_satisfies_its_stand_in),
+    ("tidb", stand_ins::what_tidb_is_told_satisfies_its_stand_ins),
+    ("zookeeper", zookeeper::lives_through_the_list),
+];
+
+fn main() -> ExitCode {
+    // What `cargo test` passes on is meant for other tests; words without dashes choose cases.
+    let words: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_chosen = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
+    let begun = Instant::now();
+    let failed = thread::scope(|scope| {
+        let cases = CASES.into_iter().filter(|(name, _)| is_chosen(name));
+        let running: Vec<_> = cases
+            .map(|(name, case)| {
+                let thread = thread::Builder::new().name(name.to_owned());
+                let timed = move || {
+                    case();
+                    say(&format!("dbs {name} ... ok, {:.1?}", begun.elapsed()));
+                };
+                (name, thread.spawn_scoped(scope, timed).expect("start a thread"))
+            })
+            .collect();
+        let ended = running.into_iter().map(|(name, thread)| (name, thread.join()));
+        ended.filter(|(_, end)| end.is_err()).map(|(name, _)| name).collect::<Vec<_>>()
+    });
+    say(&format!("dbs: {:.1?}, failed: {failed:?}", begun.elapsed()));
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A line of the result, whole although many threads write.
+fn say(line: &str) {
+    writeln!(std::io::stdout(), "{line}").expect("write the result");
+}

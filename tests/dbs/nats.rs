@@ -58,7 +58,6 @@ impl Database for Nats {
     }
 }
 
-#[test]
-fn jetstream_lives_through_the_list() {
+pub(crate) fn jetstream_lives_through_the_list() {
     life::live(&Lab::up("nats", FILE), &Nats);
 }

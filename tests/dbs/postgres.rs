@@ -51,8 +51,7 @@ impl Database for Postgres {
     }
 }
 
-#[test]
-fn postgres_lives_through_the_list() {
+pub(crate) fn lives_through_the_list() {
     let lab = Lab::new("postgres");
     // Run by root, the server runs as its own user, who must get in.
     fs::set_permissions(lab.home(), fs::Permissions::from_mode(0o711)).expect("open the directory");
@@ -61,8 +60,7 @@ fn postgres_lives_through_the_list() {
     life::live(&lab, &Postgres);
 }
 
-#[test]
-fn a_directory_that_the_server_cannot_enter_is_named_before_anything_starts() {
+pub(crate) fn a_directory_that_the_server_cannot_enter_is_named_before_anything_starts() {
     if !rustix::process::geteuid().is_root() {
         // Everybody else runs the server as himself, who can.
         return;

@@ -35,8 +35,7 @@ impl Database for Redis {
     }
 }
 
-#[test]
-fn sentinel_fails_over_and_nothing_that_replicas_have_is_lost() {
+pub(crate) fn sentinel_fails_over_and_nothing_that_replicas_have_is_lost() {
     let lab = Lab::up("redis", FILE);
     life::live(&lab, &Redis);
 }

@@ -47,8 +47,7 @@ fn every_key_is_there(status: &Status) {
     }
 }
 
-#[test]
-fn slots_fail_over_and_move_and_every_key_stays() {
+pub(crate) fn slots_fail_over_and_move_and_every_key_stays() {
     let lab = Lab::up("redis-cluster", FILE);
     let status = whole(&lab, 3);
     for key in 0..KEYS {

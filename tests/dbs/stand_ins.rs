@@ -45,8 +45,7 @@ fn lives(lab: &Lab, node: &str) {
     assert!(lab.status().bypasses.is_empty(), "{:?}", lab.status().bypasses);
 }
 
-#[test]
-fn what_cockroach_is_told_satisfies_its_stand_in() {
+pub(crate) fn what_cockroach_is_told_satisfies_its_stand_in() {
     let lab = Lab::new("cockroach");
     programs(&lab, &["cockroach"]);
     let file = "[lab]\nhosts = 3\n[cluster.c]\nblueprint = \"cockroach\"\ncockroach.path = \"bin/cockroach\"\n";
@@ -63,8 +62,7 @@ fn what_cockroach_is_told_satisfies_its_stand_in() {
     assert!(refused.stderr.contains("unknown flag: --no-such-flag"), "{}", refused.stderr);
 }
 
-#[test]
-fn what_tidb_is_told_satisfies_its_stand_ins() {
+pub(crate) fn what_tidb_is_told_satisfies_its_stand_ins() {
     let lab = Lab::new("tidb");
     let programs = programs(&lab, &["pd-server", "tikv-server", "tidb-server"]);
     let path = |name: &str| programs.join(name).display().to_string();
@@ -82,4 +80,10 @@ fn what_tidb_is_told_satisfies_its_stand_ins() {
         (find(status, "db-pd-1").leader == Some(true)).then_some(())
     });
     lives(&lab, "db-pd-1");
+    // A store has regions: it goes only by force, as long as they are not moved for it.
+    for refused in [lab.run(&["scale", "db/tikv", "2"]), lab.run(&["remove", "db-tikv-3"])] {
+        assert_ne!(refused.code, 0);
+        assert!(refused.stderr.contains("db-tikv-3 away could lose data"), "{}", refused.stderr);
+    }
+    lab.ok(&["scale", "db/tikv", "2", "--force"]);
 }

@@ -61,8 +61,8 @@ fn users_do_what_their_role_says_from_another_machine() {
     assert!(refused.stderr.contains("viewer is a viewer"), "{}", refused.stderr);
     assert_eq!(viewer.run(&["host", "token"]).code, 2);
     // A viewer may ask what a change would do; without hosts this one is refused by the lab itself.
-    let planned = viewer.run(&["start", "cluster", "--etcd.count", "1", "--plan"]);
-    assert!(planned.stderr.contains("no hosts"), "{}", planned.stderr);
+    let planned = viewer.run(&["host", "drain", "h9", "--plan"]);
+    assert!(planned.stderr.contains("there is no host h9"), "{}", planned.stderr);
 
     operator.ok(&["host", "token"]);
     let refused = operator.run(&["user", "token", "eve", "--role", "admin"]);

@@ -197,17 +197,7 @@ pub(crate) fn helper(verb: &str, arguments: &[String]) {
             let (mut accepted, _) = TcpListener::from(socket).accept().unwrap();
             std::io::Write::write_all(&mut accepted, b"hello").unwrap();
         }
-        "dial-later" => {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = socket_with(family(target), SocketType::STREAM, flags, None).unwrap();
-            // On loopback it may also succeed at once.
-            let begun = connect(&socket, &target);
-            assert!(matches!(begun, Ok(()) | Err(rustix::io::Errno::INPROGRESS)), "{begun:?}");
-            let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::OUT)];
-            rustix::event::poll(&mut fds, None).unwrap();
-            assert_eq!(sockopt::socket_error(&socket).unwrap(), Ok(()));
-            say(&socket);
-        }
+        "dial-later" => say(&dial_later(family(target), target)),
         "dial-mapped" => {
             let IpAddr::V4(v4) = target.ip() else { panic!() };
             let socket = stream(AddressFamily::INET6);
@@ -257,6 +247,19 @@ pub(crate) fn helper(verb: &str, arguments: &[String]) {
         "dial-wrong" => dial_wrong(target),
         verb => panic!("no such helper: {verb}"),
     }
+}
+
+/// Dials without waiting, then waits until the dial is over.
+fn dial_later(family: AddressFamily, target: SocketAddr) -> rustix::fd::OwnedFd {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None).unwrap();
+    // On loopback it may also succeed at once.
+    let begun = connect(&socket, &target);
+    assert!(matches!(begun, Ok(()) | Err(rustix::io::Errno::INPROGRESS)), "{begun:?}");
+    let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::OUT)];
+    rustix::event::poll(&mut fds, None).unwrap();
+    assert_eq!(sockopt::socket_error(&socket).unwrap(), Ok(()));
+    socket
 }
 
 /// Sends with the connection: where the kernel knows no cookie, it connects first as ever.

@@ -42,7 +42,7 @@ pub struct PlanArgs {
 /// # Errors
 /// The file has mistakes, or as [`change::perform`].
 pub async fn apply(session: &Session, args: &ApplyArgs) -> Outcome {
-    let loaded = lab_file::load(&args.file)?;
+    let loaded = lab_file::load(&args.file, session.hosts())?;
     let client = session.client().await?;
     let request = args.change.request(Edit::Apply(Box::new(loaded.file)), loaded.blueprints);
     change::perform(&client, request, &args.change).await
@@ -53,7 +53,7 @@ pub async fn apply(session: &Session, args: &ApplyArgs) -> Outcome {
 /// # Errors
 /// The file has mistakes, or the lab refuses or cannot be reached.
 pub async fn plan(session: &Session, args: &PlanArgs) -> Outcome {
-    let loaded = lab_file::load(&args.file)?;
+    let loaded = lab_file::load(&args.file, session.hosts())?;
     let client = session.client().await?;
     let change = ChangeArgs { plan: true, everyone: args.everyone, ..ChangeArgs::default() };
     let request = change.request(Edit::Apply(Box::new(loaded.file)), loaded.blueprints);

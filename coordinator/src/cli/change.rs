@@ -64,6 +64,7 @@ impl ChangeArgs {
             if_generation: self.if_generation.map(Generation),
             blueprints,
             everyone: self.everyone,
+            force: false,
             files: faultbed_common::program::Files::default(),
         }
     }

@@ -47,6 +47,8 @@ pub struct Client {
     inner: OperatorClient<Channel>,
     trust: TrustClient<Channel>,
     channel: Channel,
+    /// Which of the context's coordinators answers, where they are on other machines.
+    via: Option<String>,
     /// The lab.
     pub context: Context,
     /// Files that were looked at for it.
@@ -59,14 +61,17 @@ impl Client {
     /// # Errors
     /// Nobody answers: names lab, place and what to type.
     pub async fn connect(context: Context) -> Result<Self, Failure> {
-        let channel = match context.is_remote() {
-            false => unix(&context.socket()).await.map_err(|why| unreachable(&context, &why))?,
-            true => remote::connect(&context).await?,
+        let (channel, via) = if context.is_remote() {
+            let (channel, url) = remote::connect(&context).await?;
+            (channel, Some(url))
+        } else {
+            let unix = unix(&context.socket()).await;
+            (unix.map_err(|why| unreachable(&context, &why))?, None)
         };
         let trust = TrustClient::new(channel.clone());
         let inner =
             OperatorClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { inner, trust, channel, context, looked: Looked::default() })
+        Ok(Self { inner, trust, channel, via, context, looked: Looked::default() })
     }
 
     /// Asks for a change, and gives the lab the programs it needs for it.
@@ -196,9 +201,19 @@ impl Client {
     pub async fn exec(
         &self,
         parts: impl Stream<Item = ExecPart> + Send + 'static,
-    ) -> Result<tonic::Streaming<ExecPart>, Failure> {
+    ) -> Result<tonic::Streaming<ExecPart>, tonic::Status> {
         let answer = ExecClient::new(self.channel.clone()).run(parts).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| self.failure(&status))
+        answer.map(tonic::Response::into_inner)
+    }
+
+    /// The lab's other coordinators, as far as they answer.
+    pub async fn others(&self) -> Vec<Self> {
+        let mut others = Vec::new();
+        for url in self.context.remote.iter().filter(|url| Some(*url) != self.via.as_ref()) {
+            let context = Context { remote: vec![url.clone()], ..self.context.clone() };
+            others.extend(Self::connect(context).await.ok());
+        }
+        others
     }
 
     /// What a refusal of this lab means for the person who typed the command.

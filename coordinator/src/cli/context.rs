@@ -72,12 +72,15 @@ impl Context {
         if !self.is_remote() {
             return Ok(());
         }
-        Err(Failure::refused(format!(
+        let failure = Failure::refused(format!(
             "lab `{}` is run by {}; `{verb}` is for labs of this machine",
             self.name,
             self.remote.join(", ")
-        ))
-        .next(self.typed("status")))
+        ));
+        Err(match verb {
+            "up" => failure.next("faultbed up --lab mine   # another lab, on this machine"),
+            _ => failure.next(self.typed("delete cluster NAME   # stops what it has")),
+        })
     }
 
     /// Where it is reached, in words.

@@ -75,9 +75,7 @@ pub async fn exec(session: &Session, args: &ExecArgs) -> Outcome {
         .map_err(|word| Failure::refused(format!("{} is no text", word.display())))?;
     let request =
         Request { target: args.node.clone(), work: Work::Run { command }, everyone: args.everyone };
-    let client = session.client().await?;
-    let (send, parts) = begin(&request)?;
-    let mut answers = client.exec(parts).await?;
+    let (client, send, mut answers) = open(session, &request).await?;
     // It keeps the stream open: that we are there is all the host knows of us.
     feed(std::io::stdin(), send.clone());
     let ended = tokio::select! {
@@ -95,6 +93,29 @@ fn exit_of(done: &Done, node: &str) -> Outcome {
     }
     let code = done.code.or(done.signal.map(|signal| SIGNAL_BASE + signal));
     Ok(Exit(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+type Opened = (Client, mpsc::Sender<ExecPart>, Streaming<ExecPart>);
+
+/// Asks the coordinator that is nearest, then the others: an agent is connected to but one of them.
+async fn open(session: &Session, request: &Request) -> Result<Opened, Failure> {
+    let client = session.client().await?;
+    let (send, parts) = begin(request)?;
+    let first = match client.exec(parts).await {
+        Ok(answers) => return Ok((client, send, answers)),
+        Err(status) => status,
+    };
+    if first.code() == tonic::Code::FailedPrecondition {
+        for other in client.others().await {
+            let (send, parts) = begin(request)?;
+            match other.exec(parts).await {
+                Ok(answers) => return Ok((other, send, answers)),
+                Err(status) if status.code() == tonic::Code::FailedPrecondition => {}
+                Err(status) => return Err(other.failure(&status)),
+            }
+        }
+    }
+    Err(client.failure(&first))
 }
 
 /// The first message, and where the rest goes.
@@ -213,9 +234,7 @@ async fn fetch(session: &Session, args: &CopyArgs, node: &str, path: &str, to: &
     let describe = |error: std::io::Error| Failure::io(format!("write {}", to.display()), &error);
     let work = Work::Read { path: path.to_owned() };
     let request = Request { target: node.to_owned(), work, everyone: args.everyone };
-    let client = session.client().await?;
-    let (send, parts) = begin(&request)?;
-    let mut answers = client.exec(parts).await?;
+    let (client, send, mut answers) = open(session, &request).await?;
     // Whole, or not at all: the file takes its name when it is complete.
     let mut temporary = to.clone().into_os_string();
     temporary.push(format!(".faultbed-{}", std::process::id()));
@@ -279,9 +298,7 @@ async fn bring(session: &Session, args: &CopyArgs, from: &Path, node: &str, path
     }
     let work = Work::Write { path: path.clone(), mode: meta.permissions().mode() & MODE_MASK };
     let request = Request { target: node.to_owned(), work, everyone: args.everyone };
-    let client = session.client().await?;
-    let (send, parts) = begin(&request)?;
-    let mut answers = client.exec(parts).await?;
+    let (client, send, mut answers) = open(session, &request).await?;
     feed(file, send.clone());
     let ended = tokio::select! {
         ended = pass_on(&client, &mut answers) => ended?,

@@ -18,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 use crate::cli::{
     blueprints,
     failure::Failure,
-    paths::{self, PathProblem},
+    paths::{self, Hosts, PathProblem},
 };
 
 /// A lab file, ready to be applied.
@@ -36,15 +36,15 @@ pub struct Loaded {
 ///
 /// # Errors
 /// It cannot be read, or has mistakes, all of them shown.
-pub fn load(path: &str) -> Result<Loaded, Failure> {
+pub fn load(path: &str, hosts: Hosts) -> Result<Loaded, Failure> {
     let path = paths::absolute(path, &paths::current_dir()?);
     let text = paths::read_text(&path).map_err(|e| {
         Failure::refused(e).next("faultbed blueprint show etcd   # and `faultbed up --help`")
     })?;
-    load_text(path, &text)
+    load_text(path, &text, hosts)
 }
 
-fn load_text(path: PathBuf, text: &str) -> Result<Loaded, Failure> {
+fn load_text(path: PathBuf, text: &str, hosts: Hosts) -> Result<Loaded, Failure> {
     let mut file = file::parse_lab(text).map_err(|problems| unparsed(&path, text, problems))?;
     let base = path.parent().unwrap_or(Path::new("/")).to_owned();
     let mut problems = Vec::new();
@@ -60,7 +60,7 @@ fn load_text(path: PathBuf, text: &str) -> Result<Loaded, Failure> {
     }
     for (name, cluster) in &mut file.cluster {
         let blueprint = own.get(&cluster.blueprint).or_else(|| shipped.get(&cluster.blueprint));
-        let place = Place { text, cluster: name };
+        let place = Place { text, cluster: name, hosts };
         problems.extend(resolve_cluster(cluster, blueprint, &base, &place));
     }
     if problems.is_empty() {
@@ -105,6 +105,7 @@ fn own_blueprints(
 struct Place<'a> {
     text: &'a str,
     cluster: &'a ClusterName,
+    hosts: Hosts,
 }
 
 impl Place<'_> {
@@ -130,7 +131,7 @@ fn resolve_cluster(
         problems.extend(resolve_role(role, spec, base, place));
     }
     let Some(blueprint) = blueprint else { return problems };
-    for (role, problem) in missing_programs(cluster, blueprint) {
+    for (role, problem) in missing_programs(cluster, blueprint, place.hosts) {
         problems.push(place.problem(&[role.as_str()], problem));
     }
     problems
@@ -146,30 +147,37 @@ fn resolve_role(
     let mut problems = Vec::new();
     let mut settle = |keys: &[&str],
                       field: &mut Option<String>,
-                      read: fn(&str, &Path) -> Result<String, PathProblem>| {
+                      read: &dyn Fn(&str) -> Result<String, PathProblem>| {
         let Some(text) = field else { return };
-        match read(text, base) {
+        match read(text) {
             Ok(found) => *text = found,
             Err(problem) => problems.push(place.problem(keys, problem)),
         }
     };
-    settle(&[role.as_str(), "path"], &mut spec.path, paths::program);
-    settle(&[role.as_str(), "config"], &mut spec.config, paths::config);
+    let program = |text: &str| paths::program(text, base, place.hosts);
+    let config = |text: &str| paths::config(text, base);
+    settle(&[role.as_str(), "path"], &mut spec.path, &program);
+    settle(&[role.as_str(), "config"], &mut spec.config, &config);
     for (number, node) in &mut spec.node {
         let number = number.to_string();
-        settle(&[role.as_str(), "node", &number, "path"], &mut node.path, paths::program);
-        settle(&[role.as_str(), "node", &number, "config"], &mut node.config, paths::config);
+        settle(&[role.as_str(), "node", &number, "path"], &mut node.path, &program);
+        settle(&[role.as_str(), "node", &number, "config"], &mut node.config, &config);
     }
     problems
 }
 
-/// Roles that name no path, and whose blueprint's program is not in PATH.
+/// Roles that name no path, and whose blueprint's program is not in PATH. What hosts elsewhere lack,
+/// they say themselves.
 #[must_use]
 pub fn missing_programs(
     cluster: &ClusterSpec,
     blueprint: &Blueprint,
+    hosts: Hosts,
 ) -> Vec<(RoleName, PathProblem)> {
     let mut missing = Vec::new();
+    if hosts == Hosts::Elsewhere {
+        return missing;
+    }
     for (name, role) in &blueprint.roles {
         let spec = cluster.roles.get(name);
         let count = spec.and_then(|spec| spec.count).unwrap_or(role.count);

@@ -8,11 +8,13 @@ use faultbed_common::{
     logs::{LogLine, LogQuery},
     name::NodeName,
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream::select_all};
 use owo_colors::{AnsiColors, OwoColorize};
 
 use crate::cli::{
-    Session, completion,
+    Session,
+    client::Client,
+    completion,
     failure::{Exit, Outcome},
     node,
     output::{self, Format},
@@ -89,9 +91,25 @@ pub async fn run(session: &Session, args: &LogsArgs) -> Outcome {
         incarnation: args.incarnation.map(Incarnation),
     };
     let mut prefixes = Prefixes { width, given: BTreeMap::new() };
-    let mut lines = client.logs(&query).await?;
+    let mut lines = select_all([client.logs(&query).await?]);
+    // A host's agent is connected to but one of several coordinators: the others are asked in turn.
+    let mut others = None;
+    let mut asked: BTreeMap<NodeName, usize> = BTreeMap::new();
     while let Some(line) = lines.next().await {
         let line = line?;
+        if line.absent {
+            let others: &Vec<Client> = match &mut others {
+                Some(others) => others,
+                none => none.insert(client.others().await),
+            };
+            let tried = asked.entry(line.node.clone()).or_default();
+            if let Some(other) = others.get(*tried) {
+                *tried += 1;
+                let targets = vec![line.node.to_string()];
+                lines.push(other.logs(&LogQuery { targets, ..query.clone() }).await?);
+                continue;
+            }
+        }
         match args.output.output {
             Format::Json => output::json_line(&line)?,
             Format::Table if is_single => output::data(single(&line))?,
@@ -142,6 +160,7 @@ mod tests {
             node: node.parse().unwrap(),
             source: source.into(),
             text: String::new(),
+            absent: false,
         };
         let first = prefixes.of(&line("kv-1", "output"));
         let second = prefixes.of(&line("kv-2", "raft.log"));

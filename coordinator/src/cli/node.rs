@@ -22,7 +22,7 @@ use crate::cli::{
     failure::{Exit, Failure, Outcome},
     fault::NameArgs,
     output::{self, Format},
-    paths,
+    paths::{self, Hosts},
     status::words,
     wait::{Goal, follow, met::met},
 };
@@ -199,7 +199,7 @@ fn is_pause(fault: &FaultStatus) -> bool {
 /// # Errors
 /// The assignment makes no sense, a path is no program, or as [`change::perform`].
 pub async fn set(session: &Session, args: &SetArgs) -> Outcome {
-    let (field, value) = assignment(&args.assignment)?;
+    let (field, value) = assignment(&args.assignment, session.hosts())?;
     let client = session.client().await?;
     let edit = Edit::Set { targets: Targets::split(&args.target).0, field, value };
     let request = args.change.request(edit, BTreeMap::new());
@@ -207,14 +207,14 @@ pub async fn set(session: &Session, args: &SetArgs) -> Outcome {
 }
 
 /// Splits `FIELD=VALUE`; paths become absolute and are checked, files become their content.
-fn assignment(text: &str) -> Result<(String, String), Failure> {
+fn assignment(text: &str, hosts: Hosts) -> Result<(String, String), Failure> {
     let (field, value) = text.split_once('=').ok_or_else(|| {
         Failure::refused(format!("{text:?} is no assignment; write FIELD=VALUE"))
             .next("faultbed set kv-2 path=./bin/etcd-next")
     })?;
     let base = paths::current_dir()?;
     let value = match field {
-        "path" => paths::program(value, &base).map_err(|e| e.failure())?,
+        "path" => paths::program(value, &base, hosts).map_err(|e| e.failure())?,
         "config" => paths::config(value, &base).map_err(|e| e.failure())?,
         _ => value.to_owned(),
     };
@@ -238,10 +238,10 @@ mod tests {
 
     #[test]
     fn a_path_that_is_no_program_is_refused_before_anything_changes() {
-        let failure = assignment("path=./no-such-program").unwrap_err();
+        let failure = assignment("path=./no-such-program", Hosts::Here).unwrap_err();
         assert_eq!(failure.exit, Exit::REFUSED);
         assert!(failure.to_string().contains("no-such-program"), "{failure}");
-        assert_eq!(assignment("count=5").unwrap(), ("count".into(), "5".into()));
-        assert!(assignment("count").unwrap_err().to_string().contains("FIELD=VALUE"));
+        assert_eq!(assignment("count=5", Hosts::Here).unwrap(), ("count".into(), "5".into()));
+        assert!(assignment("count", Hosts::Here).unwrap_err().to_string().contains("FIELD=VALUE"));
     }
 }

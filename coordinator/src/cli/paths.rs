@@ -60,12 +60,21 @@ pub fn absolute(text: &str, base: &Path) -> PathBuf {
     plain
 }
 
+/// Where nodes run, as seen from who types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hosts {
+    /// On this machine: what is in PATH here is in theirs.
+    Here,
+    /// On machines of their own, whose programs only they know.
+    Elsewhere,
+}
+
 /// The program that `path = TEXT` means: a file of this machine, absolute and surely one that can
 /// be executed; else a name or `host:/FILE`, which mean the host's own.
 ///
 /// # Errors
 /// There is none, it is no program, or this kind of path cannot be had yet.
-pub fn program(text: &str, base: &Path) -> Result<String, PathProblem> {
+pub fn program(text: &str, base: &Path, hosts: Hosts) -> Result<String, PathProblem> {
     if text.is_empty() {
         return Err(PathProblem {
             message: "the path is empty".to_owned(),
@@ -95,13 +104,13 @@ pub fn program(text: &str, base: &Path) -> Result<String, PathProblem> {
         return into_text(&path);
     }
     // The name stays a name: it means the host's own program, also where that is elsewhere.
-    match in_path(text) {
-        Some(_) => Ok(text.to_owned()),
-        None => Err(PathProblem {
-            message: format!("no program `{text}` in PATH"),
-            help: format!("install it, or write a path with a slash: ./{text}"),
-        }),
+    if hosts == Hosts::Elsewhere || in_path(text).is_some() {
+        return Ok(text.to_owned());
     }
+    Err(PathProblem {
+        message: format!("no program `{text}` in PATH"),
+        help: format!("install it, or write a path with a slash: ./{text}"),
+    })
 }
 
 fn into_text(path: &Path) -> Result<String, PathProblem> {
@@ -193,7 +202,8 @@ mod tests {
     fn each_way_a_path_can_be_wrong_is_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("etcd");
-        let check = |text: &str| program(text, dir.path()).map_err(|problem| problem.message);
+        let check =
+            |text: &str| program(text, dir.path(), Hosts::Here).map_err(|problem| problem.message);
         assert!(check("./etcd").unwrap_err().contains("does not exist"));
         fs::write(&file, "#!/bin/sh\n").unwrap();
         if rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_err() {
@@ -206,6 +216,9 @@ mod tests {
         assert_eq!(check("sh").unwrap(), "sh");
         assert_eq!(check("host:/usr/bin/etcd").unwrap(), "host:/usr/bin/etcd");
         assert!(check("host:bin/etcd").unwrap_err().contains("from its root"));
+        let elsewhere = |text| program(text, dir.path(), Hosts::Elsewhere);
+        assert_eq!(elsewhere("no-such-program-anywhere").unwrap(), "no-such-program-anywhere");
+        assert!(elsewhere("./no-such").is_err(), "files are pushed from here");
         assert!(check("https://x/y").unwrap_err().contains("network"));
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use clap_complete::ArgValueCandidates;
 use faultbed_common::{
-    edit::{Edit, NodeVerb},
+    edit::{Edit, EditRequest, NodeVerb},
     name::NodeName,
     report::NodeState,
     status::{NodeStatus, Status},
@@ -66,7 +66,10 @@ pub async fn scale(session: &Session, args: &ScaleArgs) -> Outcome {
         field: "count".to_owned(),
         value: count.to_string(),
     };
-    let request = |count| args.change.request(set(count), BTreeMap::new());
+    let request = |count| EditRequest {
+        force: args.force,
+        ..args.change.request(set(count), BTreeMap::new())
+    };
     let kept = args.count.min(here) as usize;
     let going: Vec<NodeName> = nodes[kept..].iter().map(|node| node.name.clone()).collect();
     if !going.is_empty() && args.count > 0 {
@@ -96,21 +99,23 @@ pub async fn scale(session: &Session, args: &ScaleArgs) -> Outcome {
 /// As [`scale`].
 pub async fn remove(session: &Session, args: &RemoveArgs) -> Outcome {
     let client = session.client().await?;
-    let edit = |targets: Vec<String>| Edit::Remove { targets };
     let targets = node::split(&args.verb.targets);
     let change = &args.verb.change;
     let dry = ChangeArgs { plan: true, ..change.clone() };
-    let whole = dry.request(edit(targets.clone()), BTreeMap::new());
+    let request = |change: &ChangeArgs, targets: Vec<String>| EditRequest {
+        force: args.force,
+        ..change.request(Edit::Remove { targets }, BTreeMap::new())
+    };
+    let whole = request(&dry, targets.clone());
     let (reply, status) = tokio::try_join!(client.edit(&whole), client.status())?;
     let going: Vec<NodeName> = reply.nodes.keys().cloned().collect();
     check(&client, &status, &going, args.force, change).await?;
     if change.limit().is_none() || going.len() <= 1 {
-        let request = change.request(edit(targets), BTreeMap::new());
-        return change::perform(&client, request, change).await;
+        return change::perform(&client, request(change, targets), change).await;
     }
     for node in &going {
-        let request = change.request(edit(vec![node.to_string()]), BTreeMap::new());
-        let outcome = change::perform(&client, request, change).await;
+        let one = request(change, vec![node.to_string()]);
+        let outcome = change::perform(&client, one, change).await;
         if !node::is_done(&outcome) {
             return outcome;
         }

@@ -104,7 +104,14 @@ fn show_node(node: &NodeStatus, now: &Status) -> String {
         "connections",
         match &node.identity {
             Identity::Unknown => "not known yet how they are named".to_owned(),
-            Identity::Address => "named by source address".to_owned(),
+            Identity::Address => match node.dial_ports {
+                None => "named by source address".to_owned(),
+                Some(ports) => format!(
+                    "named by source address; on other hosts by ports {} to {}",
+                    ports.first,
+                    ports.last()
+                ),
+            },
             Identity::Lookup(why) => format!("named by asking the kernel: {why}"),
         },
     );

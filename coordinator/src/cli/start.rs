@@ -22,7 +22,8 @@ use crate::cli::{
     lab_file,
     node::VerbArgs,
     output::{self, Format},
-    paths, up,
+    paths::{self, Hosts},
+    up,
 };
 
 /// Arguments of `start`: nodes, or a new cluster.
@@ -203,7 +204,7 @@ async fn start_cluster(
     argv: &[OsString],
 ) -> Outcome {
     let candidates = candidates(argv)?;
-    let roles = roles(matches, &candidates)?;
+    let roles = roles(matches, &candidates, session.hosts())?;
     let (blueprint_name, blueprint) = choose(&candidates, &roles, args.blueprint.is_some())?;
     let name: ClusterName =
         args.name.as_deref().unwrap_or(blueprint.name.as_str()).parse().map_err(|e| {
@@ -215,7 +216,8 @@ async fn start_cluster(
         lease: args.lease,
         roles,
     };
-    if let Some((role, problem)) = lab_file::missing_programs(&spec, blueprint).into_iter().next() {
+    let missing = lab_file::missing_programs(&spec, blueprint, session.hosts());
+    if let Some((role, problem)) = missing.into_iter().next() {
         let next = format!("faultbed start cluster --{role}.path ./PROGRAM …");
         return Err(problem.failure().next(next));
     }
@@ -258,6 +260,7 @@ fn print_plan(name: &ClusterName, spec: &ClusterSpec, format: Format) -> Result<
 fn roles(
     matches: &ArgMatches,
     candidates: &BTreeMap<String, Blueprint>,
+    hosts: Hosts,
 ) -> Result<BTreeMap<RoleName, RoleSpec>, Failure> {
     let names: BTreeSet<&RoleName> = candidates.values().flat_map(|b| b.roles.keys()).collect();
     let base = paths::current_dir()?;
@@ -281,7 +284,7 @@ fn roles(
             let message = format!("--{}: {}", flag(field), problem.message);
             Failure::refused(message).next(problem.help)
         };
-        let path = one("path").map(|text| paths::program(text, &base)).transpose();
+        let path = one("path").map(|text| paths::program(text, &base, hosts)).transpose();
         let config = one("config").map(|text| paths::config(text, &base)).transpose();
         let spec = RoleSpec {
             count: matches.get_one::<u32>(&flag("count")).copied(),

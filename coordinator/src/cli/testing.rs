@@ -78,6 +78,7 @@ fn node(number: u8) -> NodeStatus {
             version: Some("etcd Version: 3.4.23".into()),
         }),
         identity: Identity::Address,
+        dial_ports: None,
         faults: Vec::new(),
         why: None,
         restarts: 0,

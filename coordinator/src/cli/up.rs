@@ -23,6 +23,7 @@ use crate::cli::{
     failure::{Exit, Failure, Outcome},
     guard, lab_file,
     output::{self, Format},
+    paths::Hosts,
     status,
 };
 use daemons::Programs;
@@ -108,7 +109,8 @@ pub struct Plan {
 
 impl Plan {
     fn new(args: UpArgs) -> Result<Self, Failure> {
-        let loaded = args.file.as_deref().map(lab_file::load).transpose()?;
+        let loaded =
+            args.file.as_deref().map(|file| lab_file::load(file, Hosts::Here)).transpose()?;
         let file_hosts = loaded.as_ref().and_then(|loaded| loaded.file.lab.hosts);
         let change = loaded.map(|loaded| EditRequest {
             edit: Edit::Apply(Box::new(loaded.file)),
@@ -116,6 +118,7 @@ impl Plan {
             if_generation: None,
             blueprints: loaded.blueprints,
             everyone: false,
+            force: false,
             files: faultbed_common::program::Files::default(),
         });
         Ok(Self { args, change, file_hosts })
@@ -237,7 +240,7 @@ pub async fn trial(
 ) -> Outcome {
     let cluster = "check".parse().map_err(|e| Failure::no(format!("name the trial: {e}")))?;
     let spec = ClusterSpec { blueprint: name.to_owned(), ..ClusterSpec::default() };
-    let missing = lab_file::missing_programs(&spec, &blueprint);
+    let missing = lab_file::missing_programs(&spec, &blueprint, Hosts::Here);
     if let Some((_, problem)) = missing.into_iter().next() {
         return Err(problem.failure());
     }
@@ -247,6 +250,7 @@ pub async fn trial(
         if_generation: None,
         blueprints: BTreeMap::from([(name.to_owned(), blueprint)]),
         everyone: false,
+        force: false,
         files: faultbed_common::program::Files::default(),
     };
     let args = UpArgs { ephemeral: true, wait: Span(limit), ..UpArgs::default() };

@@ -1,5 +1,7 @@
 //! Decides the changes nobody asks for: faults begin and end, roles' gates open, followed targets move.
 
+use std::collections::BTreeMap;
+
 use faultbed_common::{
     compile::compile,
     duration::millis,
@@ -18,10 +20,13 @@ use super::edit::{
     lease,
 };
 
+/// How long ago each fault in force began, in milliseconds, by a clock that nobody steps.
+pub type Ages = BTreeMap<FaultName, u64>;
+
 /// The next automatic change, if one is due. Called after every change of lab or reports and
 /// when [`next_at_unix_ms`] has come.
 #[must_use]
-pub fn due(lab: &Lab, reports: &Reports, asked: &Asked) -> Option<Decision> {
+pub fn due(lab: &Lab, reports: &Reports, ages: &Ages, asked: &Asked) -> Option<Decision> {
     let mut change = Change::new(lab, reports, asked);
     let mut done = Vec::new();
     open_gates(&mut change, &mut done);
@@ -29,7 +34,7 @@ pub fn due(lab: &Lab, reports: &Reports, asked: &Asked) -> Option<Decision> {
     let names: Vec<FaultName> = change.lab.faults.keys().cloned().collect();
     for name in names {
         let Some(mut fault) = change.lab.faults.get(&name).cloned() else { continue };
-        if let Some(what) = tend(&change, &name, &mut fault) {
+        if let Some(what) = tend(&change, ages, &name, &mut fault) {
             done.push(what);
             change.lab.faults.insert(name, fault);
         }
@@ -87,7 +92,7 @@ fn all_have_been_ready(reports: &Reports, cluster: &Cluster, role: &RoleName) ->
 }
 
 /// What time and reports do to one fault, in words; `None` where nothing is due.
-fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<String> {
+fn tend(change: &Change<'_>, ages: &Ages, name: &FaultName, fault: &mut Fault) -> Option<String> {
     match fault.phase.clone() {
         Phase::Ended { .. } => None,
         Phase::Pending { why } => match begin(change, name, fault) {
@@ -105,7 +110,7 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
                 fault.ended_because = Some(why);
                 return Some(what);
             }
-            if is_over(change, name, fault) {
+            if is_over(change, ages.get(name).copied(), name, fault) {
                 fault.phase = change.ended(Ended::Expired);
                 return Some(format!("{name} expired"));
             }
@@ -115,9 +120,9 @@ fn tend(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<Stri
 }
 
 /// Whether the time of a fault in force is up. Its hosts keep the deadline, by clocks that nobody
-/// sets; ours counts only where none of them says anything, since it may have been stepped, and may
+/// sets; where none of them says anything, its age counts. A wall clock may have been stepped, and may
 /// be another one than that by which the fault began.
-fn is_over(change: &Change<'_>, name: &FaultName, fault: &Fault) -> bool {
+fn is_over(change: &Change<'_>, age_ms: Option<u64>, name: &FaultName, fault: &Fault) -> bool {
     let reports = change.reports.values().filter_map(|report| report.faults.get(name));
     let mut said = reports.filter(|report| report.revision == fault.revision).peekable();
     if said.peek().is_some() {
@@ -130,7 +135,10 @@ fn is_over(change: &Change<'_>, name: &FaultName, fault: &Fault) -> bool {
             return all_expired;
         }
     }
-    ends_at(fault).is_some_and(|at| at <= change.asked.now_unix_ms)
+    match (age_ms, fault.spec.lasts) {
+        (Some(age_ms), Some(Lasts::For(span))) => age_ms >= millis(span.0),
+        _ => false,
+    }
 }
 
 /// That a host healed a fault by itself, and why. A fault that is over at one end of a link is half

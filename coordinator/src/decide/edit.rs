@@ -84,6 +84,7 @@ pub fn decide(
     let mut change = Change::new(lab, reports, asked);
     change.blueprints = Some(&request.blueprints);
     change.everyone = request.everyone;
+    change.force = request.force;
     let what = match &request.edit {
         Edit::Apply(file) => {
             apply::apply(&mut change, file)?;

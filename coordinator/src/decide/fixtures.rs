@@ -7,7 +7,7 @@ use faultbed_common::{
     fault::FaultSpec,
     generation::Incarnation,
     host_spec::Wanted,
-    lab::{Host, Lab},
+    lab::{Host, Lab, Phase},
     name::{FaultName, HostName, NodeName},
     program::Files,
     report::{FaultReport, HostReport, NodeReport, NodeState},
@@ -26,6 +26,7 @@ pub(super) struct World {
     pub reports: Reports,
     pub by: String,
     pub everyone: bool,
+    pub force: bool,
     pub files: Files,
     pub now: u64,
 }
@@ -42,6 +43,7 @@ pub(super) fn empty() -> World {
         reports: Reports::new(),
         by: "ada".to_owned(),
         everyone: false,
+        force: false,
         files: Files::default(),
         now: 1_000_000,
     }
@@ -87,6 +89,7 @@ impl World {
             if_generation: None,
             blueprints: BTreeMap::new(),
             everyone: self.everyone,
+            force: self.force,
             files: self.files.clone(),
         };
         let before = self.lab.clone();
@@ -112,9 +115,19 @@ impl World {
         self.edit(Edit::Node { targets: vec![targets.to_owned()], verb })
     }
 
+    /// How long ago faults in force began.
+    fn ages(&self) -> BTreeMap<FaultName, u64> {
+        let age = |fault: &faultbed_common::lab::Fault| match fault.phase {
+            Phase::Active { since_unix_ms } => Some(self.now.saturating_sub(since_unix_ms)),
+            Phase::Pending { .. } | Phase::Ended { .. } => None,
+        };
+        let faults = self.lab.faults.iter();
+        faults.filter_map(|(name, fault)| Some((name.clone(), age(fault)?))).collect()
+    }
+
     /// Does the chores that are due, in words.
     pub(super) fn chores(&mut self) -> Option<String> {
-        let decision = super::chores::due(&self.lab, &self.reports, &self.asked())?;
+        let decision = super::chores::due(&self.lab, &self.reports, &self.ages(), &self.asked())?;
         check_step(&self.lab, &decision);
         self.lab = decision.lab;
         Some(decision.what)

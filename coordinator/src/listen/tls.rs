@@ -16,6 +16,7 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
+use faultbed_common::trust::Who;
 use faultbed_trust::{
     certificate::{self, Facts},
     provider,
@@ -34,7 +35,7 @@ use super::{refuse, serve_one};
 use crate::{
     mirror::MirrorHandle,
     pki::Pki,
-    service::access::{Caller, Denied, may},
+    service::access::{Caller, Denied, Parting, is_session, may},
 };
 
 /// Connections from other machines served at once. Those of this machine have places of their own.
@@ -210,11 +211,16 @@ async fn check(
     if let Err(why) = check_origin(headers, request.uri().authority().map(|a| a.as_str())) {
         return refuse(headers, StatusCode::FORBIDDEN, why);
     }
+    let mut parting = None;
     if let Some(identity) = caller.as_ref().and_then(|caller| caller.identity.as_ref())
         && !pki.knows(identity)
     {
-        let why = format!("{identity} is no member of this lab");
-        return refuse(headers, StatusCode::FORBIDDEN, why);
+        parting = pki.removed(identity).map(Parting);
+        // Who was removed must hear so, or it would keep its nodes and try for ever.
+        if parting.is_none() || !is_session(request.uri().path()) {
+            let why = format!("{identity} is no member of this lab{}", way_in(&identity.who));
+            return refuse(headers, StatusCode::FORBIDDEN, why);
+        }
     }
     match may(caller.as_ref(), request.uri().path()) {
         Ok(()) => {}
@@ -228,7 +234,21 @@ async fn check(
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
     }
+    if let Some(parting) = parting {
+        request.extensions_mut().insert(parting);
+    }
     next.run(request).await
+}
+
+/// How somebody who is no member comes in again.
+fn way_in(who: &Who) -> String {
+    match who {
+        Who::User(name, role) => {
+            format!("; an admin lets it in with `faultbed user token {name} --role {role}`")
+        }
+        Who::Host(name) => format!("; `faultbed host token --name {name}` lets it in"),
+        Who::Coordinator(_) => String::new(),
+    }
 }
 
 /// A page of another site can make a browser send requests with the user's certificate.

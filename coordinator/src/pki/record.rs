@@ -57,13 +57,19 @@ pub struct CoordinatorRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     /// There is none of this id, or the secret is another's.
-    #[error("this token is not known here; ask for a new one with `faultbed host token`")]
+    #[error(
+        "this token is not known here; `faultbed host token` or `faultbed user token` makes a new one"
+    )]
     Unknown,
     /// Its time is up.
-    #[error("this token has expired; ask for a new one with `faultbed host token`")]
+    #[error(
+        "this token has expired; `faultbed host token` or `faultbed user token` makes a new one"
+    )]
     Expired,
     /// Somebody else has used it.
-    #[error("this token was used before; ask for a new one with `faultbed host token`")]
+    #[error(
+        "this token was used before; `faultbed host token` or `faultbed user token` makes a new one"
+    )]
     Used,
     /// Neither the token nor who brings it says a name.
     #[error("say the host's name: `faultbed-agent join --name NAME …`")]

@@ -48,11 +48,15 @@ impl Caller {
         if self.role().is_some_and(|role| role >= least) {
             return Ok(());
         }
-        let own = self.role().map_or("no user".to_owned(), |role| format!("a {role}"));
+        let own = match self.role() {
+            None => "no user".to_owned(),
+            Some(role @ Role::Viewer) => format!("a {role}"),
+            Some(role @ (Role::Operator | Role::Admin)) => format!("an {role}"),
+        };
+        let user = &self.user;
         Err(format!(
-            "{} is {own} of this lab, and this takes the role {least}; an admin gives it with \
-             `faultbed user token NAME --role {least}`",
-            self.user
+            "{user} is {own} of this lab, and this takes the role {least}; an admin gives it with \
+             `faultbed user token {user} --role {least}`"
         ))
     }
 
@@ -67,6 +71,16 @@ impl Caller {
             Some(_) => Err(format!("{} may not speak for host {host}", self.user)),
         }
     }
+}
+
+/// That the caller's host was removed from the lab, and why: its session is told that, and no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parting(pub String);
+
+/// The only call of somebody who is no member any more that gets an answer of the service.
+#[must_use]
+pub fn is_session(path: &str) -> bool {
+    path == "/faultbed.v1.Agent/Session"
 }
 
 /// What a call takes.

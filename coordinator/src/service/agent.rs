@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use super::{
+    access::Parting,
     caller,
     content::{self, Pieces},
     decode,
@@ -72,6 +73,9 @@ impl Agent for AgentService {
         request: Request<Streaming<FromAgent>>,
     ) -> Result<Response<ToAgents>, Status> {
         let caller = caller(&request)?;
+        if let Some(Parting(why)) = request.extensions().get() {
+            return Ok(Response::new(farewell(why.clone())));
+        }
         let mut incoming = request.into_inner();
         let hello = read_hello(&mut incoming).await?;
         caller.must_be_host(&hello.host).map_err(Status::permission_denied)?;

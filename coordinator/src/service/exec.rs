@@ -102,7 +102,8 @@ impl Desk {
         let agent = lock(&self.agents).get(host).map(|(_, send)| send.clone());
         let Some(agent) = agent else {
             return Err(Status::failed_precondition(format!(
-                "host {host} is not connected to this coordinator; see `faultbed status`"
+                "the agent of {host} is not connected to this coordinator; where others have it, a context \
+                 with a token of `faultbed user token` asks them too"
             )));
         };
         let (up, attended) = oneshot::channel();

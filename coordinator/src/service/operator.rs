@@ -21,7 +21,7 @@ use crate::{
     editor::{Editor, reports_of_living, unix_ms},
     journal::Journal,
     mirror::MirrorHandle,
-    sessions::{Sessions, notice},
+    sessions::{Sessions, absent},
     view::status_of,
 };
 
@@ -193,8 +193,8 @@ fn log_stream(
         incarnation: query.incarnation,
     };
     let Some((id, mut batches)) = sessions.ask(&host, wanted) else {
-        let text = format!("host {host} is not connected; its files are in its own directory");
-        let lines = nodes.iter().map(|node| encode(&notice(node, &text))).collect::<Vec<_>>();
+        let text = format!("the agent of {host} is not connected to this coordinator");
+        let lines = nodes.iter().map(|node| encode(&absent(node, &text))).collect::<Vec<_>>();
         return Box::pin(futures::stream::iter(lines));
     };
     let reading = Reading { sessions, host, id };

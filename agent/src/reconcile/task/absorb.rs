@@ -1,20 +1,22 @@
 //! Takes in why the loop woke: what was heard becomes what is observed.
 
+mod proxy;
+mod steps;
+
 use std::time::Duration;
 
-use faultbed_common::{name::NodeName, report::FaultReport, session::Orders};
+use faultbed_common::{name::NodeName, session::Orders};
 use tokio::task::{Id, JoinError};
 
+use self::steps::{step_failed, step_succeeded};
 use super::{Reconciler, Wake};
 use crate::{
     binaries::Binary,
     probe::{Fact, Found},
     reconcile::{
-        Failure, Hands, NodeAct, ObservedNode, Readiness, Run, StepKind,
+        Hands, NodeAct, ObservedNode, Readiness, Run, StepKind,
         execute::Done,
-        hands::{ProxyApplied, ProxySeen},
         report::{self, NodeFacts},
-        step::Cause,
     },
 };
 
@@ -334,167 +336,6 @@ impl<H: Hands> Reconciler<H> {
             Found::Role(role) => facts.role = role,
         }
     }
-
-    fn proxy_told(&mut self, told: Result<ProxyApplied, String>) {
-        let now = self.hands.now();
-        self.proxy_told_times += 1;
-        let proxy = &mut self.observed.proxy;
-        proxy.busy = false;
-        let file = proxy.telling.take();
-        match told {
-            Ok(ProxyApplied { failed, faults, outdated }) => {
-                proxy.running = true;
-                proxy.applied = file.map(|file| *file);
-                proxy.applied_at = now;
-                proxy.failed = failed;
-                proxy.outdated = outdated;
-                proxy.failure = None;
-                let seen = self.proxy_seen.get_or_insert_default();
-                // It enforces what it named and nothing else.
-                for fault in seen.faults.values_mut() {
-                    fault.active = false;
-                }
-                for (name, fault) in faults {
-                    // Counters come with the next report; being in force is told at once.
-                    let known = seen.faults.remove(&name).unwrap_or_default();
-                    let is_same = known.revision == fault.revision;
-                    let fault = FaultReport {
-                        links: known.links,
-                        expired: is_same && known.expired && !fault.active,
-                        remaining_ms: known.remaining_ms.filter(|_| is_same),
-                        ..fault
-                    };
-                    seen.faults.insert(name, fault);
-                }
-                let now = self.hands.now();
-                self.canaries.proxy_says(&seen.faults, now);
-                if self.proxy_watch.is_none() {
-                    self.watch_proxy();
-                }
-                self.ask_proxy();
-            }
-            Err(why) => {
-                tracing::warn!(%why, "apply the proxy's rules");
-                let attempts = proxy.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
-                proxy.failure = Some(Failure { why, attempts, at: now });
-                proxy.running = self.hands.find_proxy().is_some();
-            }
-        }
-    }
-
-    fn proxy_ended(&mut self) {
-        self.proxy_watch = None;
-        // Another one has taken over from it, with all that it had.
-        if self.hands.find_proxy().is_some() {
-            self.watch_proxy();
-            return;
-        }
-        tracing::error!("the proxy process ended");
-        let proxy = &mut self.observed.proxy;
-        proxy.running = false;
-        proxy.applied = None;
-        proxy.failed.clear();
-        // What it counted is still true; what it held is not held by anybody now.
-        for fault in self.proxy_seen.iter_mut().flat_map(|seen| seen.faults.values_mut()) {
-            if fault.active {
-                fault.active = false;
-                fault.why = Some("the proxy process does not run".to_owned());
-            }
-        }
-    }
-
-    fn proxy_answered(&mut self, told_times: u64, seen: Result<ProxySeen, String>) {
-        self.is_asking_proxy = false;
-        if told_times != self.proxy_told_times {
-            // It may have answered before it was told: by such an answer a fault that was just
-            // confirmed would seem to be gone, or one that was healed to be back.
-            self.ask_proxy();
-            return;
-        }
-        match seen {
-            Ok(_) if !self.observed.proxy.running => {}
-            Ok(seen) => {
-                self.canaries.proxy_says(&seen.faults, self.hands.now());
-                self.kept.proxy_says(&seen.faults);
-                self.proxy_seen = Some(seen);
-            }
-            Err(why) => tracing::debug!(%why, "ask the proxy"),
-        }
-    }
-}
-
-fn step_succeeded(
-    observed: &mut ObservedNode,
-    act: &NodeAct,
-    binary: Option<Binary>,
-    now: crate::clock::BootTime,
-) {
-    let record = &mut observed.record;
-    match act {
-        NodeAct::Start { cause, orders, .. } => {
-            record.restarts = if *cause == Cause::Crash { record.restarts + 1 } else { 0 };
-            // The same file is the same program: what it hashed to need not be found out again.
-            let known = record.binary.take().filter(|known| known.sha256.is_some());
-            record.binary = match (binary, known) {
-                (Some(new), Some(known)) if known.is_same_file(&new) => Some(known),
-                (new, _) => new,
-            };
-            record.left = false;
-            observed.orders = Some(orders.clone());
-            observed.told_at = now;
-        }
-        NodeAct::Orders { orders, .. } => {
-            observed.orders = Some(orders.clone());
-            observed.told_at = now;
-        }
-        NodeAct::Init { index } => record.init_done = index + 1,
-        NodeAct::Join => record.joined = true,
-        NodeAct::Leave => record.left = true,
-        NodeAct::Bootstrap => record.bootstrapped = true,
-        NodeAct::Wipe { wipes } => *record = record.wiped(*wipes),
-        NodeAct::EffectOn { fault, incarnation, .. } => {
-            if let Some(mark) = record.effects.get_mut(fault) {
-                mark.on_in = Some(*incarnation);
-            }
-        }
-        NodeAct::EffectOff { fault, .. } => {
-            record.effects.remove(fault);
-        }
-        // It was asked; until it is gone, asking again waits as a retry would.
-        NodeAct::KillTree { .. } | NodeAct::Signal { .. } => {
-            let why = "its processes do not end".to_owned();
-            note_failure(observed, &act.kind(), why, now);
-        }
-        NodeAct::Interrupt | NodeAct::Fetch { .. } | NodeAct::Retire { .. } => {}
-    }
-}
-
-fn step_failed(
-    observed: &mut ObservedNode,
-    act: &NodeAct,
-    kind: &StepKind,
-    why: String,
-    now: crate::clock::BootTime,
-) {
-    if let NodeAct::EffectOff { fault, .. } = act {
-        let mark = observed.record.effects.get(fault);
-        // A new process may never have heard of the effect: then there is nothing to undo.
-        if mark.is_some_and(|mark| mark.on_in != Some(observed.run.incarnation())) {
-            observed.record.effects.remove(fault);
-            return;
-        }
-    }
-    note_failure(observed, kind, format!("{}: {why}", kind.verb()), now);
-}
-
-fn note_failure(
-    observed: &mut ObservedNode,
-    kind: &StepKind,
-    why: String,
-    now: crate::clock::BootTime,
-) {
-    let attempts = observed.failures.get(kind).map_or(1, |failure| failure.attempts + 1);
-    observed.failures.insert(kind.clone(), Failure { why, attempts, at: now });
 }
 
 /// Keeps a node's marks. A disk that does not take them is logged: the node must go on.

@@ -229,10 +229,12 @@ fn read_hook(section: &Section<'_>, field: &'static str, scope: Scope<'_>) -> Op
     let after = after.and_then(|item| scope.command(&item, "join.after")).unwrap_or_default();
     let required = if joins { None } else { section.get("required") };
     let required = required.and_then(|item| item.truth()).unwrap_or_default();
+    let refuse = if joins { None } else { section.get("refuse") };
+    let refuse = refuse.and_then(|item| item.filled_text()).map(str::to_owned);
     let timeout = if joins { None } else { section.get("timeout") };
     let timeout = timeout.and_then(|item| item.duration());
     let args = joins.then(|| section.get("args")).flatten();
     let args = args.and_then(|item| scope.templates(&item, "join.args"));
     section.finish();
-    Some(Hook { before, after, required, timeout, args })
+    Some(Hook { before, after, required, refuse, timeout, args })
 }

@@ -3,39 +3,59 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use faultbed_trust::{ask, credentials::Credentials, dial::Dialer};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use tonic::transport::Channel;
 
 use super::{unix, unreachable};
 use crate::cli::{context::Context, failure::Failure, output};
 
+/// What the place of a coordinator of this machine begins with.
+const SOCKET: &str = "unix:";
+
+/// After so long without an answer of one coordinator, the next is tried beside it.
+const NEXT_AFTER: Duration = Duration::from_millis(300);
+
 /// How long a command is held up by a certificate that has to be renewed.
 const RENEW_MAX: Duration = Duration::from_secs(5);
 
-/// A channel to the first coordinator that answers.
+/// A channel to the first coordinator that answers, and which that is. One that is silent, as a machine
+/// that is off, holds up nobody: the next one is tried beside it.
 ///
 /// # Errors
 /// None does, or there is no certificate to show.
-pub(super) async fn connect(context: &Context) -> Result<Channel, Failure> {
-    let mut dialer = None;
+pub(super) async fn connect(context: &Context) -> Result<(Channel, String), Failure> {
+    let dialer = match context.remote.iter().any(|url| !url.starts_with(SOCKET)) {
+        true => Some(open(context).await?),
+        false => None,
+    };
+    let mut rest = context.remote.iter();
+    let mut dials = FuturesUnordered::new();
     let mut whys = Vec::new();
-    for url in &context.remote {
-        if let Some(socket) = url.strip_prefix("unix:") {
-            match unix(socket.as_ref()).await {
-                Ok(channel) => return Ok(channel),
-                Err(why) => whys.push(why),
-            }
-            continue;
+    loop {
+        match rest.next() {
+            Some(url) => dials.push(dial(dialer.as_ref(), url)),
+            None if dials.is_empty() => return Err(unreachable(context, &whys.join("; "))),
+            None => {}
         }
-        let dialer = match &dialer {
-            Some(dialer) => dialer,
-            None => dialer.insert(open(context).await?),
-        };
-        match dialer.connect(url, |endpoint| endpoint).await {
-            Ok(channel) => return Ok(channel),
-            Err(error) => whys.push(error.to_string()),
+        tokio::select! {
+            Some(dialled) = dials.next() => match dialled {
+                Ok(reached) => return Ok(reached),
+                Err(why) => whys.push(why),
+            },
+            () = tokio::time::sleep(NEXT_AFTER), if rest.len() > 0 => {}
         }
     }
-    Err(unreachable(context, &whys.join("; ")))
+}
+
+async fn dial(dialer: Option<&Dialer>, url: &str) -> Result<(Channel, String), String> {
+    let channel = match (url.strip_prefix(SOCKET), dialer) {
+        (Some(socket), _) => unix(socket.as_ref()).await?,
+        (None, Some(dialer)) => {
+            dialer.connect(url, |endpoint| endpoint).await.map_err(|error| error.to_string())?
+        }
+        (None, None) => return Err(format!("there is no certificate to show to {url}")),
+    };
+    Ok((channel, url.to_owned()))
 }
 
 /// What connections are made with; a certificate that nears its end is renewed first.
@@ -54,10 +74,12 @@ async fn open(context: &Context) -> Result<Dialer, Failure> {
     if now >= held.facts().map_err(say)?.renew_at_unix_s() {
         for url in context.remote.iter().filter(|url| url.starts_with("https://")) {
             let renewing = ask::renew(&dialer, url, &held);
-            let Ok(Ok((renewed, _))) = tokio::time::timeout(RENEW_MAX, renewing).await else {
+            let Ok(Ok((renewed, issued))) = tokio::time::timeout(RENEW_MAX, renewing).await else {
                 continue;
             };
             renewed.write(&dir).and_then(|()| dialer.replace(&renewed)).map_err(say)?;
+            // Coordinators may have come since; where this cannot be kept, those known still serve.
+            let _ = Context { remote: issued.urls, ..context.clone() }.write();
             output::say(format!("renewed the certificate for lab `{}`", context.name));
             break;
         }

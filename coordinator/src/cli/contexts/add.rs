@@ -87,7 +87,8 @@ async fn by_socket(places: &Places, args: &AddArgs, socket: &Path) -> Result<(),
 
 fn say(error: &TrustError) -> Failure {
     match error {
-        TrustError::Refused { .. } => Failure::refused(error.to_string()),
+        TrustError::Refused { .. } => Failure::refused(error.to_string())
+            .next("ask an admin of the lab for: faultbed user token NAME --role operator"),
         TrustError::Connect { .. } => Failure::unreachable(error.to_string()),
         TrustError::Unreadable { .. } | TrustError::Disk { .. } | TrustError::Make { .. } => {
             Failure::no(error.to_string())

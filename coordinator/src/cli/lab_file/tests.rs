@@ -5,7 +5,7 @@ use expect_test::{Expect, expect};
 use super::*;
 
 fn load_in(dir: &Path, text: &str) -> Result<Loaded, String> {
-    load_text(dir.join("lab.toml"), text)
+    load_text(dir.join("lab.toml"), text, Hosts::Here)
         .map_err(|failure| failure.to_string().replace(&dir.display().to_string(), "DIR"))
 }
 

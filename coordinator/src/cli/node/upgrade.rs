@@ -45,7 +45,8 @@ pub struct UpgradeArgs {
 /// The path is no program, the lab refuses, or a node did not come back: then the rest is left as
 /// it was, and the error says so.
 pub async fn run(session: &Session, args: &UpgradeArgs) -> Outcome {
-    let path = paths::program(&args.path, &paths::current_dir()?).map_err(|e| e.failure())?;
+    let path = paths::program(&args.path, &paths::current_dir()?, session.hosts())
+        .map_err(|e| e.failure())?;
     let client = session.client().await?;
     let set =
         |targets: Vec<String>| Edit::Set { targets, field: "path".to_owned(), value: path.clone() };

@@ -29,7 +29,7 @@ fn parse(line: &str) -> Result<(String, BTreeMap<RoleName, RoleSpec>), String> {
         .map_err(|e| e.to_string())?;
     let cluster =
         matches.subcommand_matches("start").unwrap().subcommand_matches("cluster").unwrap();
-    let roles = roles(cluster, &all).map_err(|failure| failure.to_string())?;
+    let roles = roles(cluster, &all, Hosts::Here).map_err(|failure| failure.to_string())?;
     let (name, _) = choose(&all, &roles, false).map_err(|failure| failure.to_string())?;
     Ok((name, roles))
 }

@@ -167,7 +167,7 @@ pub fn canary(report: &CanaryReport) -> String {
                 0 => format!("no answer to {tries} while in force"),
                 _ => format!(
                     "{} to {tries} while in force{}",
-                    counted(u64::from(*answers), "answer"),
+                    counted(*answers, "answer"),
                     fastest.unwrap_or_default()
                 ),
             }

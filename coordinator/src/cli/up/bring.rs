@@ -194,6 +194,7 @@ async fn lend(client: &Client, lasts: Duration) -> Result<(), Failure> {
         if_generation: None,
         blueprints: Default::default(),
         everyone: false,
+        force: false,
         files: Default::default(),
     };
     client.edit(&request).await.map(drop)

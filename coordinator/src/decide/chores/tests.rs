@@ -28,6 +28,7 @@ fn faults_end_when_their_time_is_over_and_not_before() {
 #[test]
 fn a_deadline_is_its_hosts_and_no_clock_that_was_stepped_moves_it() {
     let mut world = ready();
+    world.now += 3 * 3_600_000;
     let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
     world.obey();
     let say = |world: &mut super::super::fixtures::World, active: bool| {
@@ -43,6 +44,20 @@ fn a_deadline_is_its_hosts_and_no_clock_that_was_stepped_moves_it() {
     world.now -= 2 * 3_600_000;
     say(&mut world, false);
     assert_eq!(world.chores(), Some(format!("{name} expired")), "and know when it is over");
+}
+
+#[test]
+fn before_its_hosts_spoke_a_fault_is_as_old_as_it_was_seen_to_be() {
+    let mut world = ready();
+    let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
+    // Another coordinator's clock is an hour ahead of the one by which it began.
+    world.now += 3_600_000;
+    let after = |age_ms: u64| {
+        let ages = [(name.clone(), age_ms)].into();
+        super::due(&world.lab, &world.reports, &ages, &world.asked()).map(|due| due.what)
+    };
+    assert_eq!(after(29_999), None);
+    assert_eq!(after(30_000), Some(format!("{name} expired")));
 }
 
 #[test]
@@ -169,7 +184,7 @@ fn a_fault_that_a_host_healed_by_itself_ends_everywhere_with_the_reason() {
     let after = world.status();
     assert_eq!(after.faults[0].why.as_deref(), Some("host h2 heard no coordinator for 5m"));
     let told = crate::decide::events::events(&before, &after);
-    let sentence = format!("{name} is healed: host h2 heard no coordinator for 5m; no traffic");
+    let sentence = format!("{name} is healed: host h2 heard no coordinator for 5m; it has not");
     assert!(told.iter().any(|(_, _, text)| text.starts_with(&sentence)), "{told:?}");
 }
 

@@ -34,6 +34,8 @@ pub(in crate::decide) struct Change<'a> {
     pub blueprints: Option<&'a BTreeMap<String, Blueprint>>,
     /// May touch what others own.
     pub everyone: bool,
+    /// May take nodes away that cannot leave without losing data.
+    pub force: bool,
     /// How objects come that are made now.
     pub means: Means,
     /// Things to know that do not prevent it.
@@ -53,6 +55,7 @@ impl<'a> Change<'a> {
             asked,
             blueprints: None,
             everyone: false,
+            force: false,
             means: Means::Verb,
             notes: Vec::new(),
             needs: Needs::default(),

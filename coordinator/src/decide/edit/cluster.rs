@@ -118,6 +118,7 @@ pub(super) fn accept(
                 host.next_block = Some(from);
             }
         }
+        may_leave(change, name, &next)?;
         if let Some(old) = &old {
             restart_changed(change, old, &mut next);
             note_removed(change, old, &next);
@@ -271,6 +272,22 @@ fn restart_changed(change: &Change<'_>, old: &Cluster, next: &mut Cluster) {
             placement.stop_by = StopBy::Grace;
         }
     }
+}
+
+/// Refuses to take away a node that its database has no safe way to let go.
+fn may_leave(change: &Change<'_>, name: &ClusterName, next: &Cluster) -> Result<(), Refusal> {
+    let Some(old) = change.before.clusters.get(name).filter(|_| !change.force) else {
+        return Ok(());
+    };
+    for (node, placement) in old.nodes.iter().filter(|(node, _)| !next.nodes.contains_key(*node)) {
+        let role = old.blueprint.roles.get(&placement.role);
+        let leave = role.and_then(|role| role.leave.as_ref());
+        let Some(why) = leave.and_then(|leave| leave.refuse.as_ref()) else { continue };
+        return Err(invalid(format!(
+            "taking {node} away could lose data: {why}; afterwards `faultbed remove {node} --force`"
+        )));
+    }
+    Ok(())
 }
 
 fn note_removed(change: &mut Change<'_>, old: &Cluster, next: &Cluster) {

@@ -118,18 +118,23 @@ pub(super) fn accept(
     }
     shape::check(spec).map_err(|error| refuse(&error))?;
     let named = target::clusters(&change.lab, &shape::targets(spec)).map_err(|e| refuse(&e))?;
-    meet_others(change, name, &named)?;
     let waits = waits_for(change, &named).filter(|_| when == When::Ready);
     let (phase, resolved) =
         match shape::resolve(&change.lab, change.reports, spec, spec.seed_for(name)) {
-            Ok(resolved) if waits.is_none() => {
+            Ok(resolved) => {
                 let met = change.met(&resolved);
                 meet_others(change, name, &met)?;
-                check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
-                (Phase::Active { since_unix_ms: change.asked.now_unix_ms }, resolved)
+                let phase = match waits {
+                    Some(why) => Phase::Pending { why },
+                    None => {
+                        check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
+                        Phase::Active { since_unix_ms: change.asked.now_unix_ms }
+                    }
+                };
+                (phase, resolved)
             }
-            Ok(resolved) => (Phase::Pending { why: waits.unwrap_or_default() }, resolved),
             Err(error) if error.is_later() && when == When::Ready => {
+                meet_others(change, name, &named)?;
                 let why = waits.unwrap_or_else(|| error.to_string());
                 (Phase::Pending { why }, Resolved::default())
             }

@@ -172,8 +172,9 @@ pub(super) fn remove(
     if let Some(host) = host.filter(|_| !nodes.is_empty()) {
         let list: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
         change.note(format!(
-            "{} stop when {name} hears of it; their data is kept there, below {}",
+            "{} stop{} when {name} hears of it; the data is kept there, below {}",
             list.join(", "),
+            if list.len() == 1 { "s" } else { "" },
             host.dir.display()
         ));
     }

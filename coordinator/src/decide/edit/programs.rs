@@ -161,8 +161,8 @@ fn kept(
 ) -> Result<Pushed, Refusal> {
     let of_others = || {
         let of_cluster = |cluster: &Cluster| {
-            let pushed = cluster.nodes.values().filter_map(|other| other.pushed.clone());
-            pushed.filter(|pushed| pushed.path == path).last()
+            let mut pushed = cluster.nodes.values().filter_map(|other| other.pushed.clone());
+            pushed.rfind(|pushed| pushed.path == path)
         };
         let cluster = change.lab.clusters.values().find(|c| c.nodes.contains_key(node))?;
         of_cluster(cluster)

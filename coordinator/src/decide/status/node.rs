@@ -73,6 +73,7 @@ fn node(view: &View<'_>, found: NodeRef<'_>, touched: &Touched<'_>) -> NodeStatu
         private: addresses(view, &found, false),
         binary: report.binary.clone(),
         identity: if up { report.identity.clone() } else { Identity::Unknown },
+        dial_ports: placement.block,
         faults: touched
             .iter()
             .filter(|(_, nodes)| nodes.contains(name))

@@ -7,6 +7,7 @@ use faultbed_common::{
     generation::Generation,
     lab::Lab,
     name::Name,
+    trust::Who,
 };
 use serde::Serialize;
 
@@ -15,7 +16,10 @@ use super::{
     Staged, encode,
     read::{head_from, is_deletion, overrides, spec_key, staged},
 };
-use crate::store::{Compare, Op, Revision, TXN_BYTES_MAX, TXN_OPS_MAX, Txn};
+use crate::{
+    pki::record::member_of,
+    store::{Compare, Op, Revision, TXN_BYTES_MAX, TXN_OPS_MAX, Txn},
+};
 
 /// Operations of the accepting transaction that are not the change's own: head, history, the
 /// oldest history and leftovers of staging.
@@ -241,6 +245,14 @@ fn writes(before: Option<&Lab>, after: &Lab, specs: &Specs) -> Result<Vec<Write>
     let faults = before.map(|lab| &lab.faults);
     for (name, fault) in differing(faults, &after.faults, |a, b| a.spec == b.spec) {
         spec(Kind::Fault, name.as_str(), fault.map(|fault| encode(&fault.spec)));
+    }
+    // In the same commit: a host that is gone must not come in for one moment more.
+    let removed = before.map(|lab| &lab.removed_hosts);
+    for (name, host) in differing(removed, &after.removed_hosts, |a, b| a == b) {
+        if host.is_some() {
+            let below = format!("pki/member/{}", member_of(&Who::Host(name.clone())));
+            writes.push(Write { below, value: None, seen: None });
+        }
     }
     Ok(writes)
 }

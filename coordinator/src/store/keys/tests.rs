@@ -8,7 +8,7 @@ use faultbed_common::{
     fault::{FaultSpec, Lasts, Targets},
     generation::{FaultRevision, Generation, Incarnation},
     host_spec::{StopBy, Wanted},
-    lab::{Cluster, Fault, Host, Lab, Means, Origin, Phase, Placement, Resolved},
+    lab::{Cluster, Fault, Host, Lab, Means, Origin, Phase, Placement, RemovedHost, Resolved},
     link::Link,
     name::{ClusterName, FaultName, HostName, LabName, NodeName, RoleName},
     spec::{ClusterSpec, NodeOverride, RoleSpec},
@@ -246,6 +246,24 @@ fn a_change_is_one_transaction_that_another_change_prevents() {
     let record: Record = serde_json::from_slice(&out.got[0].as_ref().unwrap().value).unwrap();
     assert_eq!(record.op, OpId::new(OTHER_OP));
     assert_eq!(record.entry, entry(1));
+}
+
+#[test]
+fn a_host_that_is_removed_is_no_member_any_more_and_others_are() {
+    let mut fixture = Fixture::founded();
+    for host in ["h1", "h2"] {
+        fixture.edit(&format!("pki/member/host/{host}"), "{}");
+    }
+    let mut after = lab(1);
+    let removed = RemovedHost { by: "ann".into(), generation: Generation(1) };
+    after.removed_hosts.insert(HostName::parse("h1").unwrap(), removed);
+    fixture.accept(&after);
+    assert_eq!(fixture.text("pki/member/host/h1"), None);
+    assert!(fixture.text("pki/member/host/h2").is_some());
+    // It was let in anew: a later change is not about that.
+    fixture.edit("pki/member/host/h1", "{}");
+    fixture.accept(&Lab { generation: Generation(2), ..after });
+    assert!(fixture.text("pki/member/host/h1").is_some());
 }
 
 #[test]

@@ -222,6 +222,7 @@ fn two_users_applying_at_once_are_told_apart_by_the_generation_they_saw() {
         if_generation: Some(Generation(1)),
         blueprints: std::collections::BTreeMap::new(),
         everyone: false,
+        force: false,
         files: faultbed_common::program::Files::default(),
     };
     let error = decide(&world.lab, &world.reports, &request, &world.asked()).unwrap_err();

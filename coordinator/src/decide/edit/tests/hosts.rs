@@ -210,6 +210,7 @@ fn ports_of_control_are_kept_clear_of_and_never_a_nodes() {
         if_generation: None,
         blueprints: BTreeMap::new(),
         everyone: false,
+        force: false,
         files: Default::default(),
     };
     let decision = decide(&world.lab, &world.reports, &scale, &asked).unwrap();

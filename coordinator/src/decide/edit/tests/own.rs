@@ -43,6 +43,7 @@ fn apply(world: &mut World, text: &str, blueprint: &Blueprint) -> Result<Decisio
         if_generation: None,
         blueprints: BTreeMap::from([(PATH.to_owned(), blueprint.clone())]),
         everyone: false,
+        force: false,
         files: faultbed_common::program::Files::default(),
     };
     let decision = decide(&world.lab, &world.reports, &request, &world.asked())?;

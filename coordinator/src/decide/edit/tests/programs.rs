@@ -53,6 +53,7 @@ fn planned(world: &World, text: &str) -> Decision {
         if_generation: None,
         blueprints: BTreeMap::new(),
         everyone: false,
+        force: false,
         files: world.files.clone(),
     };
     decide(&world.lab, &world.reports, &request, &world.asked()).unwrap()

@@ -8,7 +8,7 @@ use faultbed_common::{
 use super::why;
 use crate::decide::{
     edit::Refusal,
-    fixtures::{World, ready},
+    fixtures::{World, empty, ready},
 };
 
 fn remove(world: &mut World, target: &str) -> Result<Vec<(NodeName, NodeFate)>, Refusal> {
@@ -34,4 +34,29 @@ fn exactly_the_named_node_goes_and_its_number_is_not_given_again() {
     let last = why(remove(&mut world, "kv-4"));
     assert!(last.contains("kv-4 is the last etcd") && last.contains("delete cluster kv"), "{last}");
     assert!(why(remove(&mut world, "kv-9")).contains("kv-9"));
+}
+
+#[test]
+fn nodes_that_have_no_safe_way_to_leave_are_taken_away_only_by_force() {
+    let mut world = empty();
+    world.apply("[cluster.db]\nblueprint = \"tidb\"\n").unwrap();
+    world.obey();
+    let fewer = |world: &mut World, role: &str| {
+        let targets = vec![format!("db/{role}")];
+        world.edit(Edit::Set { targets, field: "count".into(), value: "2".into() })
+    };
+    for refused in [
+        why(fewer(&mut world, "tikv")),
+        why(remove(&mut world, "db-tikv-3")),
+        why(world.apply("[cluster.db]\nblueprint = \"tidb\"\ntikv.count = 2\n")),
+    ] {
+        assert!(refused.contains("db-tikv-3 away could lose data: PD must move"), "{refused}");
+        assert!(refused.contains("`faultbed remove db-tikv-3 --force`"), "{refused}");
+    }
+    // Those that can are not kept, nor is a cluster that goes as a whole.
+    fewer(&mut world, "pd").unwrap();
+    world.force = true;
+    remove(&mut world, "db-tikv-3").unwrap();
+    world.force = false;
+    world.edit(Edit::DeleteCluster { name: "db".parse().unwrap(), wipe: false }).unwrap();
 }
