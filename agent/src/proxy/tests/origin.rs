@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -103,7 +104,8 @@ impl Two {
         self.ground.there(|| {
             let mut command = Command::new("bash");
             command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-            command.env_remove("FAULTBED_NODE");
+            // What the shell leaves behind goes with it, and keeps no output of the test open.
+            command.env_remove("FAULTBED_NODE").stderr(Stdio::null()).process_group(0);
             if let Some(node) = node {
                 command.env("FAULTBED_NODE", format!("demo/{node}/1"));
             }
@@ -132,7 +134,9 @@ impl Dialler {
 
 impl Drop for Dialler {
     fn drop(&mut self) {
-        let _ended = self.0.kill();
+        if let Some(group) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {
+            let _ended = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
         let _ended = self.0.wait();
     }
 }
