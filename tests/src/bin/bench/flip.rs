@@ -90,7 +90,11 @@ ready = {{ http = "{{{{ node.port.http.bind }}}}/status", expect = "status == 20
 }
 
 fn last_ns(address: &str, from: &str) -> anyhow::Result<u64> {
-    let mut stream = TcpStream::connect(address)?;
+    heard_ns(TcpStream::connect(address)?, address, from)
+}
+
+/// When the node at the end of `stream` last heard another one.
+pub(super) fn heard_ns(mut stream: TcpStream, address: &str, from: &str) -> anyhow::Result<u64> {
     write!(stream, "GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -99,7 +103,7 @@ fn last_ns(address: &str, from: &str) -> anyhow::Result<u64> {
     json["last_ns"][from].as_u64().context("never heard")
 }
 
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

@@ -1,19 +1,20 @@
 //! Three hosts in network namespaces with a three-member etcd: from the start of `partition` to the last byte that any host let through.
 
 use std::{
-    io::{Read as _, Write as _},
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use faultbed_tests::{
     field::{Field, Shape, daemons::Daemon},
     kernel::ground,
     wait::wait_for,
 };
 
-use super::table::{Bound, Row, Table};
+use super::{
+    flip::{heard_ns, monotonic_ns},
+    table::{Bound, Row, Table},
+};
 
 /// Cuts measured.
 const CUTS: usize = 50;
@@ -80,16 +81,5 @@ pub(crate) fn run() -> anyhow::Result<Table> {
 
 /// When a node last heard another one; it is asked on its own host.
 fn last_ns(host: &Daemon, address: &str, from: &str) -> anyhow::Result<u64> {
-    let mut stream = host.place.inside(|| TcpStream::connect(address))?;
-    write!(stream, "GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let body = answer.split("\r\n\r\n").nth(1).context("body")?;
-    let json: serde_json::Value = serde_json::from_str(body)?;
-    json["last_ns"][from].as_u64().context("never heard")
-}
-
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+    heard_ns(host.place.inside(|| TcpStream::connect(address))?, address, from)
 }
