@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod down;
 pub mod exec;
 pub mod facts;
+mod heap;
 pub mod identity;
 pub mod join;
 pub mod ledger;

@@ -91,6 +91,7 @@ pub fn main(dir: &Path, socket: &Path) -> ExitCode {
     let _leads_already = rustix::process::setsid();
     // Started through /proc/self/exe it would be called `exe` where ports and processes are listed.
     let _as_before = rustix::thread::set_name(c"faultbed-proxy");
+    crate::heap::stay_small();
     sys::raise_descriptor_limit();
     // A thread that panics leaves connections that nobody carries: the agent must start another
     // process, which has the rules before it has listeners.

@@ -92,17 +92,6 @@ pub(super) fn set_standard_streams(
     Ok(())
 }
 
-/// One heap for all threads: a second one would cost the shim some 100 kB for a thread that does
-/// not allocate.
-pub(super) fn keep_allocator_small() {
-    #[cfg(target_env = "gnu")]
-    #[allow(unsafe_code, reason = "mallopt has no safe wrapper")]
-    // SAFETY: sets a number inside the allocator; there is one thread.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
-
 /// Asks the out-of-memory killer to spare the shim; needs root, and the node is not included.
 pub(super) fn shield_from_oom_killer() {
     let _needs_root = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);

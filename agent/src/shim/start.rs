@@ -22,15 +22,18 @@ use super::{
     supervise::Shim,
     tree,
 };
-use crate::node::{
-    clock,
-    launch::{START_WAIT_MAX, StartReport},
-    process::ProcessId,
-    records::{
-        EXIT_FILE, ExitRecord, LAUNCH_FILE, LOCK_FILE, LaunchSpec, ORDERS_FILE, RUN_FILE,
-        RunRecord, ShimOrders, VERSION, read_record, write_record,
+use crate::{
+    heap,
+    node::{
+        clock,
+        launch::{START_WAIT_MAX, StartReport},
+        process::ProcessId,
+        records::{
+            EXIT_FILE, ExitRecord, LAUNCH_FILE, LOCK_FILE, LaunchSpec, ORDERS_FILE, RUN_FILE,
+            RunRecord, ShimOrders, VERSION, read_record, write_record,
+        },
+        runs::try_lock,
     },
-    runs::try_lock,
 };
 
 /// Why a node is not started, for people.
@@ -216,7 +219,7 @@ fn become_shim() -> Result<(), Refusal> {
         .step("let go of the agent's streams")?;
     // The node's directories may be unmounted or removed while it runs; ours is the root.
     rustix::process::chdir("/").step("change to /")?;
-    child::keep_allocator_small();
+    heap::stay_small();
     Ok(())
 }
 

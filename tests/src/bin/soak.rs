@@ -166,7 +166,7 @@ impl Soak {
 
     fn finish(self, before: Figures, after: Figures) -> anyhow::Result<()> {
         let traffic = self.traffic.counts();
-        let grown = after.pss.saturating_sub(before.pss);
+        let grown = after.own.saturating_sub(before.own);
         let more = after.descriptors.saturating_sub(before.descriptors);
         say(&format!("changes: {}, the slowest {:.1?}", self.churn.changes, self.slowest))?;
         say(&format!("traffic: {traffic}"))?;

@@ -29,7 +29,8 @@ const LONG: &str = "long";
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Figures {
     pub(crate) rss: u64,
-    pub(crate) pss: u64,
+    /// What it has written to: not the pages of its program, which come in as code first runs.
+    pub(crate) own: u64,
     pub(crate) descriptors: u64,
     pub(crate) connections: u64,
 }
@@ -39,7 +40,7 @@ impl Figures {
     pub(crate) fn max(self, other: Self) -> Self {
         Self {
             rss: self.rss.max(other.rss),
-            pss: self.pss.max(other.pss),
+            own: self.own.max(other.own),
             descriptors: self.descriptors.max(other.descriptors),
             connections: self.connections.max(other.connections),
         }
@@ -48,10 +49,10 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rss, pss, descriptors, connections } = self;
+        let Self { rss, own, descriptors, connections } = self;
         let mb = |bytes: &u64| format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10);
         write!(f, "{connections} connections, {descriptors} descriptors, ")?;
-        write!(f, "RSS {}, PSS {}", mb(rss), mb(pss))
+        write!(f, "RSS {}, {} of it its own", mb(rss), mb(own))
     }
 }
 
@@ -173,7 +174,7 @@ impl Proxy {
         };
         Ok(Figures {
             rss: bytes("Rss:").context("read the memory map")?,
-            pss: bytes("Pss:").context("read the memory map")?,
+            own: bytes("Anonymous:").context("read the memory map")?,
             descriptors: fs::read_dir(format!("{proc}/fd"))?.count() as u64,
             connections,
         })
