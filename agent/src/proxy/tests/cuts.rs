@@ -17,7 +17,7 @@ use faultbed_common::{
 
 use super::harness::{
     Lab, PATIENCE, begin, cut, eventually, fault, finish, in_child, is_silent, pass,
-    retransmissions, unacknowledged, unread,
+    retransmissions, unacknowledged,
 };
 use crate::proxy::sys::{drops, set_deaf};
 
