@@ -12,7 +12,7 @@ pub mod store;
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -28,7 +28,7 @@ use self::{
     store::Etcd,
 };
 use crate::{
-    bins,
+    bins, heard,
     lab::{Ran, summary},
     wait::wait_for,
 };
@@ -37,6 +37,8 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The place of the first coordinator.
 const COORDINATOR: u8 = 21;
+/// Where coordinators serve hosts.
+const PORT: u16 = 7373;
 /// The place of clients.
 const OUTSIDE: u8 = 31;
 /// Private addresses are the namespace's own, so labs need no octet of their own.
@@ -74,6 +76,8 @@ pub struct Field {
     pub outside: Place,
     /// The advertised address of each node's `client` port.
     pub nodes: BTreeMap<String, SocketAddr>,
+    /// Where each node says whom it hears; only its own host reaches that.
+    asked: BTreeMap<String, String>,
 }
 
 impl Field {
@@ -84,14 +88,9 @@ impl Field {
     #[must_use]
     pub fn new(shape: Shape) -> Self {
         let mut field = Self::bare(shape);
-        let blueprint = field.write("mini.toml", &blueprint());
+        field.write("mini.toml", &blueprint());
+        field.settle("");
         let hosts = shape.hosts;
-        let file = format!(
-            "[cluster.m]\nblueprint = \"{}\"\non_crash = \"restart\"\n\n[cluster.m.mini]\ncount = {hosts}\n",
-            blueprint.display()
-        );
-        let file = field.write("lab.toml", &file).display().to_string();
-        field.ok(&["apply", "-f", &file]);
         let status = field.wait("all nodes ready", |status| {
             let ready = status.nodes.iter().filter(|n| n.observed == NodeState::Ready).count();
             (status.converged && ready == usize::from(hosts)).then(|| status.clone())
@@ -102,7 +101,39 @@ impl Field {
             .iter()
             .map(|node| (node.name.to_string(), address(&node.endpoints["client"])))
             .collect();
+        let asked = |url: &String| url.trim_start_matches("http://").to_owned();
+        let nodes = status.nodes.iter();
+        field.asked =
+            nodes.map(|node| (node.name.to_string(), asked(&node.private["http"]))).collect();
         field
+    }
+
+    /// Applies the lab file, with these settings of the whole lab.
+    ///
+    /// # Panics
+    /// Where they are refused.
+    pub fn settle(&self, settings: &str) {
+        let hosts = self.shape.hosts;
+        let file = format!(
+            "[lab]\n{settings}\n\n[cluster.m]\nblueprint = \"./mini.toml\"\non_crash = \"restart\"\n\n\
+             [cluster.m.mini]\ncount = {hosts}\n"
+        );
+        let file = self.write("lab.toml", &file).display().to_string();
+        self.ok(&["apply", "-f", &file]);
+    }
+
+    /// When a node last heard another one, in nanoseconds of CLOCK_MONOTONIC. It is asked on its own host.
+    ///
+    /// # Errors
+    /// It does not say.
+    ///
+    /// # Panics
+    /// Where there is no such node.
+    pub fn heard(&self, from: &str, to: &str) -> anyhow::Result<u64> {
+        let at = self.nodes.keys().position(|name| name == to).expect("a node of the field");
+        let address = &self.asked[to];
+        let stream = self.hosts[at].place.inside(|| TcpStream::connect(address))?;
+        heard::heard_ns(stream, address, from)
     }
 
     /// A field without nodes, whose hosts are up.
@@ -119,15 +150,12 @@ impl Field {
             hosts: Vec::new(),
             outside,
             nodes: BTreeMap::new(),
+            asked: BTreeMap::new(),
             home,
         };
         for n in 0..shape.coordinators {
             let coordinator = field.coordinator(n);
             field.coordinators.push(coordinator);
-        }
-        for n in 0..shape.hosts {
-            let agent = field.agent(n);
-            field.hosts.push(agent);
         }
         for coordinator in &mut field.coordinators {
             coordinator.start();
@@ -135,8 +163,10 @@ impl Field {
         for n in 0..usize::from(shape.coordinators) {
             wait_for("the coordinator answers", PATIENCE, || field.try_status(n).map(drop));
         }
-        for host in &mut field.hosts {
-            host.start();
+        for n in 0..shape.hosts {
+            let mut agent = field.agent(n);
+            agent.start();
+            field.hosts.push(agent);
         }
         field.wait("all hosts up", |status| {
             let up = |host: &&faultbed_common::status::HostStatus| {
@@ -144,6 +174,11 @@ impl Field {
             };
             (status.hosts.iter().filter(up).count() == usize::from(shape.hosts)).then_some(())
         });
+        // A token works once: whoever starts an agent again has what it wrote when it joined.
+        for host in &mut field.hosts {
+            let file = text(&host.dir.join("agent.toml"));
+            host.args = words(&["agent", "--config", &file]);
+        }
         field
     }
 
@@ -154,6 +189,7 @@ impl Field {
             (home.join("state/faultbed/labs").join(name).join("coordinator"), home.join("run"));
         let program = bins::path("faultbed-coordinator");
         let mut daemon = Daemon::new(self.net.place(COORDINATOR + n), (dir, runtime), program);
+        let listen = format!("{}:{PORT}", daemon.place.address());
         let context = serde_json::json!({
             "version": 1, "name": name, "octet": 7, "dir": daemon.dir.parent(), "runtime": daemon.runtime,
             "store": format!("etcd={}", self.etcd.urls().join(",")), "hosts": 0, "token": "field",
@@ -165,6 +201,7 @@ impl Field {
         daemon.args.extend(["--runtime".into(), text(&daemon.runtime)]);
         daemon.args.push("--store".into());
         daemon.args.push(format!("etcd={}", self.etcd.urls().join(",")));
+        daemon.args.extend(words(&["--listen", &listen, "--name", &format!("c{}", n + 1)]));
         self.give_clock(&mut daemon);
         daemon
     }
@@ -179,14 +216,11 @@ impl Field {
         std::fs::create_dir_all(&home).expect("make directory");
         std::fs::copy(bins::path("faultbed-agent"), &program).expect("copy the agent");
         let mut daemon = Daemon::new(place, dirs, program);
-        let host = format!("h{}", n + 1);
-        daemon.args = words(&["agent", "--lab", self.shape.name, "--host", &host]);
-        daemon.args.extend(words(&["--address", &address, "--dir", &text(&daemon.dir)]));
+        let line = self.ok(&["host", "token", "--name", &format!("h{}", n + 1)]);
+        let token = line.trim().rsplit(' ').next().expect("a token");
+        daemon.args = words(&["join", token, "--foreground", "--address", &address]);
+        daemon.args.extend(words(&["--dir", &text(&daemon.dir)]));
         daemon.args.extend(words(&["--runtime", &text(&daemon.runtime)]));
-        for coordinator in &self.coordinators {
-            let socket = coordinator.runtime.join("api.sock");
-            daemon.args.extend(["--coordinator".into(), format!("unix:{}", socket.display())]);
-        }
         if let Some(kib) = self.shape.disk_kib {
             let size = format!("size={kib}k");
             let ran = Command::new("mount")

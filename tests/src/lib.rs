@@ -2,6 +2,7 @@
 
 pub mod bins;
 pub mod field;
+pub mod heard;
 pub mod kernel;
 pub mod lab;
 pub mod wait;

@@ -3,6 +3,7 @@
 //! Rows of one field run one after the other, so that each begins with what the rows before it left;
 //! fields run side by side.
 
+mod alone;
 mod clocks;
 mod disk;
 mod hosts;
@@ -46,10 +47,12 @@ fn groups() -> Vec<Group> {
     let shape = Shape { name: "hosts", hosts: 3, coordinators: 2, clocks: false, disk_kib: None };
     let mut rows = hosts::rows();
     rows.extend(store::rows());
+    let mut of_one = disk::rows();
+    of_one.extend(alone::rows());
     vec![
         Group { shape, rows },
         Group { shape: Shape { name: "clocks", clocks: true, ..shape }, rows: clocks::rows() },
-        Group { shape: Shape { name: "disk", disk_kib: Some(4096), ..shape }, rows: disk::rows() },
+        Group { shape: Shape { name: "disk", disk_kib: Some(4096), ..shape }, rows: of_one },
     ]
 }
 

@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read as _, Write as _},
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
-use faultbed_tests::{bins, lab::Lab, wait::wait_for};
+use faultbed_tests::{
+    bins,
+    heard::{heard_ns, monotonic_ns},
+    lab::Lab,
+    wait::wait_for,
+};
 
 use super::table::{Row, Table};
 
@@ -91,19 +94,4 @@ ready = {{ http = "{{{{ node.port.http.bind }}}}/status", expect = "status == 20
 
 fn last_ns(address: &str, from: &str) -> anyhow::Result<u64> {
     heard_ns(TcpStream::connect(address)?, address, from)
-}
-
-/// When the node at the end of `stream` last heard another one.
-pub(super) fn heard_ns(mut stream: TcpStream, address: &str, from: &str) -> anyhow::Result<u64> {
-    write!(stream, "GET /status HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let body = answer.split("\r\n\r\n").nth(1).context("body")?;
-    let json: serde_json::Value = serde_json::from_str(body)?;
-    json["last_ns"][from].as_u64().context("never heard")
-}
-
-pub(super) fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

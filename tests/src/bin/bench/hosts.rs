@@ -1,20 +1,15 @@
 //! Three hosts in network namespaces with a three-member etcd: from the start of `partition` to the last byte that any host let through.
 
-use std::{
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use faultbed_tests::{
-    field::{Field, Shape, daemons::Daemon},
+    field::{Field, Shape},
+    heard::monotonic_ns,
     kernel::ground,
     wait::wait_for,
 };
 
-use super::{
-    flip::{heard_ns, monotonic_ns},
-    table::{Bound, Row, Table},
-};
+use super::table::{Bound, Row, Table};
 
 /// Cuts measured.
 const CUTS: usize = 50;
@@ -28,12 +23,7 @@ pub(crate) fn run() -> anyhow::Result<Table> {
     ground::demand_own_machine();
     let shape = Shape { name: "bench", hosts: 3, coordinators: 2, clocks: false, disk_kib: None };
     let field = Field::new(shape);
-    let status = field.status();
-    let http: Vec<String> = status.nodes.iter().map(|n| n.private["http"].clone()).collect();
-    let heard = |(from, to): (usize, usize)| {
-        let address = http[to - 1].trim_start_matches("http://");
-        last_ns(&field.hosts[to - 1], address, &format!("m-{from}"))
-    };
+    let heard = |(from, to): (usize, usize)| field.heard(&format!("m-{from}"), &format!("m-{to}"));
     let (mut flips, mut startups) = (Vec::new(), Vec::new());
     for _ in 0..CUTS {
         let now = monotonic_ns();
@@ -77,9 +67,4 @@ pub(crate) fn run() -> anyhow::Result<Table> {
             Row::new("last byte less start-up", "faultbed partition", "ms", apart),
         ],
     })
-}
-
-/// When a node last heard another one; it is asked on its own host.
-fn last_ns(host: &Daemon, address: &str, from: &str) -> anyhow::Result<u64> {
-    heard_ns(host.place.inside(|| TcpStream::connect(address))?, address, from)
 }

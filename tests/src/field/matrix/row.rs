@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -131,10 +132,15 @@ pub(super) fn in_force(status: &Status) -> Vec<String> {
     active.map(|fault| fault.name.to_string()).collect()
 }
 
-/// Cuts clients from a node for a time; when that began, and the host's own word for its end.
+/// Cuts clients from a node for a time; the host's own word for its end.
 pub(super) fn cut_clients(field: &Field, node: &str, name: &str, lasts: Duration) -> u64 {
     let lasts = format!("{}ms", lasts.as_millis());
     field.ok(&["partition", "clients", node, "--across", "--name", name, "--for", &lasts]);
+    deadline(field, node, name)
+}
+
+/// When a node's host itself says that a fault ends.
+pub(super) fn deadline(field: &Field, node: &str, name: &str) -> u64 {
     let dir = &host_of(field, node).dir;
     wait_for("the host knows the deadline", PATIENCE, || {
         look::deadlines(dir).get(name).copied().ok_or_else(|| "none".to_owned())
@@ -143,15 +149,33 @@ pub(super) fn cut_clients(field: &Field, node: &str, name: &str, lasts: Duration
 
 /// Waits for the end of a cut; by how much its deadline was missed.
 pub(super) fn ends_in_time(field: &Field, node: &str, deadline_ns: u64, notes: &mut Notes) {
-    let opened = look::opens_at(&field.outside, address(field, node), PATIENCE);
-    let late_ms = (i128::from(opened) - i128::from(deadline_ns)) as f64 / 1e6;
-    notes.say(format!("the cut of {node} ended {late_ms:+.0} ms from its deadline"));
+    ended_in_time(dials(field, node), node, deadline_ns, notes);
+}
+
+/// Dials a node from now on until it is answered, whatever else its row does meanwhile.
+pub(super) fn dials(field: &Field, node: &str) -> JoinHandle<u64> {
+    let (outside, address) = (field.outside.again(), address(field, node));
+    thread::spawn(move || look::opens_at(&outside, address, PATIENCE + outage()))
+}
+
+/// The same for dials that were begun before.
+pub(super) fn ended_in_time(
+    dials: JoinHandle<u64>,
+    node: &str,
+    deadline_ns: u64,
+    notes: &mut Notes,
+) {
+    let opened = dials.join().expect("the cut ends");
+    in_time(&format!("the cut of {node}"), opened, deadline_ns, notes);
+}
+
+/// Asserts that something ended at its deadline, by CLOCK_BOOTTIME.
+pub(super) fn in_time(what: &str, ended_ns: u64, deadline_ns: u64, notes: &mut Notes) {
+    let late_ms = (i128::from(ended_ns) - i128::from(deadline_ns)) as f64 / 1e6;
+    notes.say(format!("{what} ended {late_ms:+.0} ms from its deadline"));
     let most = (DEADLINE_SLACK + DEADLINE_NOISE).as_secs_f64() * 1e3;
     // One dial that is on its way at the deadline is not answered.
-    assert!(
-        (-40.0..most).contains(&late_ms),
-        "the deadline of {node}'s cut was missed: {late_ms} ms"
-    );
+    assert!((-40.0..most).contains(&late_ms), "{what} missed its deadline: {late_ms} ms");
 }
 
 pub(super) fn address(field: &Field, node: &str) -> SocketAddr {

@@ -7,8 +7,8 @@ use faultbed_common::status::{HostState, Status};
 use super::{
     Row,
     row::{
-        ALL, Notes, all_well, client_is_served, cut_clients, ends_in_time, in_force, no_faults,
-        nobody_noticed, outage, pids, recovered,
+        ALL, Notes, all_well, client_is_served, cut_clients, dials, ended_in_time, ends_in_time,
+        in_force, no_faults, nobody_noticed, outage, pids, recovered,
     },
 };
 use crate::{
@@ -34,6 +34,7 @@ fn coordinator_dies(field: &mut Field, notes: &mut Notes) {
     let client = field.client();
     client_is_served(&client, &ALL);
     let deadline = cut_clients(field, "m-3", "due", outage());
+    let dials = dials(field, "m-3");
     client.forget();
     same_from_both(field);
     for (dies, stays) in [(0, 1), (1, 0)] {
@@ -70,7 +71,7 @@ fn coordinator_dies(field: &mut Field, notes: &mut Notes) {
         recovered(field, Instant::now(), notes);
         same_from_both(field);
     }
-    ends_in_time(field, "m-3", deadline, notes);
+    ended_in_time(dials, "m-3", deadline, notes);
     assert_eq!(pids(field), before);
     client_is_served(&client, &ALL);
     nobody_noticed(&client, &["m-1", "m-2"], notes);
@@ -180,6 +181,7 @@ fn quorum_dies(field: &mut Field, notes: &mut Notes) {
     let client = field.client();
     client_is_served(&client, &ALL);
     let deadline = cut_clients(field, "m-3", "due", outage() * 2 / 3);
+    let dials = dials(field, "m-3");
     client.forget();
     let began = Instant::now();
     field.etcd.kill_member(0);
@@ -194,7 +196,7 @@ fn quorum_dies(field: &mut Field, notes: &mut Notes) {
             notes.say(format!("said {:.1} s after: {said}", began.elapsed().as_secs_f64()));
         }
     }
-    ends_in_time(field, "m-3", deadline, notes);
+    ended_in_time(dials, "m-3", deadline, notes);
     let began_change = Instant::now();
     let ran = field.run(0, &["partition", "m-1", "m-2", "--name", "never", "--no-wait"]);
     assert_ne!(ran.code, 0, "{}", ran.stdout);
