@@ -161,6 +161,7 @@ mod tests {
         let day = 24 * 3600;
         let facts = Facts {
             identity: "faultbed://prod/host/h1".parse().unwrap(),
+            key: String::new(),
             from_unix_s: 0,
             until_unix_s: day + 60,
         };

@@ -205,6 +205,16 @@ pub enum Invited {
     },
 }
 
+/// As what somebody brings a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Joining {
+    /// `faultbed-agent join`.
+    Host,
+    /// `faultbed context add`.
+    User,
+}
+
 /// Asks for a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRequest {
@@ -235,6 +245,9 @@ pub struct JoinRequest {
     pub secret: String,
     /// A certificate request in PEM. Only its key counts: the coordinator says who that is.
     pub request: String,
+    /// As what it is brought: a token for the others is refused, and stays good. `None` is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<Joining>,
     /// What a host is to be called; a token for another one is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<HostName>,

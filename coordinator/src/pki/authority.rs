@@ -52,6 +52,14 @@ pub struct Terms {
     pub serial: [u8; 16],
 }
 
+impl Terms {
+    /// When such a certificate ends, in seconds since the epoch.
+    #[must_use]
+    pub fn until_unix_s(&self) -> u64 {
+        self.now_unix_s.saturating_add(self.lifetime.as_secs())
+    }
+}
+
 fn made(what: &'static str) -> impl Fn(rcgen::Error) -> TrustError {
     move |error| TrustError::Make { what, why: error.to_string() }
 }
@@ -214,6 +222,11 @@ mod tests {
         let pem = authority().certify(&who, &request, &terms()).unwrap();
         let facts = Facts::of_pem(&pem).unwrap();
         assert_eq!(facts.identity, who);
+        assert_eq!(
+            facts.key,
+            key_of(&request).unwrap(),
+            "a request and its certificate are of one key"
+        );
         assert_eq!(facts.until_unix_s, NOW + 3600);
         assert_eq!(facts.lifetime(), Duration::from_secs(3600));
         assert_eq!(facts.renew_at_unix_s(), NOW + 2400);

@@ -122,7 +122,7 @@ impl Trust for TrustService {
         let Some(identity) = &caller.identity else {
             return Err(Status::failed_precondition("this connection has no certificate to renew"));
         };
-        let issued = self.pki()?.renew(identity, &asked.request)?;
+        let issued = self.pki()?.renew(identity, &asked.request).await?;
         info!(%identity, "certificate renewed");
         Ok(Response::new(encode(&issued)?))
     }

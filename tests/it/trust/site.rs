@@ -104,6 +104,21 @@ impl Site {
         self.credentials(host).facts().expect("a certificate of a lab")
     }
 
+    /// Where the coordinator serves other machines.
+    pub(super) fn url(&self) -> String {
+        let log = self.read("coordinator.log");
+        let address =
+            log.split("listening=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        format!("https://{}", address.expect("it says where it listens"))
+    }
+
+    /// Ends a host's agent; its identity stays.
+    pub(super) fn stop_agent(&self, host: &str) {
+        let mut down = Command::new(bins::path("faultbed-agent"));
+        let output = down.args(["down", "--dir"]).arg(self.host_dir(host)).output();
+        assert!(output.expect("run faultbed-agent down").status.success());
+    }
+
     pub(super) fn agent_log(&self, host: &str) -> String {
         self.read(&format!("{host}/agent.log"))
     }
@@ -126,8 +141,18 @@ impl Drop for Site {
 }
 
 impl User<'_> {
+    fn home(&self) -> PathBuf {
+        self.site.home.path().join(format!("user-{}", self.name))
+    }
+
+    /// What this user shows.
+    pub(super) fn credentials(&self) -> Credentials {
+        let labs = self.home().join("state/faultbed/labs");
+        Credentials::read(&labs.join(&self.site.lab).join("identity")).expect("read credentials")
+    }
+
     pub(super) fn run(&self, args: &[&str]) -> Ran {
-        let home = self.site.home.path().join(format!("user-{}", self.name));
+        let home = self.home();
         std::fs::create_dir_all(home.join("run")).expect("make directory");
         let output = Command::new(bins::path("faultbed"))
             .args(args)
