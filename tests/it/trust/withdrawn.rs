@@ -39,7 +39,7 @@ async fn who_comes_in_anew_takes_the_place_of_the_older_certificate() {
     let site = Site::start("anew", &[]);
     let admin = site.admin();
     let token = || admin.ok(&["host", "token", "--name", "h1"]).trim().to_owned();
-    let word = |line: String| line.rsplit(' ').next().expect("a token").to_owned();
+    let word = |line: String| line.trim().rsplit(' ').next().expect("a token").to_owned();
     site.join("h1", &word(token()), "127.77.244.1");
     let url = site.url();
     let old = site.credentials("h1");
@@ -59,10 +59,8 @@ async fn who_comes_in_anew_takes_the_place_of_the_older_certificate() {
     site.user("eve").ok(&["context", "add", &users]);
 
     site.join("h1", &word(token()), "127.77.244.1");
-    let status = present.present(Document::default()).await.expect_err("it counts no more");
-    let said = format!("{status:?}");
-    let is_told = status.code() == Code::PermissionDenied && said.contains("with another key");
-    assert!(is_told || status.code() != Code::Ok, "{said}");
+    // Refused, or cut off already.
+    present.present(Document::default()).await.expect_err("it counts no more");
     let channel = dialer.connect(&url, |endpoint| endpoint).await.expect("connect");
     let status = TrustClient::new(channel).present(Document::default()).await;
     let status = status.expect_err("nor on a new connection");
