@@ -6,6 +6,7 @@
 pub mod authority;
 mod members;
 pub mod record;
+mod succession;
 
 use std::{
     collections::BTreeSet,

@@ -1,6 +1,7 @@
 //! A lab across machines: who comes in, who does not, and certificates that end while nobody notices.
 
 mod refused;
+mod rotation;
 mod site;
 mod withdrawn;
 

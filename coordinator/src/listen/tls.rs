@@ -54,6 +54,9 @@ const STANDING_LOOK: Duration = Duration::from_secs(1);
 /// How long a host that was removed keeps its connection, on which it is told so.
 const PARTING_MAX: Duration = Duration::from_secs(5);
 
+/// The shortest wait before it is tried again to end a CA whose time is over.
+const OVERDUE_MIN: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether the own certificate needs to be renewed, at most.
 const RENEW_LOOK_MAX: Duration = Duration::from_secs(3600);
 
@@ -165,16 +168,24 @@ impl TlsDoor {
         }
     }
 
-    /// Renews the own certificate long before it ends, and whenever the lab's CA changes, until
-    /// `stop`. Connections that are there go on.
+    /// Renews the own certificate long before it ends, and whenever the lab's CA changes, and ends a
+    /// CA that was replaced when its time is over, until `stop`. Connections that are there go on.
     pub async fn renew(self: Arc<Self>, mirror: Arc<MirrorHandle>, stop: CancellationToken) {
         let mut changes = mirror.subscribe();
         let look = (self.pki.lifetime / 3).min(RENEW_LOOK_MAX);
         let mut renewed = tokio::time::Instant::now();
         let mut held = self.pki.authority().ok();
         loop {
+            let overdue =
+                self.pki.overlap_left().map(|left| left.clamp(OVERDUE_MIN, RENEW_LOOK_MAX));
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = tokio::time::sleep(overdue.unwrap_or_default()), if overdue.is_some() => {
+                    if let Err(error) = self.pki.end_overdue().await {
+                        warn!(%error, "end the CA that was replaced");
+                    }
+                    continue;
+                }
                 () = tokio::time::sleep_until(renewed + look) => {}
                 changed = changes.changed() => {
                     if changed.is_err() {
@@ -212,8 +223,8 @@ fn config_of(pki: &Pki) -> anyhow::Result<Arc<ServerConfig>> {
         .build()
         .context("believe the lab's CA")?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).context("read own key")?;
-    // The CA goes with the certificate, so that who joins can compare it with the token.
-    let chain = certificate::all(&format!("{own}{}", authority.certificate))?;
+    // The CAs go with the certificate, so that who joins can compare them with the token.
+    let chain = certificate::all(&format!("{own}{}", authority.shown()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .context("choose TLS versions")?

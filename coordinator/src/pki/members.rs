@@ -1,13 +1,13 @@
 //! Who is in: lets somebody in with a token, renews, judges certificates that are shown, takes ways in.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use faultbed_common::trust::{Identity, Invited, Issued, JoinRequest, Who};
 use faultbed_trust::certificate::{self, Facts};
 
 use super::{
     Pki, PkiError, TRIES_MAX,
-    authority::{self, Terms},
+    authority::{self, Authority, Terms},
     read,
     record::{
         self, Admission, Bearer, MemberRecord, Rejected, Standing, TokenRecord, Used, admit, judge,
@@ -21,6 +21,13 @@ use crate::{
     store::{Compare, Kv, Op, StoreError, Txn},
 };
 
+/// By whom and for how long a certificate is signed: one answer for its record and for itself.
+struct Issuing {
+    authority: Arc<Authority>,
+    ca: String,
+    terms: Terms,
+}
+
 impl Pki {
     /// What somebody is to this lab who shows a certificate. TLS has looked at its CA and time.
     #[must_use]
@@ -30,7 +37,14 @@ impl Pki {
         }
         let seen = self.mirror.now();
         let place = format!("member/{}", member_of(&shown.identity.who));
-        judge(seen.pki.get(&place).and_then(read).as_ref(), shown)
+        let member: Option<MemberRecord> = seen.pki.get(&place).and_then(read);
+        // TLS has looked at the CA when the connection began; it may have ended since.
+        let ca = member.as_ref().and_then(|member| member.ca.as_ref());
+        let believes = |ca: &String| self.authority().and_then(|now| now.believes(ca));
+        if ca.is_some_and(|ca| matches!(believes(ca), Ok(false))) {
+            return Standing::Stranger;
+        }
+        judge(member.as_ref(), shown)
     }
 
     /// Why a host is no member any more; `None` where nobody removed it.
@@ -90,11 +104,11 @@ impl Pki {
                 let member = member_of(&admission.who);
                 let used = Used { member, key: key.clone(), at_unix_ms: now };
                 let used = TokenRecord { used: Some(used), ..token.clone() };
-                let terms = self.terms();
-                if !self.let_in(&kv, &used, &admission, &terms).await? {
+                let issuing = self.issuing()?;
+                if !self.let_in(&kv, &used, &admission, &issuing).await? {
                     continue;
                 }
-                self.issue(&admission.who, &request.request, &terms)?
+                self.issue(&admission.who, &request.request, &issuing)?
             };
             if let Invited::Host { labels, .. } = token.invited {
                 issued.labels = labels;
@@ -140,7 +154,7 @@ impl Pki {
         seen: &Kv,
         used: &TokenRecord,
         admission: &Admission,
-        terms: &Terms,
+        issuing: &Issuing,
     ) -> Result<bool, PkiError> {
         let place = self.member_key(&admission.who);
         let role = match &admission.who {
@@ -152,7 +166,8 @@ impl Pki {
             since_unix_ms: unix_ms(),
             role,
             key: used.used.as_ref().map(|used| used.key.clone()),
-            until_unix_s: Some(terms.until_unix_s()),
+            until_unix_s: Some(issuing.terms.until_unix_s()),
+            ca: Some(issuing.ca.clone()),
         };
         let mut when = vec![Compare::Modified(seen.key.clone(), seen.modified)];
         if admission.must_be_new {
@@ -188,29 +203,32 @@ impl Pki {
         for _ in 0..TRIES_MAX {
             let Some(kv) = self.get(self.member_key(who)).await? else { return Err(gone) };
             let Some(member) = read::<MemberRecord>(&kv) else { return Err(gone) };
-            let terms = self.terms();
-            let Some(member) = record::renewed(member, who, key, terms.until_unix_s()) else {
-                return Err(gone);
-            };
+            let issuing = self.issuing()?;
+            let signed = (issuing.ca.as_str(), issuing.terms.until_unix_s());
+            let Some(member) = record::renewed(member, who, key, signed) else { return Err(gone) };
             let put = Txn {
                 when: vec![Compare::Modified(kv.key.clone(), kv.modified)],
                 then: vec![Op::put(kv.key, text(&member))],
                 ..Txn::default()
             };
             if self.mirror.store().txn(put).await?.succeeded {
-                return self.issue(who, request, &terms);
+                return self.issue(who, request, &issuing);
             }
         }
         Err(PkiError::Contended)
     }
 
-    fn issue(&self, who: &Who, request: &str, terms: &Terms) -> Result<Issued, PkiError> {
+    fn issuing(&self) -> Result<Issuing, PkiError> {
         let authority = self.authority()?;
+        Ok(Issuing { ca: authority.fingerprint()?, terms: self.terms(), authority })
+    }
+
+    fn issue(&self, who: &Who, request: &str, issuing: &Issuing) -> Result<Issued, PkiError> {
         let identity = Identity { lab: self.lab.clone(), who: who.clone() };
         Ok(Issued {
-            certificate: authority.certify(&identity, request, terms)?,
+            certificate: issuing.authority.certify(&identity, request, &issuing.terms)?,
             identity: identity.to_string(),
-            ca: authority.bundle(),
+            ca: issuing.authority.bundle(),
             urls: self.urls(),
             labels: BTreeMap::new(),
         })

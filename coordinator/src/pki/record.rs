@@ -53,6 +53,9 @@ pub struct MemberRecord {
     /// under an older one go on until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_unix_s: Option<u64>,
+    /// The SHA-256 of the CA that signed that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
 }
 
 /// The value of `pki/coordinator/<name>`.
@@ -210,13 +213,14 @@ pub fn renewed(
     member: MemberRecord,
     who: &Who,
     key: &str,
-    until_unix_s: u64,
+    (ca, until_unix_s): (&str, u64),
 ) -> Option<MemberRecord> {
     if !has_role(&member, who) || member.key.as_ref().is_some_and(|held| held != key) {
         return None;
     }
     let until_unix_s = Some(until_unix_s.max(member.until_unix_s.unwrap_or(0)));
-    Some(MemberRecord { key: Some(key.to_owned()), until_unix_s, ..member })
+    let (key, ca) = (Some(key.to_owned()), Some(ca.to_owned()));
+    Some(MemberRecord { key, ca, until_unix_s, ..member })
 }
 
 /// Where somebody's record is, below `pki/member/`.
@@ -291,7 +295,8 @@ mod tests {
 
     fn member(key: Option<&str>, until_unix_s: Option<u64>) -> MemberRecord {
         let (by, key) = ("ada".to_owned(), key.map(str::to_owned));
-        MemberRecord { by, since_unix_ms: 1, role: Some(Role::Operator), key, until_unix_s }
+        let ca = Some("ca".to_owned());
+        MemberRecord { by, since_unix_ms: 1, role: Some(Role::Operator), key, until_unix_s, ca }
     }
 
     #[test]
@@ -321,11 +326,11 @@ mod tests {
     #[test]
     fn a_renewal_keeps_the_key_and_settles_it_where_it_was_not_kept() {
         let who = Who::User("ada".parse().unwrap(), Role::Operator);
-        let after = renewed(member(None, None), &who, "k1", 70).unwrap();
+        let after = renewed(member(None, None), &who, "k1", ("ca", 70)).unwrap();
         assert_eq!(after, member(Some("k1"), Some(70)));
-        assert_eq!(renewed(after.clone(), &who, "k2", 90), None);
+        assert_eq!(renewed(after.clone(), &who, "k2", ("ca", 90)), None);
         // A coordinator whose clock is behind does not shorten what another one gave.
-        assert_eq!(renewed(after.clone(), &who, "k1", 60), Some(after));
+        assert_eq!(renewed(after.clone(), &who, "k1", ("ca", 60)), Some(after));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use faultbed_common::status::Status;
+use faultbed_proto::v1::{Document, trust_client::TrustClient};
 use faultbed_tests::{
     bins,
     lab::{PATIENCE, Ran},
@@ -14,6 +15,7 @@ use faultbed_tests::{
 };
 use faultbed_trust::{certificate::Facts, credentials::Credentials};
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 /// A lab whose coordinator was started by itself, on loopback addresses, with TLS.
 pub(super) struct Site {
@@ -110,6 +112,11 @@ impl Site {
         let address =
             log.split("listening=").nth(1).and_then(|rest| rest.split_whitespace().next());
         format!("https://{}", address.expect("it says where it listens"))
+    }
+
+    /// Whether a host is answered on this connection.
+    pub(super) async fn is_answered(&self, channel: Channel) -> bool {
+        TrustClient::new(channel).present(Document::default()).await.is_ok()
     }
 
     /// Ends a host's agent; its identity stays.
