@@ -175,8 +175,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let chores = Chores { mirror, editor, journal, refused };
     tasks.spawn(chores.run(stop.clone()));
-    let uid = rustix::process::getuid().as_raw();
-    let door = Door { uid, token: token.into(), address };
+    let door = Door { uid: rustix::process::getuid().as_raw(), token: token.into(), address };
     let doors = listen::Doors { unix, tcp, runtime: Arc::clone(&runtime) };
     tasks.spawn(listen::serve(router, door, doors, stop.clone()));
     info!(lab = %args.lab, %address, store = %args.store, "coordinator ready");
