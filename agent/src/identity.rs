@@ -11,10 +11,11 @@ use anyhow::Context as _;
 use faultbed_common::trust::Who;
 use faultbed_trust::{
     ask,
-    certificate::Facts,
+    certificate::{Facts, fingerprint},
     credentials::{Credentials, write_private},
     dial::Dialer,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{session::Coordinator, settings::Settings};
@@ -28,6 +29,9 @@ const LOOK_MIN: Duration = Duration::from_millis(200);
 /// How long one renewal may take at one coordinator.
 const RENEW_MAX: Duration = Duration::from_secs(10);
 
+/// How long until a renewal is tried again that is to bring other CAs.
+const NEWS_RETRY: Duration = Duration::from_secs(2);
+
 /// The coordinators that renewals told of, in the identity directory; one a line.
 const COORDINATORS: &str = "coordinators";
 
@@ -37,6 +41,8 @@ pub struct HostIdentity {
     dir: PathBuf,
     /// What connections are made with.
     pub dialer: Arc<Dialer>,
+    /// The hash of the CAs to trust, as the coordinator said last.
+    wanted: watch::Sender<Option<String>>,
 }
 
 impl HostIdentity {
@@ -67,7 +73,12 @@ impl HostIdentity {
             );
         }
         let dialer = Arc::new(Dialer::new(&credentials)?);
-        Ok(Self { dir, dialer })
+        Ok(Self { dir, dialer, wanted: watch::Sender::default() })
+    }
+
+    /// Hears by their hash which CAs to trust: where those held are others, the certificate is renewed.
+    pub fn should_trust(&self, hash: String) {
+        self.wanted.send_replace(Some(hash));
     }
 
     /// The coordinators to try: those of the settings, then those that renewals told of.
@@ -83,12 +94,20 @@ impl HostIdentity {
         all
     }
 
-    /// Renews the certificate two thirds into its life, and tries until it works, until `stop`.
+    /// Renews the certificate two thirds into its life, and when there are other CAs to trust, and
+    /// tries until it works, until `stop`.
     pub async fn keep(self: Arc<Self>, settled: Vec<Coordinator>, stop: CancellationToken) {
         let mut was_told = false;
+        let mut wanted = self.wanted.subscribe();
         loop {
-            let (wait, is_due) = match Credentials::read(&self.dir).and_then(|held| held.facts()) {
-                Ok(facts) => look_again(&facts, now_unix_s()),
+            let hash = wanted.borrow_and_update().clone();
+            let held = Credentials::read(&self.dir).and_then(|held| {
+                let is_news = hash.is_some_and(|hash| hash != fingerprint(held.ca.as_bytes()));
+                Ok((held.facts()?, is_news))
+            });
+            let (wait, is_due) = match held {
+                Ok((_, true)) => (NEWS_RETRY, true),
+                Ok((facts, false)) => look_again(&facts, now_unix_s()),
                 Err(error) => {
                     tracing::error!(%error, "read own certificate");
                     (LOOK_MAX, false)
@@ -111,6 +130,7 @@ impl HostIdentity {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
+                _ = wanted.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -161,6 +181,7 @@ mod tests {
         let day = 24 * 3600;
         let facts = Facts {
             identity: "faultbed://prod/host/h1".parse().unwrap(),
+            key: String::new(),
             from_unix_s: 0,
             until_unix_s: day + 60,
         };

@@ -36,6 +36,9 @@ use crate::{
     settings::{FILE, IDENTITY, Settings},
 };
 
+/// The key of a join that is under way, beside the one that the host has.
+const JOINING: &str = "joining.pem";
+
 /// How long a coordinator may take to say whether it sees the host.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
@@ -74,13 +77,18 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<()> {
     let lock = agent::Lock::take(&dir)?;
     let key = key_of(&dir.join(IDENTITY))?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = ask::join(&args.token, &key, args.name.clone(), machine_name());
+    let bearer = ask::Bearer::Host { name: args.name.clone(), machine: machine_name() };
+    let asked = ask::join(&args.token, &key, bearer);
     let (issued, own) = tokio.block_on(asked)?;
     let settings = settle(args, (dir, runtime), &issued, own)?;
     let identity = settings.identity_dir();
     let credentials =
         Credentials { key: key.pem(), certificate: issued.certificate, ca: issued.ca };
+    // Key and certificate change together, so the old certificate goes first. Until now it was
+    // good: a token that is refused costs a host nothing.
+    let _ = fs::remove_file(identity.join(credentials::CERTIFICATE));
     credentials.write(&identity)?;
+    let _ = fs::remove_file(identity.join(JOINING));
     let config = write_settings(&settings)?;
     drop(lock);
     let (lab, host) = (&settings.lab, &settings.host);
@@ -131,18 +139,15 @@ fn places(args: &JoinArgs) -> anyhow::Result<(PathBuf, PathBuf)> {
 }
 
 /// The key to be certified. One that an earlier try left is used again: if only the answer was lost,
-/// the same token still works for the same key. The key of a certificate that is there is not.
+/// the same token still works for the same key.
 fn key_of(identity: &Path) -> anyhow::Result<Key> {
-    let path = identity.join(credentials::KEY);
-    if !identity.join(credentials::CERTIFICATE).exists()
-        && let Ok(pem) = fs::read_to_string(&path)
+    let path = identity.join(JOINING);
+    if let Ok(pem) = fs::read_to_string(&path)
         && let Ok(key) = Key::read(&pem)
     {
         return Ok(key);
     }
     let key = Key::new()?;
-    // Key and certificate change together, so the old pair goes first.
-    let _ = fs::remove_file(identity.join(credentials::CERTIFICATE));
     write_private(&path, &key.pem()).with_context(|| format!("write {}", path.display()))?;
     Ok(key)
 }

@@ -251,6 +251,11 @@ impl Session {
                 Ok(request) => requests.take(request, self.places.clone(), batches),
                 Err(error) => tracing::error!(%error, "read a request for logs"),
             },
+            Some(to_agent::Kind::Trust(hash)) => {
+                if let Some(identity) = &self.known.identity {
+                    identity.should_trust(hash);
+                }
+            }
             // Told before; and a newer coordinator may say what we do not know.
             Some(to_agent::Kind::Removed(_)) | None => {}
         }

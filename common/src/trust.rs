@@ -205,6 +205,16 @@ pub enum Invited {
     },
 }
 
+/// As what somebody brings a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Joining {
+    /// `faultbed-agent join`.
+    Host,
+    /// `faultbed context add`.
+    User,
+}
+
 /// Asks for a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRequest {
@@ -235,6 +245,9 @@ pub struct JoinRequest {
     pub secret: String,
     /// A certificate request in PEM. Only its key counts: the coordinator says who that is.
     pub request: String,
+    /// As what it is brought: a token for the others is refused, and stays good. `None` is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<Joining>,
     /// What a host is to be called; a token for another one is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<HostName>,
@@ -269,6 +282,49 @@ pub struct ExpelRequest {
 pub struct ExpelReply {
     /// The user had one.
     pub was_member: bool,
+}
+
+/// What is asked of the lab's CA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase")]
+pub enum AuthorityRequest {
+    /// Which there is.
+    Show,
+    /// Another CA signs from now on.
+    Rotate {
+        /// How long the one before is believed still; `None` is for as long as certificates last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        overlap: Option<crate::duration::Span>,
+    },
+    /// The one before is believed no more.
+    End {
+        /// Although somebody has no certificate of the new one yet.
+        #[serde(default)]
+        force: bool,
+    },
+}
+
+/// Answers an [`AuthorityRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityReply {
+    /// The SHA-256 of the certificate of the CA that signs, in lower-case hex, as in tokens.
+    pub signs: String,
+    /// The CA before it, while it is believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<EndingAuthority>,
+}
+
+/// A CA that is believed still, and signs nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndingAuthority {
+    /// The SHA-256 of its certificate, in lower-case hex.
+    pub ca: String,
+    /// When it is believed no more, in milliseconds since the epoch.
+    pub until_unix_ms: u64,
+    /// How much of that is left, in milliseconds, as the coordinator counts.
+    pub left_ms: u64,
+    /// Who has no certificate of the new one yet: `host h1`, `user ada`.
+    pub holders: Vec<String>,
 }
 
 /// A certificate, and all that is needed to use it.

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod args;
 pub mod blueprint;
 pub mod blueprints;
+pub mod ca;
 pub mod change;
 pub mod claim;
 pub mod client;
@@ -212,6 +213,7 @@ async fn asked(session: &Session, verb: &Verb, matches: &ArgMatches, argv: &[OsS
         Verb::Host(args) => host::run(session, args).await,
         Verb::Blueprint(args) => Box::pin(blueprint::run(session, args)).await,
         Verb::User(args) => user::run(session, args).await,
+        Verb::Ca(args) => ca::run(session, args).await,
         Verb::Doctor(_)
         | Verb::Context(_)
         | Verb::Completion(_)

@@ -134,12 +134,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         sessions: Arc::clone(&sessions),
         contents: Arc::clone(&contents),
     };
-    let agents = AgentService {
-        mirror: Arc::clone(&mirror),
-        editor: editor.clone(),
-        sessions,
-        contents: Arc::clone(&contents),
-    };
     let door = match other_machines {
         Some(listener) => {
             let editor = editor.clone();
@@ -147,8 +141,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let trust =
-        TrustService { pki: door.as_ref().map(|(pki, _)| Arc::clone(pki)), joins: Arc::default() };
+    let pki = door.as_ref().map(|(pki, _)| Arc::clone(pki));
+    let agents = AgentService {
+        mirror: Arc::clone(&mirror),
+        editor: editor.clone(),
+        sessions,
+        contents: Arc::clone(&contents),
+        pki: pki.clone(),
+    };
+    let trust = TrustService { pki, joins: Arc::default(), journal: Arc::clone(&journal) };
     let grpc = tonic::service::Routes::new(
         OperatorServer::new(operator.clone()).max_decoding_message_size(DOCUMENT_BYTES_MAX),
     )
@@ -174,8 +175,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let chores = Chores { mirror, editor, journal, refused };
     tasks.spawn(chores.run(stop.clone()));
-    let uid = rustix::process::getuid().as_raw();
-    let door = Door { uid, token: token.into(), address };
+    let door = Door { uid: rustix::process::getuid().as_raw(), token: token.into(), address };
     let doors = listen::Doors { unix, tcp, runtime: Arc::clone(&runtime) };
     tasks.spawn(listen::serve(router, door, doors, stop.clone()));
     info!(lab = %args.lab, %address, store = %args.store, "coordinator ready");

@@ -4,10 +4,12 @@
 //! commit: a token lets in once, whichever coordinator it is brought to.
 
 pub mod authority;
+mod members;
 pub mod record;
+mod succession;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,23 +18,17 @@ use std::{
 use faultbed_common::{
     duration::Span,
     name::{CoordinatorName, LabName},
-    trust::{
-        Identity, Invited, Issued, JoinRequest, Role, Token, TokenReply, TokenRequest, URLS_MAX,
-        Who,
-    },
+    trust::{Identity, Invited, Role, Token, TokenReply, TokenRequest, URLS_MAX, Who},
 };
 use faultbed_trust::{TrustError, certificate};
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::{
     authority::{Authority, Terms},
-    record::{
-        Bearer, CoordinatorRecord, MemberRecord, Rejected, TokenRecord, Used, admit, member_of,
-    },
+    record::{CoordinatorRecord, Rejected, TokenRecord},
 };
 use crate::{
-    decide::edit::{host_readmitted, removed},
-    editor::{Editor, asked, unix_ms},
+    editor::{Editor, unix_ms},
     mirror::{Mirror, MirrorHandle},
     store::{Compare, Kv, Op, Revision, StoreError, Txn},
 };
@@ -188,37 +184,6 @@ impl Pki {
         self.authority()?.serve(&identity, &self.own.hosts, &self.terms())
     }
 
-    /// Whether somebody of this lab is let in: an expired certificate is refused by TLS, a member
-    /// that was removed is refused here.
-    #[must_use]
-    pub fn knows(&self, identity: &Identity) -> bool {
-        if identity.lab != self.lab {
-            return false;
-        }
-        match &identity.who {
-            Who::Coordinator(_) => true,
-            Who::User(_, role) => {
-                let seen = self.mirror.now();
-                let record: Option<MemberRecord> =
-                    seen.pki.get(&format!("member/{}", member_of(&identity.who))).and_then(read);
-                // A role that was lowered since counts at once.
-                record.and_then(|record| record.role).is_some_and(|held| held >= *role)
-            }
-            Who::Host(_) => {
-                self.mirror.now().pki.contains_key(&format!("member/{}", member_of(&identity.who)))
-            }
-        }
-    }
-
-    /// Why a host is no member any more; `None` where nobody removed it.
-    #[must_use]
-    pub fn removed(&self, identity: &Identity) -> Option<String> {
-        match &identity.who {
-            Who::Host(name) if identity.lab == self.lab => removed(&self.mirror.now().lab, name),
-            Who::Host(_) | Who::User(..) | Who::Coordinator(_) => None,
-        }
-    }
-
     /// A one-time token.
     ///
     /// # Errors
@@ -272,162 +237,6 @@ impl Pki {
             self.mirror.store().txn(Txn { then, ..Txn::default() }).await?;
         }
         Ok(())
-    }
-
-    /// Lets somebody in with a token, which is used up by that.
-    ///
-    /// # Errors
-    /// The token is unknown, used or expired, or the name is taken.
-    pub async fn join(&self, request: &JoinRequest) -> Result<Issued, PkiError> {
-        if request.lab != self.lab {
-            return Err(PkiError::Refused(format!(
-                "this is lab {}; the token is for lab {}",
-                self.lab, request.lab
-            )));
-        }
-        if request.id.len() > 64 || !request.id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(Rejected::Unknown.into());
-        }
-        let secret = certificate::fingerprint(request.secret.as_bytes());
-        let key = authority::key_of(&request.request)?;
-        let place = self.key(&format!("token/{}", request.id));
-        for _ in 0..TRIES_MAX {
-            let get = Txn { then: vec![Op::Get(place.clone())], ..Txn::default() };
-            let got = self.mirror.store().txn(get).await?.got.into_iter().flatten().next();
-            let Some(kv) = got else { return Err(Rejected::Unknown.into()) };
-            let token: TokenRecord = read(&kv).ok_or(Rejected::Unknown)?;
-            let now = unix_ms();
-            let bearer = Bearer {
-                name: request.name.as_ref(),
-                machine: request.machine.as_ref(),
-                key: &key,
-            };
-            let admission = admit(&token, &secret, &bearer, now)?;
-            let member = member_of(&admission.who);
-            if admission.is_repeated {
-                self.must_be_there(&admission.who)?;
-            } else {
-                if admission.must_be_new {
-                    self.must_be_new(&admission.who).await?;
-                }
-                self.readmit(&admission.who, &token.by).await?;
-                let used = Used { member, key: key.clone(), at_unix_ms: now };
-                let used = TokenRecord { used: Some(used), ..token.clone() };
-                if !self.let_in(&kv, &used, &admission).await? {
-                    continue;
-                }
-            }
-            let mut issued = self.issue(&admission.who, &request.request)?;
-            if let Invited::Host { labels, .. } = token.invited {
-                issued.labels = labels;
-            }
-            return Ok(issued);
-        }
-        Err(PkiError::Contended)
-    }
-
-    /// A token that was used does not bring back a host that was removed since.
-    fn must_be_there(&self, who: &Who) -> Result<(), PkiError> {
-        match who {
-            Who::Host(name) if self.mirror.now().lab.removed_hosts.contains_key(name) => {
-                Err(Rejected::Used.into())
-            }
-            Who::Host(_) | Who::User(..) | Who::Coordinator(_) => Ok(()),
-        }
-    }
-
-    /// Lets a host come back that was removed before: its token was made for that.
-    async fn readmit(&self, who: &Who, by: &str) -> Result<(), PkiError> {
-        let Who::Host(name) = who else { return Ok(()) };
-        for _ in 0..TRIES_MAX {
-            let seen = self.mirror.now();
-            if !seen.lab.removed_hosts.contains_key(name) {
-                return Ok(());
-            }
-            let decision = host_readmitted(&seen.lab, name, &asked(&seen, by))
-                .map_err(|refusal| PkiError::Refused(refusal.to_string()))?;
-            if self.editor.commit(&seen, &decision, by).await? {
-                return Ok(());
-            }
-        }
-        Err(PkiError::Contended)
-    }
-
-    /// Refuses a name that somebody has.
-    async fn must_be_new(&self, who: &Who) -> Result<(), PkiError> {
-        let Who::Host(name) = who else { return Ok(()) };
-        let member = self.key(&format!("member/{}", member_of(who)));
-        let get = Txn { then: vec![Op::Get(member)], ..Txn::default() };
-        let held = self.mirror.store().txn(get).await?.got.into_iter().flatten().next().is_some();
-        if !held && !self.mirror.now().lab.hosts.contains_key(name) {
-            return Ok(());
-        }
-        Err(PkiError::Refused(format!(
-            "there is a host {name} in this lab; give this one another `--name`, or, to put it in \
-             that one's place, ask for `faultbed host token --name {name}`"
-        )))
-    }
-
-    /// Enters a member and uses its token up, in one commit; false where somebody was faster.
-    async fn let_in(
-        &self,
-        seen: &Kv,
-        used: &TokenRecord,
-        admission: &record::Admission,
-    ) -> Result<bool, PkiError> {
-        let place = self.key(&format!("member/{}", member_of(&admission.who)));
-        let role = match &admission.who {
-            Who::User(_, role) => Some(*role),
-            Who::Host(_) | Who::Coordinator(_) => None,
-        };
-        let member = MemberRecord { by: used.by.clone(), since_unix_ms: unix_ms(), role };
-        let mut when = vec![Compare::Modified(seen.key.clone(), seen.modified)];
-        if admission.must_be_new {
-            when.push(Compare::Absent(place.clone()));
-        }
-        let then = vec![Op::put(seen.key.clone(), text(used)), Op::put(place, text(&member))];
-        let out = self.mirror.store().txn(Txn { when, then, ..Txn::default() }).await?;
-        Ok(out.succeeded)
-    }
-
-    /// A new certificate for whom an old one names.
-    ///
-    /// # Errors
-    /// The request is none, or the lab does not know the caller any more.
-    pub fn renew(&self, identity: &Identity, request: &str) -> Result<Issued, PkiError> {
-        if !self.knows(identity) {
-            return Err(PkiError::Refused(format!("{identity} is no member of this lab any more")));
-        }
-        self.issue(&identity.who, request)
-    }
-
-    fn issue(&self, who: &Who, request: &str) -> Result<Issued, PkiError> {
-        let authority = self.authority()?;
-        let identity = Identity { lab: self.lab.clone(), who: who.clone() };
-        Ok(Issued {
-            certificate: authority.certify(&identity, request, &self.terms())?,
-            identity: identity.to_string(),
-            ca: authority.bundle(),
-            urls: self.urls(),
-            labels: BTreeMap::new(),
-        })
-    }
-
-    /// Whether some coordinator holds the stream of a host's agent.
-    #[must_use]
-    pub fn is_connected(&self, who: &Who) -> bool {
-        matches!(who, Who::Host(name) if self.mirror.now().alive.contains(name))
-    }
-
-    /// Takes somebody's membership: the certificate is refused from now on.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn expel(&self, who: &Who) -> Result<bool, PkiError> {
-        let place = self.key(&format!("member/{}", member_of(who)));
-        let then = vec![Op::Get(place.clone()), Op::Delete(place)];
-        let out = self.mirror.store().txn(Txn { then, ..Txn::default() }).await?;
-        Ok(out.got.into_iter().flatten().next().is_some())
     }
 
     /// Where the lab's coordinators are reached, this one first.

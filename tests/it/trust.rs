@@ -1,7 +1,9 @@
 //! A lab across machines: who comes in, who does not, and certificates that end while nobody notices.
 
 mod refused;
+mod rotation;
 mod site;
+mod withdrawn;
 
 use faultbed_common::{report::NodeState, trust::Token};
 use faultbed_tests::{lab::PATIENCE, wait::wait_for};

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use faultbed_common::{
     name::HostName,
-    trust::{Issued, JoinRequest, RenewRequest, Token},
+    trust::{Issued, JoinRequest, Joining, RenewRequest, Token},
 };
 use faultbed_proto::v1::{Document, trust_client::TrustClient};
 use tonic::{Code, Request, Response, Status};
@@ -14,6 +14,20 @@ use crate::{TrustError, credentials::Credentials, dial::Dialer, key::Key};
 /// How long a coordinator may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
+/// Who brings a token.
+#[derive(Debug, Clone)]
+pub enum Bearer {
+    /// A machine that is to be a host.
+    Host {
+        /// What it is to be called, where somebody said so.
+        name: Option<HostName>,
+        /// What its machine is called.
+        machine: Option<HostName>,
+    },
+    /// A person or program.
+    User,
+}
+
 /// Uses a token up at the first coordinator that answers; says from which address of this machine.
 /// The secret is sent only to who shows the CA that the token names.
 ///
@@ -22,14 +36,18 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 pub async fn join(
     token: &Token,
     key: &Key,
-    name: Option<HostName>,
-    machine: Option<HostName>,
+    bearer: Bearer,
 ) -> Result<(Issued, Option<IpAddr>), TrustError> {
+    let (joining, name, machine) = match bearer {
+        Bearer::Host { name, machine } => (Joining::Host, name, machine),
+        Bearer::User => (Joining::User, None, None),
+    };
     let request = JoinRequest {
         lab: token.lab.clone(),
         id: token.id.clone(),
         secret: token.secret.clone(),
         request: key.request()?,
+        joining: Some(joining),
         name,
         machine,
     };

@@ -14,6 +14,8 @@ use crate::{BACKDATE, TrustError};
 pub struct Facts {
     /// Who holds it.
     pub identity: Identity,
+    /// The SHA-256 of its public key, in lower-case hex: the same in every certificate of a key.
+    pub key: String,
     /// When it begins to count, in seconds since the epoch.
     pub from_unix_s: u64,
     /// When it ends, in seconds since the epoch.
@@ -45,6 +47,7 @@ impl Facts {
         let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
         Ok(Self {
             identity,
+            key: fingerprint(certificate.public_key().raw),
             from_unix_s: seconds(validity.not_before.timestamp()),
             until_unix_s: seconds(validity.not_after.timestamp()),
         })

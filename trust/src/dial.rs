@@ -11,7 +11,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{PrivateKeyDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -26,6 +26,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Dialer {
     config: Mutex<Arc<ClientConfig>>,
+    /// The certificates that the coordinator of the last connection showed, its own first.
+    shown: Arc<Mutex<Vec<CertificateDer<'static>>>>,
 }
 
 impl Dialer {
@@ -34,7 +36,7 @@ impl Dialer {
     /// # Errors
     /// The credentials are damaged, or key and certificate do not belong together.
     pub fn new(credentials: &Credentials) -> Result<Self, TrustError> {
-        Ok(Self { config: Mutex::new(Arc::new(config_of(credentials)?)) })
+        Ok(Self { config: Mutex::new(Arc::new(config_of(credentials)?)), shown: Arc::default() })
     }
 
     /// Shows no certificate, and believes only who shows the CA with this hash: for joining.
@@ -51,7 +53,7 @@ impl Dialer {
             .with_custom_certificate_verifier(Arc::new(pinned))
             .with_no_client_auth();
         settle(&mut config);
-        Ok(Self { config: Mutex::new(Arc::new(config)) })
+        Ok(Self { config: Mutex::new(Arc::new(config)), shown: Arc::default() })
     }
 
     /// Shows another certificate from the next connection on.
@@ -62,6 +64,15 @@ impl Dialer {
         let config = Arc::new(config_of(credentials)?);
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
+    }
+
+    /// Whether the coordinator of the last connection has other CAs than these in PEM: another one
+    /// signs, or one is believed no more. Who is told so renews, and gets them over that call.
+    #[must_use]
+    pub fn has_news(&self, ca: &str) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(signs), Ok(held)) = (shown.get(1), certificate::all(ca)) else { return false };
+        held.first() != Some(signs) || !held.iter().all(|ca| shown.contains(ca))
     }
 
     /// A gRPC channel to `https://HOST:PORT`, connected now. `settle` sets what the caller wants of it.
@@ -92,14 +103,18 @@ impl Dialer {
         let config = Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner));
         let own = Arc::new(Mutex::new(None));
         let (told, host) = (Arc::clone(&own), host.to_owned());
+        let shown = Arc::clone(&self.shown);
         let connector = tower::service_fn(move |_| {
             let (config, name, host) = (Arc::clone(&config), name.clone(), host.clone());
-            let told = Arc::clone(&told);
+            let (told, shown) = (Arc::clone(&told), Arc::clone(&shown));
             async move {
                 let stream = TcpStream::connect((host.as_str(), port)).await?;
                 stream.set_nodelay(true)?;
                 *told.lock().unwrap_or_else(PoisonError::into_inner) = stream.local_addr().ok();
                 let stream = TlsConnector::from(config).connect(name, stream).await?;
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+                *shown.lock().unwrap_or_else(PoisonError::into_inner) = chain;
                 Ok::<_, io::Error>(TokioIo::new(stream))
             }
         });

@@ -42,7 +42,8 @@ impl ServerCertVerifier for Pinned {
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|error| Error::General(error.to_string()))?
-            .verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+            // Where another CA has taken over since the token was made, this one vouches for it.
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(

@@ -6,8 +6,9 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcomma
 use clap_complete::ArgValueCandidates;
 
 use crate::cli::{
-    apply, blueprint, completion, contexts, down, endpoints, events, exec, failure::Failure, fault,
-    guard, heal, host, logs, node, object, output, scale, show, start, status, up, user, wait,
+    apply, blueprint, ca, completion, contexts, down, endpoints, events, exec, failure::Failure,
+    fault, guard, heal, host, logs, node, object, output, scale, show, start, status, up, user,
+    wait,
 };
 
 /// Shown where nothing is asked: the way of the first five minutes.
@@ -65,6 +66,7 @@ Hosts:
   host join --ssh           Bring machines in over your own ssh
   host list, label          The machines of the lab; words that targets and placement know them by
   user token, remove        Let somebody in from another machine; and no more
+  ca show, rotate           The CA of a lab of many machines; let another one take over
   host drain, remove        Let no new node come to one; take one out of the lab
 
 And:
@@ -219,6 +221,8 @@ pub enum Verb {
     Host(host::HostArgs),
     /// Who may come in from other machines
     User(user::UserArgs),
+    /// The lab's own CA, and its replacement
+    Ca(ca::CaArgs),
     /// How databases are run
     Blueprint(blueprint::BlueprintArgs),
     /// Whether this machine can run a lab

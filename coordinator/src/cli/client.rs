@@ -11,7 +11,7 @@ use faultbed_common::{
     logs::{LogLine, LogQuery},
     program::{Content, Held},
     status::Status,
-    trust::{ExpelReply, ExpelRequest, TokenReply, TokenRequest},
+    trust::{AuthorityReply, AuthorityRequest, ExpelReply, ExpelRequest, TokenReply, TokenRequest},
 };
 use faultbed_proto::v1::{
     Document, ExecPart, Piece, exec_client::ExecClient, operator_client::OperatorClient,
@@ -133,6 +133,16 @@ impl Client {
     pub async fn expel(&self, request: &ExpelRequest) -> Result<ExpelReply, Failure> {
         let document = self.document(request)?;
         let answer = self.trust.clone().expel(document).await;
+        self.answer(answer)
+    }
+
+    /// Shows, replaces or ends the lab's CA.
+    ///
+    /// # Errors
+    /// The lab refuses, with its reason, or cannot be reached.
+    pub async fn authority(&self, request: &AuthorityRequest) -> Result<AuthorityReply, Failure> {
+        let document = self.document(request)?;
+        let answer = self.trust.clone().authority(document).await;
         self.answer(answer)
     }
 

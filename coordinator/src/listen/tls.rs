@@ -16,7 +16,7 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
-use faultbed_common::trust::Who;
+use faultbed_common::trust::{Identity, Who};
 use faultbed_trust::{
     certificate::{self, Facts},
     provider,
@@ -33,8 +33,9 @@ use tracing::{debug, info, warn};
 
 use super::{refuse, serve_one};
 use crate::{
+    editor::unix_ms,
     mirror::MirrorHandle,
-    pki::Pki,
+    pki::{Pki, record::Standing},
     service::access::{Caller, Denied, Parting, is_session, may},
 };
 
@@ -46,6 +47,15 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
 /// How long a connection without a certificate may last: enough to join.
 const STRANGER_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether the certificate that a connection began with still counts.
+const STANDING_LOOK: Duration = Duration::from_secs(1);
+
+/// How long a host that was removed keeps its connection, on which it is told so.
+const PARTING_MAX: Duration = Duration::from_secs(5);
+
+/// The shortest wait before it is tried again to end a CA whose time is over.
+const OVERDUE_MIN: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the own certificate needs to be renewed, at most.
 const RENEW_LOOK_MAX: Duration = Duration::from_secs(3600);
@@ -119,36 +129,63 @@ impl TlsDoor {
             Err(_) => return info!(%peer, "refuse connection: no handshake in time"),
         };
         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let caller = match shown.map(|der| Facts::of_der(der)) {
+        let shown = match shown.map(|der| Facts::of_der(der)) {
             None => None,
-            Some(Ok(facts)) => Some(Caller::certified(facts.identity)),
+            Some(Ok(facts)) => Some(Arc::new(facts)),
             Some(Err(error)) => return warn!(%peer, %error, "refuse certificate"),
         };
-        let is_stranger = caller.is_none();
-        let pki = Arc::clone(&self.pki);
+        let (pki, facts) = (Arc::clone(&self.pki), shown.clone());
         let router = router.layer(middleware::from_fn(move |request, next| {
-            check(Arc::clone(&pki), caller.clone(), request, next)
+            check(Arc::clone(&pki), facts.clone(), request, next)
         }));
         let served = serve_one(router, stream, stop);
-        if is_stranger {
+        let Some(shown) = shown else {
             if tokio::time::timeout(STRANGER_MAX, served).await.is_err() {
                 debug!(%peer, "end connection without a certificate");
             }
-        } else {
-            served.await;
+            return;
+        };
+        tokio::select! {
+            () = served => {}
+            () = self.counts_no_more(&shown) => {
+                info!(%peer, identity = %shown.identity, "end connection: its certificate counts no more");
+            }
         }
     }
 
-    /// Renews the own certificate long before it ends, and whenever the lab's CA changes, until
-    /// `stop`. Connections that are there go on.
+    /// Returns soon after the certificate of a connection was withdrawn, or ended without having been
+    /// renewed: no request would tell on a stream that is open for ever.
+    async fn counts_no_more(&self, shown: &Facts) {
+        loop {
+            tokio::time::sleep(STANDING_LOOK).await;
+            match self.pki.standing(shown) {
+                Standing::Member { until_unix_s } if unix_ms() / 1000 < until_unix_s => {}
+                Standing::Member { .. } | Standing::Stranger | Standing::Replaced => break,
+            }
+        }
+        if self.pki.removed(&shown.identity).is_some() {
+            tokio::time::sleep(PARTING_MAX).await;
+        }
+    }
+
+    /// Renews the own certificate long before it ends, and whenever the lab's CA changes, and ends a
+    /// CA that was replaced when its time is over, until `stop`. Connections that are there go on.
     pub async fn renew(self: Arc<Self>, mirror: Arc<MirrorHandle>, stop: CancellationToken) {
         let mut changes = mirror.subscribe();
         let look = (self.pki.lifetime / 3).min(RENEW_LOOK_MAX);
         let mut renewed = tokio::time::Instant::now();
         let mut held = self.pki.authority().ok();
         loop {
+            let overdue =
+                self.pki.overlap_left().map(|left| left.clamp(OVERDUE_MIN, RENEW_LOOK_MAX));
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = tokio::time::sleep(overdue.unwrap_or_default()), if overdue.is_some() => {
+                    if let Err(error) = self.pki.end_overdue().await {
+                        warn!(%error, "end the CA that was replaced");
+                    }
+                    continue;
+                }
                 () = tokio::time::sleep_until(renewed + look) => {}
                 changed = changes.changed() => {
                     if changed.is_err() {
@@ -186,8 +223,8 @@ fn config_of(pki: &Pki) -> anyhow::Result<Arc<ServerConfig>> {
         .build()
         .context("believe the lab's CA")?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).context("read own key")?;
-    // The CA goes with the certificate, so that who joins can compare it with the token.
-    let chain = certificate::all(&format!("{own}{}", authority.certificate))?;
+    // The CAs go with the certificate, so that who joins can compare them with the token.
+    let chain = certificate::all(&format!("{own}{}", authority.shown()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .context("choose TLS versions")?
@@ -203,7 +240,7 @@ fn config_of(pki: &Pki) -> anyhow::Result<Arc<ServerConfig>> {
 
 async fn check(
     pki: Arc<Pki>,
-    caller: Option<Caller>,
+    shown: Option<Arc<Facts>>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -212,16 +249,16 @@ async fn check(
         return refuse(headers, StatusCode::FORBIDDEN, why);
     }
     let mut parting = None;
-    if let Some(identity) = caller.as_ref().and_then(|caller| caller.identity.as_ref())
-        && !pki.knows(identity)
+    if let Some(shown) = &shown
+        && let Some(why) = refusal(pki.standing(shown), &shown.identity)
     {
-        parting = pki.removed(identity).map(Parting);
+        parting = pki.removed(&shown.identity).map(Parting);
         // Who was removed must hear so, or it would keep its nodes and try for ever.
         if parting.is_none() || !is_session(request.uri().path()) {
-            let why = format!("{identity} is no member of this lab{}", way_in(&identity.who));
             return refuse(headers, StatusCode::FORBIDDEN, why);
         }
     }
+    let caller = shown.map(|shown| Caller::certified(shown.identity.clone()));
     match may(caller.as_ref(), request.uri().path()) {
         Ok(()) => {}
         Err(Denied::NoCertificate) => {
@@ -238,6 +275,19 @@ async fn check(
         request.extensions_mut().insert(parting);
     }
     next.run(request).await
+}
+
+/// Why somebody is not let in who shows a certificate of the lab's CA.
+fn refusal(standing: Standing, identity: &Identity) -> Option<String> {
+    let way_in = way_in(&identity.who);
+    match standing {
+        Standing::Member { .. } => None,
+        Standing::Stranger => Some(format!("{identity} is no member of this lab{way_in}")),
+        Standing::Replaced => Some(format!(
+            "{identity} has come in anew since, with another key; this certificate counts no \
+             more{way_in}"
+        )),
+    }
 }
 
 /// How somebody who is no member comes in again.

@@ -14,7 +14,7 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How long a CA counts. It is replaced with an overlap long before.
+/// How long a CA counts. `faultbed ca rotate` replaces it with an overlap long before.
 const CA_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// The longest certificate request that is read, in bytes; ours have some 400.
@@ -32,6 +32,21 @@ pub struct Authority {
     /// Other CAs that are believed, in PEM: those that signed before, or will.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted: Vec<String>,
+    /// The CA that signed before, which is one of `trusted` until its time is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+}
+
+/// A CA that signs nothing any more: its key is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// The SHA-256 of its certificate, in lower-case hex.
+    pub ca: String,
+    /// The last that it signed: the certificate of the CA that signs now, in PEM. It goes with every
+    /// certificate, so that who believes only the CA that ends believes the new one too.
+    pub vouches: String,
+    /// When it is believed no more, in seconds since the epoch.
+    pub until_unix_s: u64,
 }
 
 /// Without the key.
@@ -52,6 +67,14 @@ pub struct Terms {
     pub serial: [u8; 16],
 }
 
+impl Terms {
+    /// When such a certificate ends, in seconds since the epoch.
+    #[must_use]
+    pub fn until_unix_s(&self) -> u64 {
+        self.now_unix_s.saturating_add(self.lifetime.as_secs())
+    }
+}
+
 fn made(what: &'static str) -> impl Fn(rcgen::Error) -> TrustError {
     move |error| TrustError::Make { what, why: error.to_string() }
 }
@@ -64,20 +87,80 @@ impl Authority {
     pub fn new(lab: &LabName, now_unix_s: u64, serial: [u8; 16]) -> Result<Self, TrustError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(made("CA key"))?;
         let terms = Terms { now_unix_s, lifetime: CA_LIFETIME, serial };
-        let mut params = dated(&terms);
-        // The number is in the name too: while one CA takes over from another, chains are found by
-        // the issuer's name.
-        let number = certificate::hex(&serial[..4]);
-        params.distinguished_name = named(&format!("faultbed {lab} {number}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let params = of_authority(lab, &terms);
         let certificate = params.self_signed(&key).map_err(made("CA certificate"))?;
         Ok(Self {
             version: 1,
             certificate: certificate.pem(),
             key: key.serialize_pem(),
             trusted: Vec::new(),
+            ending: None,
         })
+    }
+
+    /// The CA that takes over from this one, which is believed for `overlap` more.
+    ///
+    /// # Errors
+    /// As [`Authority::new`]; or this one is damaged.
+    pub fn successor(
+        &self,
+        lab: &LabName,
+        now_unix_s: u64,
+        serial: [u8; 16],
+        overlap: Duration,
+    ) -> Result<Self, TrustError> {
+        let next = Self::new(lab, now_unix_s, serial)?;
+        let key = KeyPair::from_pem(&next.key).map_err(made("CA key"))?;
+        let params = of_authority(lab, &Terms { now_unix_s, lifetime: overlap, serial });
+        let ending = Ending {
+            ca: self.fingerprint()?,
+            vouches: self.sign(&params, &key)?,
+            until_unix_s: now_unix_s.saturating_add(overlap.as_secs()),
+        };
+        let trusted = std::iter::once(&self.certificate).chain(&self.trusted).cloned().collect();
+        Ok(Self { trusted, ending: Some(ending), ..next })
+    }
+
+    /// This CA without the one that ends.
+    ///
+    /// # Errors
+    /// Somebody wrote something else into the store.
+    pub fn alone(&self) -> Result<Self, TrustError> {
+        let Some(ending) = &self.ending else { return Ok(self.clone()) };
+        let mut trusted = Vec::new();
+        for ca in &self.trusted {
+            if certificate::fingerprint(&certificate::all(ca)?[0]) != ending.ca {
+                trusted.push(ca.clone());
+            }
+        }
+        Ok(Self { trusted, ending: None, ..self.clone() })
+    }
+
+    /// The hash by which a host knows whether it has the CAs that count now.
+    #[must_use]
+    pub fn bundle_hash(&self) -> String {
+        certificate::fingerprint(self.bundle().as_bytes())
+    }
+
+    /// What is shown with a coordinator's certificate, in PEM: the CAs, the one that signs first, so
+    /// that who joins finds the one of the token, and who has others asks for these.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        format!("{}{}", self.bundle(), self.vouched())
+    }
+
+    /// What goes with a certificate that this CA signs, in PEM.
+    fn vouched(&self) -> &str {
+        self.ending.as_ref().map_or("", |ending| &ending.vouches)
+    }
+
+    /// Whether this is, or was lately, the CA with this hash.
+    ///
+    /// # Errors
+    /// Somebody wrote something else into the store.
+    pub fn believes(&self, ca: &str) -> Result<bool, TrustError> {
+        let all = certificate::all(&self.bundle())?;
+        Ok(all.iter().any(|der| certificate::fingerprint(der) == ca))
     }
 
     /// Every CA to believe, the one that signs first, in PEM.
@@ -108,7 +191,7 @@ impl Authority {
         let request = read_request(request)?;
         let mut params = of_identity(identity, terms)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(&params, &request.public_key)
+        Ok(format!("{}{}", self.sign(&params, &request.public_key)?, self.vouched()))
     }
 
     /// Key and certificate of a coordinator that is reached by these names and addresses, in PEM.
@@ -143,6 +226,18 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_pem(&self.certificate, own).map_err(made("signature"))?;
         Ok(params.signed_by(key, &issuer).map_err(made("certificate"))?.pem())
     }
+}
+
+fn of_authority(lab: &LabName, terms: &Terms) -> CertificateParams {
+    let mut params = dated(terms);
+    // The number is in the name too: while one CA takes over from another, chains are found by
+    // the issuer's name.
+    let number = certificate::hex(&terms.serial[..4]);
+    params.distinguished_name = named(&format!("faultbed {lab} {number}"));
+    // One more may stand below it: the CA that takes over, for as long as this one vouches for it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 /// The hash of a request's key: who retries with the same key is the same.
@@ -214,9 +309,38 @@ mod tests {
         let pem = authority().certify(&who, &request, &terms()).unwrap();
         let facts = Facts::of_pem(&pem).unwrap();
         assert_eq!(facts.identity, who);
+        assert_eq!(
+            facts.key,
+            key_of(&request).unwrap(),
+            "a request and its certificate are of one key"
+        );
         assert_eq!(facts.until_unix_s, NOW + 3600);
         assert_eq!(facts.lifetime(), Duration::from_secs(3600));
         assert_eq!(facts.renew_at_unix_s(), NOW + 2400);
+    }
+
+    #[test]
+    fn the_ca_that_ends_vouches_for_the_next_one_until_it_is_alone() {
+        let before = authority();
+        let lab = "prod".parse().unwrap();
+        let now = before.successor(&lab, NOW, [2; 16], Duration::from_secs(60)).unwrap();
+        let (old, new) = (before.fingerprint().unwrap(), now.fingerprint().unwrap());
+        assert_ne!(old, new);
+        assert!(now.believes(&old).unwrap() && now.believes(&new).unwrap());
+        assert_eq!(now.bundle(), format!("{}{}", now.certificate, before.certificate));
+        let ending = now.ending.clone().unwrap();
+        assert_eq!((ending.ca, ending.until_unix_s), (old.clone(), NOW + 60));
+        assert!(!serde_json::to_string(&now).unwrap().contains(before.key.lines().nth(1).unwrap()));
+        let who: Identity = "faultbed://prod/host/h1".parse().unwrap();
+        let issued = |by: &Authority| {
+            let request = Key::new().unwrap().request().unwrap();
+            certificate::all(&by.certify(&who, &request, &terms()).unwrap()).unwrap().len()
+        };
+        assert_eq!(issued(&now), 2, "the word of the old one goes with it");
+        let alone = now.alone().unwrap();
+        assert!(!alone.believes(&old).unwrap() && alone.believes(&new).unwrap());
+        assert_eq!(alone.bundle(), alone.shown());
+        assert_eq!(issued(&alone), 1);
     }
 
     #[test]

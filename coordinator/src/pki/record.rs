@@ -2,8 +2,9 @@
 
 use faultbed_common::{
     name::HostName,
-    trust::{Invited, Who},
+    trust::{Invited, Joining, Who},
 };
+use faultbed_trust::certificate::Facts;
 use serde::{Deserialize, Serialize};
 
 /// The value of `pki/token/<id>`.
@@ -44,6 +45,17 @@ pub struct MemberRecord {
     /// What a user may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<faultbed_common::trust::Role>,
+    /// The hash of the one key whose certificates count: that of who came in last under the name.
+    /// `None` was written by an earlier version, and is settled by the next renewal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// When the newest certificate of that key ends, in seconds since the epoch: streams that began
+    /// under an older one go on until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_unix_s: Option<u64>,
+    /// The SHA-256 of the CA that signed that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
 }
 
 /// The value of `pki/coordinator/<name>`.
@@ -77,6 +89,18 @@ pub enum Rejected {
     /// It names another host than who brings it.
     #[error("this token is for another host; leave `--name` away")]
     OtherName,
+    /// A machine brings the token of a user.
+    #[error(
+        "this token is for a user, who runs `faultbed context add` with it, and is still good; \
+         `faultbed host token` makes one for a host"
+    )]
+    ForUser,
+    /// A user brings the token of a host.
+    #[error(
+        "this token is for a host, on which one runs `faultbed-agent join` with it, and is still \
+         good; `faultbed user token NAME --role operator` makes one for a user"
+    )]
+    ForHost,
 }
 
 /// Who comes in with a token.
@@ -94,6 +118,8 @@ pub struct Admission {
 /// Who brings a token.
 #[derive(Debug, Clone, Copy)]
 pub struct Bearer<'a> {
+    /// As what it comes, where it says so.
+    pub joining: Option<Joining>,
     /// What it wants to be called.
     pub name: Option<&'a HostName>,
     /// What its machine is called.
@@ -118,6 +144,12 @@ pub fn admit(
     if now_unix_ms >= token.expires_unix_ms {
         return Err(Rejected::Expired);
     }
+    match (&token.invited, bearer.joining) {
+        (Invited::User { .. }, Some(Joining::Host)) => return Err(Rejected::ForUser),
+        (Invited::Host { .. }, Some(Joining::User)) => return Err(Rejected::ForHost),
+        (Invited::User { .. }, Some(Joining::User) | None)
+        | (Invited::Host { .. }, Some(Joining::Host) | None) => {}
+    }
     let (who, must_be_new) = match &token.invited {
         Invited::User { name, role } => (Who::User(name.clone(), *role), false),
         Invited::Host { name: Some(own), .. } => match bearer.name {
@@ -135,6 +167,60 @@ pub fn admit(
         Some(_) => return Err(Rejected::Used),
     };
     Ok(Admission { who, must_be_new, is_repeated })
+}
+
+/// What somebody is who shows a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A member, whose streams may go on until then, in seconds since the epoch.
+    Member {
+        /// When the newest certificate of its key ends.
+        until_unix_s: u64,
+    },
+    /// Nobody of that name has come in, or has this role any more.
+    Stranger,
+    /// Somebody has come in under that name since, with another key.
+    Replaced,
+}
+
+/// Judges a certificate by the record of its member.
+#[must_use]
+pub fn judge(member: Option<&MemberRecord>, shown: &Facts) -> Standing {
+    if let Who::Coordinator(_) = shown.identity.who {
+        return Standing::Member { until_unix_s: shown.until_unix_s };
+    }
+    let Some(member) = member else { return Standing::Stranger };
+    if member.key.as_ref().is_some_and(|key| *key != shown.key) {
+        return Standing::Replaced;
+    }
+    if !has_role(member, &shown.identity.who) {
+        return Standing::Stranger;
+    }
+    Standing::Member { until_unix_s: shown.until_unix_s.max(member.until_unix_s.unwrap_or(0)) }
+}
+
+/// Whether a member may still do what its certificate says. A role that was lowered counts at once.
+fn has_role(member: &MemberRecord, who: &Who) -> bool {
+    match who {
+        Who::User(_, role) => member.role.is_some_and(|held| held >= *role),
+        Who::Host(_) | Who::Coordinator(_) => true,
+    }
+}
+
+/// The record of a member that gets another certificate for its key; `None` where it does not.
+#[must_use]
+pub fn renewed(
+    member: MemberRecord,
+    who: &Who,
+    key: &str,
+    (ca, until_unix_s): (&str, u64),
+) -> Option<MemberRecord> {
+    if !has_role(&member, who) || member.key.as_ref().is_some_and(|held| held != key) {
+        return None;
+    }
+    let until_unix_s = Some(until_unix_s.max(member.until_unix_s.unwrap_or(0)));
+    let (key, ca) = (Some(key.to_owned()), Some(ca.to_owned()));
+    Some(MemberRecord { key, ca, until_unix_s, ..member })
 }
 
 /// Where somebody's record is, below `pki/member/`.
@@ -156,10 +242,12 @@ fn same(left: &[u8], right: &[u8]) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
+    use faultbed_common::trust::Role;
+
     use super::*;
 
     fn bearer<'a>(name: Option<&'a HostName>, key: &'a str) -> Bearer<'a> {
-        Bearer { name, machine: None, key }
+        Bearer { joining: Some(Joining::Host), name, machine: None, key }
     }
 
     fn host(name: Option<&str>) -> TokenRecord {
@@ -193,6 +281,56 @@ mod tests {
         for (token, secret, name, now, rejected) in cases {
             assert_eq!(admit(&token, secret, &bearer(name, "k1"), now), Err(rejected));
         }
+    }
+
+    fn user() -> TokenRecord {
+        let invited = Invited::User { name: "ada".parse().unwrap(), role: Role::Operator };
+        TokenRecord { invited, ..host(None) }
+    }
+
+    fn shown(identity: &str, key: &str) -> Facts {
+        let identity = identity.parse().unwrap();
+        Facts { identity, key: key.to_owned(), from_unix_s: 0, until_unix_s: 100 }
+    }
+
+    fn member(key: Option<&str>, until_unix_s: Option<u64>) -> MemberRecord {
+        let (by, key) = ("ada".to_owned(), key.map(str::to_owned));
+        let ca = Some("ca".to_owned());
+        MemberRecord { by, since_unix_ms: 1, role: Some(Role::Operator), key, until_unix_s, ca }
+    }
+
+    #[test]
+    fn a_token_for_others_is_refused_and_says_who_may_use_it() {
+        let as_user = Bearer { joining: Some(Joining::User), ..bearer(None, "k") };
+        assert_eq!(admit(&host(Some("h1")), "5ec", &as_user, 0), Err(Rejected::ForHost));
+        assert_eq!(admit(&user(), "5ec", &bearer(None, "k"), 0), Err(Rejected::ForUser));
+        assert!(admit(&user(), "5ec", &as_user, 0).is_ok());
+        // Who does not know the secret hears nothing about the token.
+        assert_eq!(admit(&user(), "x", &bearer(None, "k"), 0), Err(Rejected::Unknown));
+    }
+
+    #[test]
+    fn only_the_key_that_came_in_last_counts_and_for_as_long_as_it_was_renewed() {
+        let ada = shown("faultbed://prod/user/ada/operator", "k1");
+        let stands = |member: &MemberRecord| judge(Some(member), &ada);
+        assert_eq!(judge(None, &ada), Standing::Stranger);
+        assert_eq!(stands(&member(Some("k2"), None)), Standing::Replaced);
+        assert_eq!(stands(&member(Some("k1"), Some(70))), Standing::Member { until_unix_s: 100 });
+        assert_eq!(stands(&member(Some("k1"), Some(170))), Standing::Member { until_unix_s: 170 });
+        // Written before keys were kept.
+        assert_eq!(stands(&member(None, None)), Standing::Member { until_unix_s: 100 });
+        let lowered = MemberRecord { role: Some(Role::Viewer), ..member(Some("k1"), None) };
+        assert_eq!(stands(&lowered), Standing::Stranger);
+    }
+
+    #[test]
+    fn a_renewal_keeps_the_key_and_settles_it_where_it_was_not_kept() {
+        let who = Who::User("ada".parse().unwrap(), Role::Operator);
+        let after = renewed(member(None, None), &who, "k1", ("ca", 70)).unwrap();
+        assert_eq!(after, member(Some("k1"), Some(70)));
+        assert_eq!(renewed(after.clone(), &who, "k2", ("ca", 90)), None);
+        // A coordinator whose clock is behind does not shorten what another one gave.
+        assert_eq!(renewed(after.clone(), &who, "k1", ("ca", 60)), Some(after));
     }
 
     #[test]

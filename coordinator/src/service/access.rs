@@ -110,6 +110,8 @@ fn takes(path: &str) -> Takes {
     match call {
         "Trust/Join" => Takes::Nothing,
         "Trust/Renew" => Takes::AnyCertificate,
+        // Any user may see which CA there is; the service looks who replaces it.
+        "Trust/Authority" => Takes::User(Role::Viewer),
         "Trust/Invite" => Takes::User(Role::Operator),
         "Agent/Session" | "Agent/FetchContent" | "Exec/Attend" | "Trust/Present" => Takes::Host,
         "Operator/ContentHeld" | "Operator/ContentPush" | "Exec/Run" => Takes::User(Role::Operator),

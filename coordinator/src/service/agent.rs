@@ -32,6 +32,7 @@ use crate::{
     decide::edit::{host_joins, removed},
     editor::{Editor, asked},
     mirror::{MirrorHandle, Published},
+    pki::{Pki, authority::Authority},
     sessions::Sessions,
     store::{LeaseId, StoreError},
 };
@@ -62,6 +63,8 @@ pub struct AgentService {
     pub sessions: Arc<Sessions>,
     /// Programs that were pushed.
     pub contents: Arc<Contents>,
+    /// The lab's CA; `None` where the lab is of this machine alone.
+    pub pki: Option<Arc<Pki>>,
 }
 
 #[tonic::async_trait]
@@ -94,7 +97,14 @@ impl Agent for AgentService {
         info!(host = %hello.host, address = %hello.address, "agent connected");
         let (send, receive) = mpsc::channel(TO_AGENT_MAX);
         let lease = self.claim(&hello.host).await?;
-        let session = Session { service: self.clone(), host: hello.host, id, lease, owed: None };
+        let session = Session {
+            service: self.clone(),
+            host: hello.host,
+            id,
+            lease,
+            owed: None,
+            told_trust: None,
+        };
         tokio::spawn(session.run(incoming, log_requests, send));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
     }
@@ -164,6 +174,8 @@ struct Session {
     lease: LeaseId,
     /// The newest report, where the store has not taken it: the agent believes it is told.
     owed: Option<HostReport>,
+    /// The CAs to trust, as they were told last.
+    told_trust: Option<Arc<Authority>>,
 }
 
 enum Wake {
@@ -207,7 +219,8 @@ impl Session {
                     if self.owed.is_some() && mirror.now().trouble.is_none() {
                         self.publish().await;
                     }
-                    !self.send_orders(&mut sent_generation, &send).await
+                    !self.send_trust(&send).await
+                        || !self.send_orders(&mut sent_generation, &send).await
                 }
                 Wake::Logs(request) => {
                     let json = serde_json::to_string(&request).unwrap_or_default();
@@ -273,6 +286,19 @@ impl Session {
                 false
             }
         }
+    }
+
+    /// Tells which CAs count where that has changed: the host renews its certificate where it has
+    /// others, and this stream goes on.
+    async fn send_trust(&mut self, send: &mpsc::Sender<Result<ToAgent, Status>>) -> bool {
+        let now = self.service.pki.as_ref().and_then(|pki| pki.authority().ok());
+        let Some(now) = now else { return true };
+        if self.told_trust.as_ref().is_some_and(|told| Arc::ptr_eq(told, &now)) {
+            return true;
+        }
+        let kind = Some(to_agent::Kind::Trust(now.bundle_hash()));
+        self.told_trust = Some(now);
+        send.send(Ok(ToAgent { kind })).await.is_ok()
     }
 
     /// Sends the host's share where the lab is at another generation than was sent last.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use faultbed_common::status::Status;
+use faultbed_proto::v1::{Document, trust_client::TrustClient};
 use faultbed_tests::{
     bins,
     lab::{PATIENCE, Ran},
@@ -14,6 +15,7 @@ use faultbed_tests::{
 };
 use faultbed_trust::{certificate::Facts, credentials::Credentials};
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 /// A lab whose coordinator was started by itself, on loopback addresses, with TLS.
 pub(super) struct Site {
@@ -104,6 +106,26 @@ impl Site {
         self.credentials(host).facts().expect("a certificate of a lab")
     }
 
+    /// Where the coordinator serves other machines.
+    pub(super) fn url(&self) -> String {
+        let log = self.read("coordinator.log");
+        let address =
+            log.split("listening=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        format!("https://{}", address.expect("it says where it listens"))
+    }
+
+    /// Whether a host is answered on this connection.
+    pub(super) async fn is_answered(&self, channel: Channel) -> bool {
+        TrustClient::new(channel).present(Document::default()).await.is_ok()
+    }
+
+    /// Ends a host's agent; its identity stays.
+    pub(super) fn stop_agent(&self, host: &str) {
+        let mut down = Command::new(bins::path("faultbed-agent"));
+        let output = down.args(["down", "--dir"]).arg(self.host_dir(host)).output();
+        assert!(output.expect("run faultbed-agent down").status.success());
+    }
+
     pub(super) fn agent_log(&self, host: &str) -> String {
         self.read(&format!("{host}/agent.log"))
     }
@@ -126,8 +148,18 @@ impl Drop for Site {
 }
 
 impl User<'_> {
+    fn home(&self) -> PathBuf {
+        self.site.home.path().join(format!("user-{}", self.name))
+    }
+
+    /// What this user shows.
+    pub(super) fn credentials(&self) -> Credentials {
+        let labs = self.home().join("state/faultbed/labs");
+        Credentials::read(&labs.join(&self.site.lab).join("identity")).expect("read credentials")
+    }
+
     pub(super) fn run(&self, args: &[&str]) -> Ran {
-        let home = self.site.home.path().join(format!("user-{}", self.name));
+        let home = self.home();
         std::fs::create_dir_all(home.join("run")).expect("make directory");
         let output = Command::new(bins::path("faultbed"))
             .args(args)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use faultbed_trust::{ask, credentials::Credentials, dial::Dialer};
+use faultbed_trust::{TrustError, ask, credentials::Credentials, dial::Dialer};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tonic::transport::Channel;
 
@@ -24,22 +24,31 @@ const RENEW_MAX: Duration = Duration::from_secs(5);
 /// # Errors
 /// None does, or there is no certificate to show.
 pub(super) async fn connect(context: &Context) -> Result<(Channel, String), Failure> {
-    let dialer = match context.remote.iter().any(|url| !url.starts_with(SOCKET)) {
+    let opened = match context.remote.iter().any(|url| !url.starts_with(SOCKET)) {
         true => Some(open(context).await?),
         false => None,
     };
+    let dialer = opened.as_ref().map(|(dialer, _)| dialer);
     let mut rest = context.remote.iter();
     let mut dials = FuturesUnordered::new();
     let mut whys = Vec::new();
     loop {
         match rest.next() {
-            Some(url) => dials.push(dial(dialer.as_ref(), url)),
+            Some(url) => dials.push(dial(dialer, url)),
             None if dials.is_empty() => return Err(unreachable(context, &whys.join("; "))),
             None => {}
         }
         tokio::select! {
             Some(dialled) = dials.next() => match dialled {
-                Ok(reached) => return Ok(reached),
+                Ok(reached) => {
+                    if let Some((dialer, held)) = &opened
+                        && dialer.has_news(&held.ca)
+                    {
+                        // The lab's CA was replaced. What does not work now is tried again next time.
+                        let _ = renew(context, dialer, held, &reached.1).await;
+                    }
+                    return Ok(reached);
+                }
                 Err(why) => whys.push(why),
             },
             () = tokio::time::sleep(NEXT_AFTER), if rest.len() > 0 => {}
@@ -59,30 +68,41 @@ async fn dial(dialer: Option<&Dialer>, url: &str) -> Result<(Channel, String), S
 }
 
 /// What connections are made with; a certificate that nears its end is renewed first.
-async fn open(context: &Context) -> Result<Dialer, Failure> {
-    let dir = context.identity_dir();
-    let say = |error: faultbed_trust::TrustError| {
+async fn open(context: &Context) -> Result<(Dialer, Credentials), Failure> {
+    let say = |error: TrustError| {
         Failure::unreachable(format!(
             "show who you are to lab `{}`: {error}; ask an admin of it for \
              `faultbed user token NAME`",
             context.name
         ))
     };
-    let held = Credentials::read(&dir).map_err(say)?;
+    let held = Credentials::read(&context.identity_dir()).map_err(say)?;
     let dialer = Dialer::new(&held).map_err(say)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     if now >= held.facts().map_err(say)?.renew_at_unix_s() {
         for url in context.remote.iter().filter(|url| url.starts_with("https://")) {
-            let renewing = ask::renew(&dialer, url, &held);
-            let Ok(Ok((renewed, issued))) = tokio::time::timeout(RENEW_MAX, renewing).await else {
-                continue;
-            };
-            renewed.write(&dir).and_then(|()| dialer.replace(&renewed)).map_err(say)?;
-            // Coordinators may have come since; where this cannot be kept, those known still serve.
-            let _ = Context { remote: issued.urls, ..context.clone() }.write();
-            output::say(format!("renewed the certificate for lab `{}`", context.name));
-            break;
+            if renew(context, &dialer, &held, url).await.map_err(say)? {
+                break;
+            }
         }
     }
-    Ok(dialer)
+    Ok((dialer, held))
+}
+
+/// Renews the certificate at one coordinator; false where that one does not.
+async fn renew(
+    context: &Context,
+    dialer: &Dialer,
+    held: &Credentials,
+    url: &str,
+) -> Result<bool, TrustError> {
+    let renewing = ask::renew(dialer, url, held);
+    let Ok(Ok((renewed, issued))) = tokio::time::timeout(RENEW_MAX, renewing).await else {
+        return Ok(false);
+    };
+    renewed.write(&context.identity_dir()).and_then(|()| dialer.replace(&renewed))?;
+    // Coordinators may have come since; where this cannot be kept, those known still serve.
+    let _ = Context { remote: issued.urls, ..context.clone() }.write();
+    output::say(format!("renewed the certificate for lab `{}`", context.name));
+    Ok(true)
 }

@@ -49,7 +49,8 @@ async fn by_token(places: &Places, args: &AddArgs) -> Result<(), Failure> {
         .map_err(|error: faultbed_common::trust::TokenError| Failure::refused(error.to_string()))?;
     let mut context = empty(places, args, &token.lab)?;
     let key = Key::new().map_err(|error| say(&error))?;
-    let (issued, _) = ask::join(&token, &key, None, None).await.map_err(|error| say(&error))?;
+    let (issued, _) =
+        ask::join(&token, &key, ask::Bearer::User).await.map_err(|error| say(&error))?;
     let identity: Identity = issued.identity.parse().map_err(Failure::no)?;
     let Who::User(user, role) = identity.who else {
         return Err(Failure::refused(
