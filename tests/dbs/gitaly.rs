@@ -64,7 +64,7 @@ fn scales(lab: &Lab) {
 }
 
 fn run_of(lab: &Lab, node: &str) -> u64 {
-    u64::from(lab.node(node).incarnation.0)
+    lab.node(node).incarnation.0
 }
 
 /// Waits for a storage to be the repository's primary, other than `old`.
