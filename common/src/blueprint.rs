@@ -52,6 +52,9 @@ pub struct Role {
     pub search: Vec<String>,
     /// How many nodes where the cluster does not say.
     pub count: u32,
+    /// How many nodes it can have at most, where its program knows a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<u32>,
     /// Its ports.
     #[serde(default, rename = "port")]
     pub ports: BTreeMap<PortName, Port>,
@@ -77,6 +80,9 @@ pub struct Role {
     /// Roles whose nodes must have been ready once before this one starts.
     #[serde(default)]
     pub after: Vec<RoleName>,
+    /// Roles whose nodes its files list: when nodes of these came or went, its own restart, one at a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_with: Vec<RoleName>,
     /// Commands before the first start on empty data, each must exit 0.
     #[serde(default)]
     pub init: Vec<Vec<Template>>,

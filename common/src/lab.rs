@@ -210,11 +210,33 @@ pub struct Cluster {
     /// Roles whose nodes have all been ready once; those `after` them may start.
     #[serde(default)]
     pub been_ready: BTreeSet<RoleName>,
+    /// Nodes whose files are to list others that came or went.
+    #[serde(default, skip_serializing_if = "Relist::is_empty")]
+    pub relist: Relist,
     /// Tells this cluster from an earlier one of the same name, for `--initial-cluster-token`s.
     pub token: String,
     /// How long it may run, where that is bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+}
+
+/// Nodes whose files list others that came or went since they started; see
+/// [`restart_with`](crate::blueprint::Role::restart_with).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Relist {
+    /// Those that came or went.
+    pub moved: BTreeSet<NodeName>,
+    /// Those that restart once these are ready, or gone; one at a time.
+    pub restart: BTreeSet<NodeName>,
+}
+
+impl Relist {
+    /// Whether nobody has to restart.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.restart.is_empty()
+    }
 }
 
 /// What was chosen once for a node, and what verbs ask of it.

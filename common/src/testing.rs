@@ -51,6 +51,7 @@ pub(crate) fn cluster(blueprint: Blueprint, spec: ClusterSpec) -> Cluster {
         nodes: BTreeMap::new(),
         last_index: BTreeMap::new(),
         been_ready: std::collections::BTreeSet::new(),
+        relist: crate::lab::Relist::default(),
         token: "t1".to_owned(),
         lease: None,
     }

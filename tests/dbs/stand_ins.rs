@@ -10,7 +10,7 @@ use faultbed_tests::{
 };
 
 /// Gives the stand-in the names of the real programs.
-fn programs(lab: &Lab, names: &[&str]) -> PathBuf {
+pub(crate) fn programs(lab: &Lab, names: &[&str]) -> PathBuf {
     let dir = lab.home().join("bin");
     std::fs::create_dir_all(&dir).expect("make directory");
     for name in names {
@@ -19,12 +19,12 @@ fn programs(lab: &Lab, names: &[&str]) -> PathBuf {
     dir
 }
 
-fn up(lab: &Lab, file: &str) {
+pub(crate) fn up(lab: &Lab, file: &str) {
     let path = lab.write("lab.toml", file);
     lab.ok(&["up", "-d", &path.display().to_string()]);
 }
 
-fn all_ready(lab: &Lab) {
+pub(crate) fn all_ready(lab: &Lab) {
     lab.wait("all are ready", |status| {
         let ready = status.nodes.iter().all(|node| node.observed == NodeState::Ready);
         (ready && status.converged).then_some(())

@@ -31,6 +31,7 @@ fn kv(lab: &Lab) -> HostSpec {
         nodes: BTreeMap::new(),
         last_index: BTreeMap::new(),
         been_ready: Default::default(),
+        relist: faultbed_common::lab::Relist::default(),
         token: "try-kv".to_owned(),
         lease: None,
     };

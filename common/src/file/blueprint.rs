@@ -135,6 +135,7 @@ fn check_references(root: &Section<'_>, blueprint: &Blueprint) {
     for item in tables("role").iter().flat_map(Section::items).filter(Item::is_table) {
         let Some(section) = item.section() else { continue };
         check(&section, "after");
+        check(&section, "restart_with");
         let own = item.name.parse::<RoleName>();
         if own.is_ok_and(|own| waits_for_itself(blueprint, &own)) {
             let message = format!("role {} would wait for itself for ever", item.name);

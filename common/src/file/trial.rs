@@ -12,7 +12,7 @@ use crate::{
     file::{blueprint::Written, walk::Problems},
     generation::Generation,
     jinja,
-    lab::{Cluster, Host, Lab, Means, Origin, Settings},
+    lab::{Cluster, Host, Lab, Means, Origin, Relist, Settings},
     name::{ClusterName, NodeName, RoleName},
     nearest, place,
     render::Scene,
@@ -108,6 +108,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         nodes: BTreeMap::new(),
         last_index: BTreeMap::new(),
         been_ready: BTreeSet::new(),
+        relist: Relist::default(),
         token: "sample".to_owned(),
         lease: None,
     };

@@ -1,5 +1,7 @@
 //! Decides the changes nobody asks for: faults begin and end, roles' gates open, followed targets move.
 
+mod relist;
+
 use std::collections::BTreeMap;
 
 use faultbed_common::{
@@ -30,6 +32,7 @@ pub fn due(lab: &Lab, reports: &Reports, ages: &Ages, asked: &Asked) -> Option<D
     let mut change = Change::new(lab, reports, asked);
     let mut done = Vec::new();
     open_gates(&mut change, &mut done);
+    relist::restart_next(&mut change, &mut done);
     lease::end_those_over(&mut change, &mut done);
     let names: Vec<FaultName> = change.lab.faults.keys().cloned().collect();
     for name in names {

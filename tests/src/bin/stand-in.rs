@@ -19,6 +19,10 @@ use std::{
     time::Duration,
 };
 
+mod stand_in {
+    pub(crate) mod gitaly;
+}
+
 /// How long a peer has to answer.
 const ANSWER: Duration = Duration::from_millis(500);
 
@@ -36,6 +40,8 @@ fn main() {
     let args: Vec<String> = args.collect();
     match Path::new(&own).file_name().and_then(|name| name.to_str()) {
         Some("cockroach") => cockroach(&args),
+        Some("gitaly") => stand_in::gitaly::gitaly(&args),
+        Some("praefect") => stand_in::gitaly::praefect(&args),
         Some("pd-server") => pd(&args),
         Some("tikv-server") => tikv(&args),
         Some("tidb-server") => tidb(&args),

@@ -37,6 +37,8 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
         section.missing(what, "add program = \"mykv\"");
     }
     let count = section.get("count").and_then(|item| item.number(1, COUNT_MAX.into(), None));
+    let lowest = count.unwrap_or(1);
+    let most = section.get("most").and_then(|item| item.number(lowest, COUNT_MAX.into(), None));
     let ports = read_ports(&section);
     let dial_ports = section.get("dial_ports");
     let dial_ports = dial_ports.and_then(|item| item.number(1, BLOCK_MAX.into(), None));
@@ -44,6 +46,7 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
         program: program.and_then(|item| item.filled_text()).unwrap_or_default().to_owned(),
         search: section.get("search").map(|item| read_search(&item)).unwrap_or_default(),
         count: count.and_then(|count| u32::try_from(count).ok()).unwrap_or(1),
+        most: most.and_then(|most| u32::try_from(most).ok()),
         ports,
         dial_ports: dial_ports.and_then(|count| u16::try_from(count).ok()),
         args: list("args"),
@@ -52,6 +55,7 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
         files: template_table(&section, "files", scope, wrong_file_path),
         config: read_config(&section),
         after: names(&section, "after"),
+        restart_with: names(&section, "restart_with"),
         init: read_init(&section, scope),
         bootstrap: section.get("bootstrap").and_then(|item| read_bootstrap(&item, scope)),
         ready: section

@@ -199,3 +199,39 @@ fn the_dead_mans_handle_comes_from_the_file_to_every_host() {
     world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
     assert_eq!(world.lab.settings.dead_man, None);
 }
+
+#[test]
+fn who_lists_what_came_or_went_restarts_one_at_a_time_when_that_is_done() {
+    let mut world = empty();
+    world.apply("[cluster.g]\nblueprint = \"gitaly\"\n").unwrap();
+    for _ in 0..3 {
+        world.obey();
+        world.chores();
+    }
+    let runs =
+        |world: &super::super::fixtures::World, name: &str| world.placement(name).incarnation;
+    let before = runs(&world, "g-praefect-1");
+    world.apply("[cluster.g]\nblueprint = \"gitaly\"\ngitaly.count = 4\n").unwrap();
+    assert_eq!(world.chores(), None, "what comes is not ready yet");
+    world.obey();
+    let said = world.chores().unwrap();
+    assert_eq!(said, "restart g-praefect-1, which lists g-gitaly-4");
+    assert_eq!(runs(&world, "g-praefect-1"), before.next());
+    assert_eq!(runs(&world, "g-praefect-2"), before);
+    assert_eq!(world.chores(), None, "the first is not ready yet");
+    assert!(!world.status().converged);
+    world.obey();
+    assert_eq!(world.chores().as_deref(), Some("restart g-praefect-2, which lists g-gitaly-4"));
+    world.obey();
+    assert_eq!(world.chores(), None);
+
+    world.verb("g-praefect-1", NodeVerb::Stop).unwrap();
+    world.apply("[cluster.g]\nblueprint = \"gitaly\"\ngitaly.count = 3\n").unwrap();
+    assert_eq!(
+        world.chores().as_deref(),
+        Some("g-praefect-1 is down, and lists g-gitaly-4 when it starts")
+    );
+    assert_eq!(world.chores(), None, "what goes is not gone yet");
+    world.obey();
+    assert_eq!(world.chores().as_deref(), Some("restart g-praefect-2, which lists g-gitaly-4"));
+}

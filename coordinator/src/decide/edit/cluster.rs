@@ -7,7 +7,7 @@ use faultbed_common::{
     file::{SHIPPED, parse_blueprint},
     generation::Incarnation,
     host_spec::{StopBy, Wanted},
-    lab::{Cluster, Origin},
+    lab::{Cluster, Origin, Placement, Relist},
     name::{ClusterName, NodeName, RoleName},
     place::{counts, next_blocks, place},
     program::{Source, source},
@@ -93,6 +93,7 @@ pub(super) fn accept(
             nodes: BTreeMap::new(),
             last_index: BTreeMap::new(),
             been_ready: BTreeSet::new(),
+            relist: Relist::default(),
             token: token(name, change.asked.dice),
             lease: None,
         },
@@ -121,6 +122,7 @@ pub(super) fn accept(
         may_leave(change, name, &next)?;
         if let Some(old) = &old {
             restart_changed(change, old, &mut next);
+            relist(old, &mut next);
             note_removed(change, old, &next);
         }
         begin_new(change, old.as_ref(), &mut next);
@@ -198,6 +200,15 @@ fn check(
             )));
         }
     }
+    for (role, count) in counts(spec, blueprint) {
+        let most = blueprint.roles.get(&role).and_then(|role| role.most);
+        if let Some(most) = most.filter(|most| count > *most) {
+            return Err(invalid(format!(
+                "cluster {name}: count of {role} is {count}; blueprint {} knows of {most} at most",
+                blueprint.name
+            )));
+        }
+    }
     // For a cluster that is new, `place` says what a count may be.
     if change.lab.clusters.contains_key(name)
         && let Some((role, _)) = counts(spec, blueprint).iter().find(|(_, count)| **count == 0)
@@ -271,6 +282,29 @@ fn restart_changed(change: &Change<'_>, old: &Cluster, next: &mut Cluster) {
             placement.incarnation = placement.incarnation.max(seen).next();
             placement.stop_by = StopBy::Grace;
         }
+    }
+}
+
+/// Notes whose files list nodes that come or go now; a chore restarts them when that is done.
+fn relist(old: &Cluster, next: &mut Cluster) {
+    for role in next.blueprint.roles.keys().cloned().collect::<Vec<_>>() {
+        let lists = |placement: &Placement| {
+            let of_role = next.blueprint.roles.get(&role);
+            of_role.is_some_and(|of_role| of_role.restart_with.contains(&placement.role))
+        };
+        let listed = |cluster: &Cluster| -> BTreeSet<NodeName> {
+            let nodes = cluster.nodes.iter().filter(|(_, placement)| lists(placement));
+            nodes.map(|(node, _)| node.clone()).collect()
+        };
+        let moved: Vec<NodeName> =
+            listed(old).symmetric_difference(&listed(next)).cloned().collect();
+        if moved.is_empty() {
+            continue;
+        }
+        let stay = next.nodes.keys().filter(|node| old.of_role(&role).any(|(of, _)| of == *node));
+        let stay: Vec<NodeName> = stay.cloned().collect();
+        next.relist.moved.extend(moved);
+        next.relist.restart.extend(stay);
     }
 }
 

@@ -60,6 +60,12 @@ pub(super) fn progress(
     for leftover in leftover::all(view) {
         progress.pending(leftover.sentence);
     }
+    for cluster in view.lab.clusters.values().filter(|cluster| !cluster.relist.is_empty()) {
+        let restart: Vec<&str> = cluster.relist.restart.iter().map(AsRef::as_ref).collect();
+        let moved: Vec<&str> = cluster.relist.moved.iter().map(AsRef::as_ref).collect();
+        let (restart, moved) = (restart.join(", "), moved.join(", "));
+        progress.pending(format!("{restart} is to restart, when {moved} is ready or gone"));
+    }
     for sentence in refused {
         progress.stuck(sentence.clone());
     }

@@ -159,6 +159,7 @@ fn cluster(args: &str) -> Cluster {
         nodes: BTreeMap::from([(node("kv-1"), placement)]),
         last_index: BTreeMap::from([(role.clone(), 3)]),
         been_ready: [role].into(),
+        relist: faultbed_common::lab::Relist::default(),
         token: "t".into(),
         lease: None,
     }
