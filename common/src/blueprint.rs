@@ -33,6 +33,31 @@ pub struct Blueprint {
     pub effects: BTreeMap<String, Effect>,
 }
 
+impl Effect {
+    /// Its values as one fault has them: those that it names, and the others as they are anyway.
+    ///
+    /// # Errors
+    /// It names one that there is not, or leaves one open that must be chosen.
+    pub fn values(
+        &self,
+        chosen: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, String> {
+        let known = || self.values.keys().map(String::as_str).collect::<Vec<_>>();
+        if let Some(wrong) = chosen.keys().find(|name| !self.values.contains_key(*name)) {
+            return Err(match known().as_slice() {
+                [] => format!("it has no values, and so no {wrong}"),
+                known => format!("it has no value {wrong:?}; it has {}", known.join(", ")),
+            });
+        }
+        let all: BTreeMap<String, String> =
+            self.values.iter().chain(chosen).map(|(k, v)| (k.clone(), v.clone())).collect();
+        match all.iter().find(|(_, value)| value.is_empty()) {
+            Some((open, _)) => Err(format!("say which {open}: {open}=…")),
+            None => Ok(all),
+        }
+    }
+}
+
 impl Blueprint {
     /// The one role of a simple blueprint: its nodes are named without it.
     #[must_use]
@@ -266,8 +291,14 @@ pub struct Effect {
     /// The roles whose nodes have it; empty is all.
     #[serde(default)]
     pub roles: Vec<RoleName>,
+    /// What whoever injects it may choose, as `{{ value.NAME }}`, and what it is where they do not;
+    /// one that is empty must be chosen.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
     /// Switches it on.
     pub on: ProbeRule,
-    /// Switches it off.
-    pub off: ProbeRule,
+    /// Switches it off. `off = "restart"` in a file is nothing here: only a graceful stop and a new
+    /// start undo it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off: Option<ProbeRule>,
 }

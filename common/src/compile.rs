@@ -130,7 +130,7 @@ fn node_faults(
     let meets = |fault: &&Fault| is_active(fault) && fault.resolved.nodes.contains(node);
     for (name, fault) in lab.faults.iter().filter(|(_, fault)| meets(fault)) {
         let effect = match &fault.spec.effect {
-            Some(effect) => Some(scene.effect(node, effect)?),
+            Some(effect) => Some(scene.effect(node, effect, &fault.spec.values)?),
             None => shape::node_effect(&fault.spec, node),
         };
         if let Some(effect) = effect {

@@ -1,6 +1,6 @@
 //! A fault: a recorded wish to disturb links or nodes, with targets, effects and a deadline.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -134,6 +134,9 @@ pub struct FaultSpec {
     /// Node effect: one that the cluster's blueprint defines as `[effect.NAME]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effect: Option<String>,
+    /// What `effect` lets whoever injects it choose.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
 
     /// Only the bytes from the first side to the second are stopped.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -271,7 +271,8 @@ pub enum NodeEffect {
         name: String,
         /// What switches it on.
         on: Box<Probe>,
-        /// What switches it off.
-        off: Box<Probe>,
+        /// What switches it off; nothing where only a restart does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        off: Option<Box<Probe>>,
     },
 }

@@ -76,7 +76,7 @@ pub fn custom_effect(
     node: &NodeName,
     effect: &str,
 ) -> Result<NodeEffect, RenderError> {
-    Scene::new(lab, name, cluster)?.effect(node, effect)
+    Scene::new(lab, name, cluster)?.effect(node, effect, &BTreeMap::new())
 }
 
 impl Scene<'_> {
@@ -129,7 +129,12 @@ impl Scene<'_> {
     }
 
     /// Renders one custom effect; see [`custom_effect`].
-    pub(crate) fn effect(&self, node: &NodeName, name: &str) -> Result<NodeEffect, RenderError> {
+    pub(crate) fn effect(
+        &self,
+        node: &NodeName,
+        name: &str,
+        chosen: &BTreeMap<String, String>,
+    ) -> Result<NodeEffect, RenderError> {
         let place = format!("effect.{name}");
         let role = &self.placement(node)?.role;
         let blueprint = &self.cluster.blueprint;
@@ -141,10 +146,14 @@ impl Scene<'_> {
             let why = format!("it is an effect of {}, and this node is {role}", roles.join(", "));
             return Err(refuse(node, &place, why));
         }
+        let values = effect.values(chosen).map_err(|why| refuse(node, &place, why))?;
+        let scene = self.with_values(&values);
+        let off = effect.off.as_ref();
+        let off = off.map(|off| scene.probe(node, &format!("{place}.off"), off)).transpose()?;
         Ok(NodeEffect::Custom {
             name: name.to_owned(),
-            on: Box::new(self.probe(node, &format!("{place}.on"), &effect.on)?),
-            off: Box::new(self.probe(node, &format!("{place}.off"), &effect.off)?),
+            on: Box::new(scene.probe(node, &format!("{place}.on"), &effect.on)?),
+            off: off.map(Box::new),
         })
     }
 

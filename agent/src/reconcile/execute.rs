@@ -54,7 +54,8 @@ pub async fn execute<H: Hands>(hands: Arc<H>, job: Job) -> Done {
             command(&*hands, &job).await.map(|()| None)
         }
         NodeAct::Fetch { ref pushed } => hands.fetch(pushed.clone()).await.map(|()| None),
-        NodeAct::EffectOn { on: ref probe, .. } | NodeAct::EffectOff { ref probe, .. } => {
+        NodeAct::EffectOn { on: ref probe, .. }
+        | NodeAct::EffectOff { probe: Some(ref probe), .. } => {
             hands.call(&node, probe).await.map(|()| None)
         }
         _ => match tokio::task::spawn_blocking(move || block(&*hands, &job)).await {

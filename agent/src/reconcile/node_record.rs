@@ -43,10 +43,14 @@ pub struct NodeRecord {
 pub struct EffectMark {
     /// Which version of the fault.
     pub revision: FaultRevision,
+    /// In which incarnation that was begun last.
+    #[serde(default)]
+    pub tried_in: Option<Incarnation>,
     /// In which incarnation it was switched on for certain.
     pub on_in: Option<Incarnation>,
-    /// What switches it off.
-    pub off: Probe,
+    /// What switches it off; nothing where only a restart does.
+    #[serde(default)]
+    pub off: Option<Probe>,
 }
 
 impl NodeRecord {

@@ -33,8 +33,8 @@ pub enum NodeAct {
     EffectOff {
         /// The fault it was of.
         fault: FaultName,
-        /// How.
-        probe: Box<Probe>,
+        /// How; nothing where the restart that was needed has been.
+        probe: Option<Box<Probe>>,
     },
     /// Runs the command that makes the node leave its cluster.
     Leave,
@@ -103,7 +103,7 @@ pub enum NodeAct {
         /// How.
         on: Box<Probe>,
         /// How it is undone, for the record.
-        off: Box<Probe>,
+        off: Option<Box<Probe>>,
     },
 }
 

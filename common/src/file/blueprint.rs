@@ -8,6 +8,7 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Range};
 use crate::{
     blueprint::{Blueprint, Effect},
     file::{
+        fault,
         lab::read_table,
         trial,
         walk::{Item, Section},
@@ -31,6 +32,8 @@ pub(super) struct Written {
     pub(super) span: Range<usize>,
     /// Whether only nodes that joined render it.
     pub(super) joined: bool,
+    /// The values that it can name besides: of an effect.
+    pub(super) values: BTreeMap<String, String>,
 }
 
 /// What reading a blueprint finds besides the blueprint.
@@ -47,7 +50,11 @@ struct Scope<'a> {
     reader: &'a Reader<'a>,
     roles: &'a [RoleName],
     joined: bool,
+    values: &'a BTreeMap<String, String>,
 }
+
+/// What templates outside of effects can name besides nodes.
+static NO_VALUES: BTreeMap<String, String> = BTreeMap::new();
 
 /// The whole file; `None` where not even a name could be read.
 pub(super) fn read_blueprint(root: &Section<'_>, text: &str) -> Option<Blueprint> {
@@ -94,7 +101,8 @@ fn read_effects(root: &Section<'_>, reader: &Reader<'_>) -> BTreeMap<String, Eff
         }
         let Some(section) = item.section() else { continue };
         let roles = names(&section, "roles");
-        let scope = Scope { reader, roles: &roles, joined: false };
+        let values = fault::texts(&section, "values");
+        let scope = Scope { reader, roles: &roles, joined: false, values: &values };
         let half = |which: &'static str| {
             let Some(item) = section.get(which) else {
                 let what = format!("effect {} does not say what switches it {which}", item.name);
@@ -104,10 +112,16 @@ fn read_effects(root: &Section<'_>, reader: &Reader<'_>) -> BTreeMap<String, Eff
             let place = format!("effect.{}.{which}", section.path.rsplit('.').next()?);
             probe::read_probe(&item.section()?, &place, scope)
         };
-        let (on, off) = (half("on"), half("off"));
+        let on = half("on");
+        let restarts = section.get("off").filter(Item::is_text);
+        let off = match &restarts {
+            Some(item) => item.choice(&[("restart", ())]).map(|()| None),
+            None => half("off").map(Some),
+        };
         section.finish();
         if let (Some(on), Some(off)) = (on, off) {
-            effects.insert(item.name.clone(), Effect { roles: roles.clone(), on, off });
+            let (roles, values) = (roles.clone(), values.clone());
+            effects.insert(item.name.clone(), Effect { roles, values, on, off });
         }
     }
     effects
@@ -182,6 +196,7 @@ impl Scope<'_> {
             text: text.to_owned(),
             span: item.span.clone(),
             joined: self.joined,
+            values: self.values.clone(),
         });
         Some(text.to_owned())
     }

@@ -1,5 +1,7 @@
 //! Reads one fault of a lab file.
 
+use std::collections::BTreeMap;
+
 use crate::{
     duration::Span,
     effect::{Distribution, Ratio},
@@ -59,6 +61,13 @@ fn span(section: &Section<'_>, field: &'static str) -> Option<Span> {
     section.get(field).and_then(|item| item.duration())
 }
 
+/// A table of texts.
+pub(super) fn texts(section: &Section<'_>, field: &'static str) -> BTreeMap<String, String> {
+    let table = section.get(field).and_then(|item| item.section());
+    let items = table.iter().flat_map(Section::items);
+    items.filter_map(|item| Some((item.name.clone(), item.text()?.to_owned()))).collect()
+}
+
 fn share(section: &Section<'_>, field: &'static str) -> Option<Ratio> {
     section.get(field).and_then(|item| item.amount("1%"))
 }
@@ -109,6 +118,7 @@ fn read_nodes(section: &Section<'_>, spec: &mut FaultSpec) {
     spec.stop = truth(section, "stop");
     let effect = section.get("effect");
     spec.effect = effect.and_then(|item| item.filled_text()).map(str::to_owned);
+    spec.values = texts(section, "values");
 }
 
 /// Whom it meets, how well, and what becomes of it.

@@ -41,6 +41,7 @@ pub(super) fn render_all(
     let before = problems.count();
     for written in templates {
         for node in nodes_of(cluster, written) {
+            let scene = scene.with_values(&written.values);
             let Err(error) = scene.raw(node, &written.text) else { continue };
             let span = inside(text, &written.span, &written.text, error.range());
             let why = jinja::explain(&error);
@@ -166,9 +167,10 @@ fn help_for(blueprint: &Blueprint, written: &Written, why: &str) -> Option<Strin
             }
         }
     }
+    known.extend(written.values.keys().map(|name| format!("value.{name}")));
     // A variable of a loop is a node of some role.
     let (first, rest) = wrong.split_once('.').unwrap_or((wrong, ""));
-    if !rest.is_empty() && !["node", "port", "role", "cluster", "lab"].contains(&first) {
+    if !rest.is_empty() && !["node", "port", "role", "cluster", "lab", "value"].contains(&first) {
         let meant = nearest::nearest(&format!("node.{rest}"), &known)?.strip_prefix("node")?;
         return Some(format!("did you mean \"{first}{meant}\"?"));
     }

@@ -85,6 +85,7 @@ fn write_effects(out: &mut String, spec: &FaultSpec) {
     field(out, "kill", flag(spec.kill));
     field(out, "stop", flag(spec.stop));
     field(out, "effect", spec.effect.as_deref().map(text));
+    field(out, "values", env(&spec.values));
 }
 
 fn write_terms(out: &mut String, spec: &FaultSpec) {

@@ -23,6 +23,8 @@ pub(crate) struct Scene<'a> {
     pub(super) cluster: &'a Cluster,
     nodes: BTreeMap<NodeName, Value>,
     roles: Value,
+    /// Those of an effect; undefined elsewhere.
+    values: Value,
 }
 
 impl<'a> Scene<'a> {
@@ -46,7 +48,17 @@ impl<'a> Scene<'a> {
         let roles = Value::from_pairs(
             by_role.into_iter().map(|(role, list)| (role, list.into_values().collect::<Value>())),
         );
-        Ok(Self { lab, name, cluster, nodes, roles })
+        Ok(Self { lab, name, cluster, nodes, roles, values: Value::UNDEFINED })
+    }
+
+    /// The same cluster for the templates of an effect with these values.
+    pub(crate) fn with_values(&self, values: &BTreeMap<String, String>) -> Self {
+        let values = match values.is_empty() {
+            true => Value::UNDEFINED,
+            false => Value::from_pairs(values.iter().map(|(k, v)| (k.as_str(), v.as_str()))),
+        };
+        let Self { lab, name, cluster, nodes, roles, values: _ } = self;
+        Self { lab, name, cluster, nodes: nodes.clone(), roles: roles.clone(), values }
     }
 
     /// Renders one template as one node sees it.
@@ -82,6 +94,7 @@ impl<'a> Scene<'a> {
                 ]),
             ),
             ("lab", Value::from_pairs([("name", self.lab.name.as_str())])),
+            ("value", self.values.clone()),
         ]);
         jinja::templates().render_str(template, scope)
     }

@@ -134,9 +134,12 @@ fn on(lab: &Lab, spec: &FaultSpec, mut nodes: Vec<NodeName>) -> Result<Resolved,
         for name in &nodes {
             let Some(node) = lab.node(name) else { continue };
             let effects = &node.cluster.blueprint.effects;
-            if !effects.contains_key(wanted) {
+            let Some(effect) = effects.get(wanted) else {
                 return Err(ShapeError::Empty(no_effect(wanted, node.cluster, name)));
-            }
+            };
+            effect
+                .values(&spec.values)
+                .map_err(|why| ShapeError::Empty(format!("effect {wanted}: {why}")))?;
         }
         // An effect of some roles only, on a whole cluster, means the nodes of these roles.
         nodes.retain(|name| {

@@ -64,7 +64,8 @@ pub(super) fn cuts(spec: &FaultSpec) -> bool {
 #[must_use]
 pub fn summary(spec: &FaultSpec) -> String {
     if spec.on.is_some() {
-        return node_word(spec).to_owned();
+        let values = spec.values.iter().map(|(name, value)| format!(" {name}={value}"));
+        return node_word(spec).to_owned() + &values.collect::<String>();
     }
     let applied = preset::applied(spec);
     let mut text = if cuts(&applied) {

@@ -446,6 +446,8 @@ mod tests {
         let error = inject("close --between a b").unwrap_err();
         assert!(error.contains("close after=2s"), "{error}");
         assert_eq!(inject("pause-apply --on kv-1").unwrap().effect.as_deref(), Some("pause-apply"));
+        let own = inject("failpoint point=apply terms=sleep(9) --on kv-1").unwrap();
+        assert_eq!((own.effect.as_deref(), &*own.values["terms"]), (Some("failpoint"), "sleep(9)"));
         assert_eq!(inject("effect stall --on kv-1").unwrap().effect.as_deref(), Some("stall"));
         assert_eq!(inject("close --after 2s --between a b").unwrap().reset_after, None);
     }

@@ -1,5 +1,6 @@
 //! What to do next about one node. Pure.
 
+mod effects;
 mod programs;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
@@ -15,8 +16,8 @@ use crate::{
     clock::BootTime,
     ledger::Accepted,
     reconcile::{
-        Asked, Ended, Fetching, NodeAct, NodeOrders, ObservedNode, ObservedProxy, PauseUntil,
-        Readiness, Run, Running, StepKind, Why, step::Cause,
+        Asked, Ended, Fetching, NodeAct, NodeOrders, ObservedNode, ObservedProxy, PauseUntil, Run,
+        Running, StepKind, Why, step::Cause,
     },
 };
 
@@ -180,6 +181,9 @@ impl View<'_> {
             Goal::Up(spec) if spec.incarnation > running.incarnation => {
                 Some(by(&spec.stop_by, Why::Restart))
             }
+            Goal::Up(spec) if self.needs_restart(spec, running) => {
+                Some((Why::Restart, stop.signal))
+            }
             // It was asked for a reason that is gone; it ends all the same, and comes back.
             Goal::Up(_) => running.asked.as_ref().map(|asked| (asked.why, asked.signal)),
         }
@@ -289,7 +293,7 @@ impl View<'_> {
         if !self.observed.busy.is_empty() {
             return self.wait_for_busy().wake_at(wake_at);
         }
-        if let Some(part) = self.effect_off(spec) {
+        if let Some(part) = self.effect_off(spec, running) {
             return part.wake_at(wake_at);
         }
         if spec.launch.bootstrap.is_some() && !self.observed.record.bootstrapped {
@@ -316,54 +320,6 @@ impl View<'_> {
         }
         Part::standing(Standing::Stuck(format!("{verb}: its shim does not obey")))
             .wake_at(Some(self.now + UNKNOWN_RECHECK))
-    }
-
-    /// Switches off what is not wanted any more, and what an older version of a fault did.
-    fn effect_off(&self, spec: &NodeSpec) -> Option<Part<NodeAct>> {
-        let stale = self.observed.record.effects.iter().find(|(name, mark)| {
-            let wanted = spec.faults.get(*name).filter(|fault| {
-                matches!(fault.effect, NodeEffect::Custom { .. })
-                    && fault.revision == mark.revision
-                    && !self.wanted.is_over(name, self.now)
-            });
-            wanted.is_none()
-        });
-        let (fault, mark) = stale?;
-        let act = NodeAct::EffectOff { fault: fault.clone(), probe: Box::new(mark.off.clone()) };
-        Some(step_or_wait(self.observed, act, format!("switching off {fault}"), self.now))
-    }
-
-    fn effect_on(&self, spec: &NodeSpec, running: &Running) -> Option<Part<NodeAct>> {
-        for (name, fault) in &spec.faults {
-            let NodeEffect::Custom { on, off, .. } = &fault.effect else { continue };
-            let is_on = self
-                .observed
-                .record
-                .effects
-                .get(name)
-                .is_some_and(|mark| mark.on_in == Some(running.incarnation));
-            if is_on || self.wanted.is_over(name, self.now) {
-                continue;
-            }
-            if spec.ready.is_some() && self.observed.ready == Readiness::NotYet {
-                let why = format!("{name} waits until it is ready");
-                return Some(Part::standing(Standing::Pending(why)));
-            }
-            let act = NodeAct::EffectOn {
-                fault: name.clone(),
-                revision: fault.revision,
-                incarnation: running.incarnation,
-                on: on.clone(),
-                off: off.clone(),
-            };
-            return Some(step_or_wait(
-                self.observed,
-                act,
-                format!("switching on {name}"),
-                self.now,
-            ));
-        }
-        None
     }
 
     /// What to do about a node of which nothing runs.

@@ -1,5 +1,6 @@
 //! The laws of plans, over hosts in any state, and what people notice of single decisions.
 
+mod effects;
 mod leases;
 
 use std::collections::BTreeMap;
@@ -122,8 +123,12 @@ fn carry_out_node(seen: &mut ObservedNode, act: &NodeAct, now: BootTime) {
         }
         NodeAct::Bootstrap => seen.record.bootstrapped = true,
         NodeAct::EffectOn { fault, revision, incarnation, off, .. } => {
-            let mark =
-                EffectMark { revision: *revision, on_in: Some(*incarnation), off: (**off).clone() };
+            let mark = EffectMark {
+                revision: *revision,
+                tried_in: Some(*incarnation),
+                on_in: Some(*incarnation),
+                off: off.as_deref().cloned(),
+            };
             seen.record.effects.insert(fault.clone(), mark);
         }
     }
@@ -186,7 +191,7 @@ fn effect() -> impl Strategy<Value = NodeEffect> {
         Just(NodeEffect::Custom {
             name: "slow".to_owned(),
             on: Box::new(probe()),
-            off: Box::new(probe()),
+            off: Some(Box::new(probe())),
         }),
     ]
 }
@@ -268,8 +273,9 @@ prop_compose! {
     ) -> ObservedNode {
         let mark = |revision| EffectMark {
             revision: FaultRevision(revision),
+            tried_in: Some(Incarnation(1)),
             on_in: Some(Incarnation(1)),
-            off: probe(),
+            off: (revision == 1).then(probe),
         };
         ObservedNode {
             run,

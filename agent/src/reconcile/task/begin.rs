@@ -65,9 +65,14 @@ impl<H: Hands> Reconciler<H> {
 
     fn begin_node(&mut self, node: &NodeName, act: &NodeAct) {
         let observed = self.observed.nodes.entry(node.clone()).or_default();
-        if let NodeAct::EffectOn { fault, revision, off, .. } = act {
+        if let NodeAct::EffectOn { fault, revision, incarnation, off, .. } = act {
             // Before it acts: whatever happens to us, it will be undone.
-            let mark = EffectMark { revision: *revision, on_in: None, off: (**off).clone() };
+            let mark = EffectMark {
+                revision: *revision,
+                tried_in: Some(*incarnation),
+                on_in: None,
+                off: off.as_deref().cloned(),
+            };
             observed.record.effects.insert(fault.clone(), mark);
             save(&*self.hands, node, observed);
         }

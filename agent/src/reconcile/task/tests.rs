@@ -307,10 +307,10 @@ fn custom(lasts: Option<&str>) -> NodeFault {
         effect: NodeEffect::Custom {
             name: "slow".to_owned(),
             on: Box::new(probe()),
-            off: Box::new(faultbed_common::probe::Probe {
+            off: Some(Box::new(faultbed_common::probe::Probe {
                 expect: Some("off".to_owned()),
                 ..probe()
-            }),
+            })),
         },
     }
 }

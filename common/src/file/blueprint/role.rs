@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Reader, Scope, names, probe};
+use super::{NO_VALUES, Reader, Scope, names, probe};
 use crate::{
     blueprint::{BootstrapRule, Hook, Port, Role, SIGNALS, StopRule, Template},
     file::{
@@ -26,7 +26,7 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
     }
     let section = item.section()?;
     let own: Vec<RoleName> = item.name.parse().into_iter().collect();
-    let scope = Scope { reader, roles: &own, joined: false };
+    let scope = Scope { reader, roles: &own, joined: false, values: &NO_VALUES };
     let list = |field: &'static str| {
         let item = section.get(field);
         item.and_then(|item| scope.templates(&item, field)).unwrap_or_default()

@@ -153,6 +153,41 @@ fn paths_that_leave_the_node_and_endless_templates_are_found() {
 }
 
 #[test]
+fn an_effect_has_values_and_may_end_with_a_restart() {
+    let whole = MYKV.replace("failpoint/apply\"", "failpoint/{{ value.point }}\"").replace(
+        "[effect.pause-apply]",
+        "[effect.drain]\non = { command = [\"mykvctl\", \"drain\"] }\noff = \"restart\"\n\
+         [effect.pause-apply]\nvalues = { point = \"\", terms = \"pause\" }",
+    );
+    let blueprint = parse_blueprint(&whole).map_err(|p| show(&whole, &p)).unwrap();
+    assert_eq!(blueprint.effects["drain"].off, None);
+    let effect = &blueprint.effects["pause-apply"];
+    let chosen = |values: &[(&str, &str)]| {
+        let values = values.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        effect.values(&values.collect()).map(|all| all.into_values().collect::<Vec<_>>())
+    };
+    assert_eq!(chosen(&[("point", "apply")]).unwrap(), ["apply", "pause"]);
+    assert_eq!(chosen(&[]).unwrap_err(), "say which point: point=…");
+    let wrong = chosen(&[("point", "apply"), ("term", "x")]).unwrap_err();
+    assert_eq!(wrong, "it has no value \"term\"; it has point, terms");
+    let text = whole.replace("off = \"restart\"", "off = \"reboot\"").replacen(
+        "{{ value.point }}",
+        "{{ value.pont }}",
+        1,
+    );
+    expect![[r#"
+        error: off cannot be "reboot"
+          --> lab.toml:20:7
+           |
+        20 | off = "reboot"
+           |       ^^^^^^^^
+           = help: it can be "restart"
+
+    "#]]
+    .assert_eq(&blueprint_errors(&text));
+}
+
+#[test]
 fn roles_that_wait_for_each_other_are_refused() {
     let text = r#"
 name = "two"

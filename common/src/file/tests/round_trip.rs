@@ -149,6 +149,7 @@ prop_compose! {
         rate in prop::option::of(1_u64..1 << 50),
         limit in prop::option::of(0_u64..1 << 50),
         effect in prop::option::of(text()),
+        values in prop::collection::btree_map("[a-z]{1,4}", text(), 0..3),
         words in (0_usize..4, 0..=PRESETS.len()),
     ) -> FaultSpec {
         let distributions = [Distribution::Uniform, Distribution::Normal, Distribution::Pareto];
@@ -179,6 +180,7 @@ prop_compose! {
             loss,
             slice,
             effect,
+            values,
             ..shape
         }
     }

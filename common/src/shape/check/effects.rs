@@ -97,6 +97,9 @@ pub(super) fn on_nodes(spec: &FaultSpec) -> Result<(), ShapeError> {
              `between`, not `on`"
         )));
     }
+    if !spec.values.is_empty() && spec.effect.is_none() {
+        return Err(malformed("`values` are those of an `effect`: name it"));
+    }
     match node_effects(spec).as_slice() {
         [_] => Ok(()),
         [] => {
@@ -112,6 +115,9 @@ pub(super) fn on_nodes(spec: &FaultSpec) -> Result<(), ShapeError> {
 pub(super) fn on_links(spec: &FaultSpec, shape: Shape<'_>) -> Result<(), ShapeError> {
     if let Some(word) = node_effects(spec).first() {
         return Err(malformed(&format!("`{word}` acts on nodes: name them with `on`")));
+    }
+    if !spec.values.is_empty() {
+        return Err(malformed("`values` are those of an `effect` on nodes: name it, and `on`"));
     }
     never(spec)?;
     let mut named = fields(spec);

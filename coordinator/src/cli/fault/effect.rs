@@ -216,8 +216,9 @@ pub fn help() -> String {
     };
     EFFECTS.iter().filter(acts_on_nodes).for_each(&mut line);
     for (name, blueprint) in blueprints::shipped() {
-        for effect in blueprint.effects.keys() {
-            let _ = writeln!(text, "  {effect:<20} of blueprint {name}");
+        for (effect, rule) in &blueprint.effects {
+            let values: String = rule.values.keys().map(|name| format!(" {name}=…")).collect();
+            let _ = writeln!(text, "  {:<20} of blueprint {name}", format!("{effect}{values}"));
         }
     }
     text.push_str("\nPresets, from published figures (docs/faults.md has their sources):\n");
@@ -268,8 +269,15 @@ pub fn read(spec: &mut FaultSpec, words: &[&str], may_be_own: bool) -> Result<()
                 return Err(Failure::refused(message).next(HELP));
             }
             spec.preset = Some(word.to_owned());
-        } else if is_first && may_be_own && words.peek().is_none() {
+        } else if is_first && may_be_own && words.clone().all(|word| word.contains('=')) {
             spec.effect = Some(word.to_owned());
+            // What it lets people choose, `NAME=VALUE`: the lab knows which there are.
+            for word in words.by_ref() {
+                let (name, value) = word.split_once('=').unwrap_or((word, ""));
+                if spec.values.insert(name.to_owned(), value.to_owned()).is_some() {
+                    return Err(Failure::refused(format!("{name} is there twice")).next(HELP));
+                }
+            }
         } else {
             return Err(unknown(word, before));
         }
