@@ -2,6 +2,7 @@
 
 mod refused;
 mod site;
+mod ssh;
 
 use faultbed_common::{report::NodeState, trust::Token};
 use faultbed_tests::{lab::PATIENCE, wait::wait_for};
