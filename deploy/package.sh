@@ -4,7 +4,7 @@
 #   deploy/package.sh [--static] [--bins DIR] [--out DIR]
 #
 #   --static     programs that need nothing of the machine but its kernel (musl): one file runs on any
-#                Linux of this architecture. Takes musl-gcc (Debian: musl-tools) and the Rust target.
+#                Linux of this architecture. deploy/setup.sh static brings what it takes.
 #   --bins DIR   packs programs that are built already
 #   --out DIR    where the results go [default: target/package]
 #
@@ -32,10 +32,10 @@ target=
 if [ $static = yes ]; then target=$(uname -m)-unknown-linux-musl; fi
 if [ -z "$bins" ]; then
     if [ -n "$target" ]; then
-        need musl-gcc "apt-get install musl-tools"
+        need musl-gcc "deploy/setup.sh --install static"
         # The C of our cryptography is built for it too.
         rustc --print target-libdir --target "$target" 2>/dev/null | xargs test -d || {
-            echo "Rust cannot build for $target: rustup target add $target" >&2
+            echo "Rust cannot build for $target: deploy/setup.sh --install static" >&2
             exit 2
         }
     fi

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Brings what building and testing Faultbed needs and a fresh Debian 12 with Rust lacks.
 #
-#   deploy/setup.sh [--install] run|test|bench
+#   deploy/setup.sh [--install] run|test|bench|static
 #
 # As root, or with --install (then with sudo), missing packages are installed; else they are
 # printed and nothing is changed. Services of installed packages are never started.
@@ -41,6 +41,9 @@ if [ "$purpose" = test ]; then
     [ -e /usr/share/java/zookeeper.jar ] || missing="$missing zookeeper"
     need systemd-analyze systemd # says what is wrong in our units; nothing of it is started
     need dpkg-deb dpkg
+    need sshd openssh-server # one test brings in a host over ssh, by a server of its own
+    need ssh openssh-client
+    need unshare util-linux
     # The survival matrix moves the wall clocks of daemons, each by itself.
     [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
 fi
@@ -51,6 +54,10 @@ if [ "$purpose" = bench ]; then # what our proxy is measured against, and the to
     need socat socat
     need unshare util-linux
     need ip iproute2
+fi
+if [ "$purpose" = static ]; then # for deploy/package.sh --static
+    need musl-gcc musl-tools
+    need dpkg-deb dpkg
 fi
 if ! command -v cargo >/dev/null 2>&1; then
     echo "cargo is missing: install Rust first (https://rustup.rs), then open a new terminal" >&2
@@ -69,6 +76,17 @@ if [ "$purpose" = test ]; then
         echo "cargo $tool is missing: rustup component add rustfmt clippy" >&2
         exit 2
     done
+fi
+if [ "$purpose" = static ]; then
+    target=$(uname -m)-unknown-linux-musl
+    libs=$(rustc --print target-libdir --target "$target" 2>/dev/null || true)
+    if [ ! -d "$libs" ]; then
+        if [ "$(id -u)" != 0 ] && [ "$install" = no ]; then
+            echo "Rust cannot build for $target; run again with --install, or: rustup target add $target" >&2
+            exit 2
+        fi
+        rustup target add "$target" >&2
+    fi
 fi
 [ -n "$missing" ] || exit 0
 
@@ -99,7 +117,8 @@ $as_root apt-get update -qq >&2
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
 # Nor at the next boot: the lab starts its own. This also works where systemd does not run, as in an image.
 for service in etcd-server:etcd redis-server:redis-server redis-sentinel:redis-sentinel \
-    postgresql:postgresql nats-server:nats-server haproxy:haproxy nginx-light:nginx; do
+    postgresql:postgresql nats-server:nats-server haproxy:haproxy nginx-light:nginx \
+    openssh-server:ssh; do
     case " $missing " in
     *" ${service%:*} "*)
         if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable -q "${service#*:}" || true; fi ;;

@@ -80,6 +80,9 @@ pub struct AgentArgs {
     /// Where its proxy answers other hosts who dialled from here.
     #[arg(long, default_value_t = IDENTITY_PORT)]
     pub identity_port: u16,
+    /// Certificates (PEM) besides this machine's own by which servers are known that programs are fetched from.
+    #[arg(long, env = "FAULTBED_FETCH_CA", value_name = "FILE")]
+    pub fetch_ca: Option<PathBuf>,
     /// Leave the session of whoever started this: `join` does.
     #[arg(long, hide = true)]
     pub detached: bool,

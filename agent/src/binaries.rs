@@ -5,6 +5,7 @@
 //! refuses a file that has changed.
 
 pub mod fetch;
+mod web;
 
 use std::{
     collections::BTreeSet,

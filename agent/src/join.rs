@@ -170,6 +170,7 @@ fn settle(
     let read = |url: &String| url.parse::<Coordinator>().map_err(anyhow::Error::msg);
     // What the owner of the machine wrote there before stays.
     let allow = Allow::read(&dir.join(FILE)).map_err(anyhow::Error::msg)?;
+    let before = Settings::read(&dir.join(FILE)).ok();
     let mut labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
     labels.extend(issued.labels.clone());
     Ok(Settings {
@@ -181,6 +182,7 @@ fn settle(
         coordinators: issued.urls.iter().map(read).collect::<anyhow::Result<_>>()?,
         labels,
         identity_port: IDENTITY_PORT,
+        fetch_ca: before.and_then(|before| before.fetch_ca),
         allow,
     })
 }

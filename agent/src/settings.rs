@@ -44,6 +44,9 @@ pub struct Settings {
     /// Where its proxy answers other hosts who dialled from here.
     #[serde(default = "identity_port", skip_serializing_if = "is_identity_port")]
     pub identity_port: u16,
+    /// Certificates besides this machine's own by which servers are known that programs are fetched from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch_ca: Option<PathBuf>,
     /// What nodes may be here. It wins over whatever a coordinator says.
     #[serde(default, skip_serializing_if = "Allow::is_everything")]
     pub allow: Allow,
@@ -77,6 +80,7 @@ impl Settings {
             coordinators: args.coordinator.clone(),
             labels: BTreeMap::new(),
             identity_port: args.identity_port,
+            fetch_ca: args.fetch_ca.clone(),
             // A limit that cannot be read must not be none.
             allow: Allow::read(&dir.join(FILE)).map_err(anyhow::Error::msg)?,
             dir,
@@ -142,6 +146,7 @@ mod tests {
             coordinators: vec!["https://10.0.0.1:7400".parse().unwrap()],
             labels: [("rack".to_owned(), "a".to_owned())].into(),
             identity_port: IDENTITY_PORT,
+            fetch_ca: Some("/etc/ssl/ours.pem".into()),
             allow: Allow::default(),
         }
     }

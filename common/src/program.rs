@@ -1,5 +1,7 @@
 //! Programs that come from the machine of whoever asks: told from the host's own, and pinned by their content.
 
+mod web;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
@@ -9,6 +11,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
+
+pub use self::web::Web;
 
 /// Hexadecimal digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;
@@ -103,7 +107,7 @@ impl<'de> Deserialize<'de> for Sha256 {
 pub struct Content {
     /// Its hash.
     pub sha256: Sha256,
-    /// Its size.
+    /// Its size; 0 where nobody knows it before it comes, of a file of the network.
     pub bytes: u64,
 }
 
@@ -130,10 +134,11 @@ impl Content {
     }
 }
 
-/// A program that was pushed, as it was chosen for one node.
+/// A program that was pushed, or is to be fetched from the network, as it was chosen for one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {
-    /// Where it is on the machine it came from; shown to people and never opened on a host.
+    /// Where it is on the machine it came from, which is shown to people and never opened on a host;
+    /// else its address, as [`Web`] reads it.
     pub path: String,
     /// What it is.
     #[serde(flatten)]
@@ -141,11 +146,31 @@ pub struct Pushed {
 }
 
 impl Pushed {
+    /// A program that each host fetches by itself.
+    #[must_use]
+    pub fn from_web(web: &Web) -> Self {
+        Self { path: web.to_string(), content: Content { sha256: web.sha256().clone(), bytes: 0 } }
+    }
+
+    /// Where it is fetched from, unless it was pushed.
+    #[must_use]
+    pub fn web(&self) -> Option<Web> {
+        matches!(source(&self.path), Source::Web(_)).then(|| self.path.parse().ok()).flatten()
+    }
+
+    /// Its size, where that is known before it comes.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        (self.content.bytes > 0).then_some(self.content.bytes)
+    }
+
     /// Where a host keeps it, below its directory. It keeps its name: people read `ps`, and some
     /// programs behave by the name they are called.
     #[must_use]
     pub fn file(&self, host_dir: &Path) -> PathBuf {
-        let name = Path::new(&self.path).file_name();
+        let web = self.web();
+        let path = web.as_ref().map_or(self.path.as_str(), Web::name);
+        let name = Path::new(path).file_name();
         host_dir
             .join(BINS_DIR)
             .join(self.content.sha256.as_str())
@@ -269,6 +294,10 @@ mod tests {
         let file = |path: &str| pushed(path).file(Path::new("/host")).display().to_string();
         assert_eq!(file("/home/ada/etcd"), in_bins("etcd"));
         assert_eq!(file("/home/ada/.."), in_bins("program"));
+        let web = |url: &str| format!("https://example.org{url}#sha256={good}");
+        assert_eq!(file(&web("/v3/etcd?raw=1/2")), in_bins("etcd"));
+        assert_eq!(file(&web("/v3/..")), in_bins("program"));
+        assert_eq!(file(&web("/")), in_bins("program"));
         let text = serde_json::to_string(&pushed("/bin/etcd")).unwrap();
         assert_eq!(serde_json::from_str::<Pushed>(&text).unwrap(), pushed("/bin/etcd"));
     }

@@ -15,3 +15,4 @@ mod tidy;
 mod trust;
 mod up_down;
 mod verbs;
+mod web;

@@ -3,6 +3,7 @@
 mod refused;
 mod rotation;
 mod site;
+mod ssh;
 mod withdrawn;
 
 use faultbed_common::{report::NodeState, trust::Token};

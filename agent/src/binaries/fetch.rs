@@ -1,23 +1,24 @@
-//! Programs that were pushed: fetched from a coordinator by their hash, from where an earlier fetch
-//! broke off, and verified before anything runs.
+//! Programs of elsewhere: fetched by their hash, from a coordinator to which they were pushed or from an address
+//! of the network, from where an earlier fetch broke off, and verified before anything runs.
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use faultbed_common::{
     name::HostName,
-    program::{Content, FetchRequest, Pushed, Sha256},
+    program::{Content, FetchRequest, PROGRAM_BYTES_MAX, Pushed, Sha256, Web},
 };
 use faultbed_proto::v1::{Document, Piece, agent_client::AgentClient};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use tokio::io::AsyncWriteExt as _;
 use tonic::Streaming;
 
+use super::web::{self, WebError};
 use crate::{reconcile::Fetching, session::Known};
 
 /// What is being fetched, beside the program it becomes.
@@ -28,6 +29,15 @@ const FREE_BYTES_MIN: u64 = 64 << 20;
 
 /// How long the next piece may take; what came stays.
 const PIECE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long one try may take at an address of the network; what came stays, and the next goes on there.
+const TRY_WITHIN: Duration = Duration::from_secs(600);
+
+/// So long nobody is asked again who gave something else than the hash says: each try costs its whole length.
+const WRONG_FOR: Duration = Duration::from_secs(300);
+
+/// Addresses that are remembered because they gave something else.
+const WRONG_MAX: usize = 64;
 
 /// Why a program cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +83,22 @@ pub enum FetchError {
         /// What came.
         came: Sha256,
     },
+    /// What is at an address is something else.
+    #[error(
+        "what is at {url} has SHA-256 {came}, not {wanted}: nothing of it runs; write the hash of the \
+         file that you mean"
+    )]
+    Wrong {
+        /// Where.
+        url: String,
+        /// What was asked for.
+        wanted: Sha256,
+        /// What came.
+        came: Sha256,
+    },
+    /// Nothing comes from an address.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The disk does not take it.
     #[error("write {}: {source}", path.display())]
     Disk {
@@ -89,8 +115,12 @@ pub struct Fetcher {
     dir: PathBuf,
     host: HostName,
     known: Known,
+    /// By whose certificates servers are known, besides this machine's own.
+    ca: Option<PathBuf>,
     turn: tokio::sync::Mutex<()>,
     now: Mutex<Option<Fetching>>,
+    /// What came from where and was something else, and when.
+    wrong: Mutex<Vec<(Pushed, Sha256, Instant)>>,
 }
 
 /// Says that nothing is fetched any more, however a fetch ends.
@@ -106,9 +136,13 @@ impl Drop for Shown<'_> {
 #[must_use]
 pub fn is_here(dir: &Path, pushed: &Pushed) -> bool {
     fs::metadata(pushed.file(dir)).is_ok_and(|file| {
-        file.is_file()
-            && file.len() == pushed.content.bytes
-            && file.permissions().mode() & 0o111 != 0
+        // Where no length tells it, only a file of our own surely was not overwritten: not one that is
+        // a link to a file of the host's too.
+        let is_whole = match pushed.bytes() {
+            Some(bytes) => file.len() == bytes,
+            None => file.len() > 0 && file.nlink() == 1,
+        };
+        file.is_file() && is_whole && file.permissions().mode() & 0o111 != 0
     })
 }
 
@@ -116,7 +150,21 @@ impl Fetcher {
     /// One that keeps programs below `dir`, and asks these coordinators one after the other.
     #[must_use]
     pub fn new(dir: PathBuf, host: HostName, known: Known) -> Self {
-        Self { dir, host, known, turn: tokio::sync::Mutex::default(), now: Mutex::default() }
+        Self {
+            dir,
+            host,
+            known,
+            ca: None,
+            turn: tokio::sync::Mutex::default(),
+            now: Mutex::default(),
+            wrong: Mutex::default(),
+        }
+    }
+
+    /// The same, which knows servers by the certificates of this file too.
+    #[must_use]
+    pub fn trusting(self, ca: Option<PathBuf>) -> Self {
+        Self { ca, ..self }
     }
 
     /// What is being fetched now.
@@ -138,9 +186,23 @@ impl Fetcher {
         let (dir, wanted) = (self.dir.clone(), pushed.clone());
         if let Some(part) = blocking(move || prepare(&dir, &wanted)).await? {
             let _shown = Shown(self);
-            self.receive(pushed, &part).await?;
+            let web = pushed.web();
+            let is_resumed = match &web {
+                Some(web) => self.receive_from(web, pushed, &part).await?,
+                None => self.receive(pushed, &part).await.map(|()| false)?,
+            };
             let (dir, wanted) = (self.dir.clone(), pushed.clone());
-            blocking(move || settle(&dir, &wanted, &part)).await?;
+            match blocking(move || settle(&dir, &wanted, &part)).await {
+                Err(FetchError::Mismatch { wanted, came }) if web.is_some() => {
+                    // What was put together may be of two files; the next try is of one.
+                    if !is_resumed {
+                        self.remember(pushed, &came);
+                    }
+                    let url = web.map(|web| web.url()).unwrap_or_default();
+                    return Err(FetchError::Wrong { url, wanted, came });
+                }
+                settled => settled?,
+            }
             tracing::info!(path = pushed.path, sha256 = %pushed.content.sha256, "program fetched");
         }
         Ok(())
@@ -188,6 +250,72 @@ impl Fetcher {
         file.flush().await.map_err(disk)
     }
 
+    /// Brings all of an address into the part; whether that went on where an earlier try ended.
+    async fn receive_from(
+        &self,
+        web: &Web,
+        pushed: &Pushed,
+        part: &Path,
+    ) -> Result<bool, FetchError> {
+        self.check_wrong(web, pushed)?;
+        let disk = |source| disk(part, source);
+        let mut file =
+            tokio::fs::File::options().create(true).append(true).open(part).await.map_err(disk)?;
+        let there = file.metadata().await.map_err(disk)?.len();
+        let sha256 = &pushed.content.sha256;
+        self.show(Some(Fetching { sha256: sha256.clone(), bytes: there }));
+        let mut opened = web::open(web, self.ca.as_deref(), there).await?;
+        let mut bytes = opened.offset;
+        file.set_len(bytes).await.map_err(disk)?;
+        let home = part.parent().unwrap_or(part);
+        let most = bytes.saturating_add(room(home, opened.whole.map(|all| all - bytes.min(all)))?);
+        let deadline = Instant::now() + TRY_WITHIN;
+        let broken = loop {
+            let data = match opened.piece().await {
+                Ok(Some(data)) => data,
+                Ok(None) if opened.whole.is_none_or(|whole| bytes >= whole) => break None,
+                Ok(None) => break Some("the server sent no more".to_owned()),
+                Err(why) => break Some(why),
+            };
+            bytes += data.len() as u64;
+            if bytes > PROGRAM_BYTES_MAX {
+                return Err(WebError::TooLarge { url: web.url(), bytes }.into());
+            }
+            if bytes > most {
+                room(home, None)?;
+            }
+            file.write_all(&data).await.map_err(disk)?;
+            self.show(Some(Fetching { sha256: sha256.clone(), bytes }));
+            if Instant::now() > deadline {
+                break Some(format!("it took more than {} s", TRY_WITHIN.as_secs()));
+            }
+        };
+        file.flush().await.map_err(disk)?;
+        match broken {
+            Some(why) => Err(FetchError::Broken { bytes, why }),
+            None => Ok(opened.offset > 0),
+        }
+    }
+
+    fn remember(&self, pushed: &Pushed, came: &Sha256) {
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.retain(|(other, ..)| other != pushed);
+        if wrong.len() >= WRONG_MAX {
+            wrong.remove(0);
+        }
+        wrong.push((pushed.clone(), came.clone(), Instant::now()));
+    }
+
+    /// Says again what an address gave a moment ago.
+    fn check_wrong(&self, web: &Web, pushed: &Pushed) -> Result<(), FetchError> {
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent =
+            wrong.iter().find(|(other, _, at)| other == pushed && at.elapsed() < WRONG_FOR);
+        let Some((_, came, _)) = recent else { return Ok(()) };
+        let wanted = pushed.content.sha256.clone();
+        Err(FetchError::Wrong { url: web.url(), wanted, came: came.clone() })
+    }
+
     /// Asks one coordinator after the other: each has what was pushed to it. The connection is one
     /// of its own, so that orders never wait behind a program.
     async fn ask(&self, pushed: &Pushed, offset: u64) -> Result<Streaming<Piece>, FetchError> {
@@ -223,28 +351,29 @@ async fn blocking<T: Send + 'static>(
 fn prepare(dir: &Path, pushed: &Pushed) -> Result<Option<PathBuf>, FetchError> {
     let file = pushed.file(dir);
     let Some(home) = file.parent() else { return Ok(None) };
-    if is_here(dir, pushed) || link_another(home, &file, pushed) {
+    if is_here(dir, pushed) || pushed.bytes().is_some() && link_another(home, &file, pushed) {
         return Ok(None);
     }
     fs::create_dir_all(home).map_err(|source| disk(home, source))?;
     let part = home.join(PART);
     let there = fs::metadata(&part).map_or(0, |metadata| metadata.len());
-    check_disk(home, pushed.content.bytes.saturating_sub(there))?;
+    room(home, pushed.bytes().map(|bytes| bytes.saturating_sub(there)))?;
     Ok(Some(part))
 }
 
-fn check_disk(dir: &Path, bytes: u64) -> Result<(), FetchError> {
+/// How many bytes a disk takes, if so many more fit on it and programs can run from there.
+fn room(dir: &Path, bytes: Option<u64>) -> Result<u64, FetchError> {
     let system = statvfs(dir).map_err(|error| disk(dir, error.into()))?;
     if system.f_flag.contains(StatVfsMountFlags::NOEXEC) {
         return Err(FetchError::NoExec { dir: dir.to_owned() });
     }
     let free = system.f_bavail.saturating_mul(system.f_frsize);
-    let needed = bytes.saturating_add(FREE_BYTES_MIN);
+    let needed = bytes.unwrap_or_default().saturating_add(FREE_BYTES_MIN);
     if free < needed {
         let (free, needed) = (free / 1_000_000, needed.div_ceil(1_000_000));
         return Err(FetchError::NoRoom { dir: dir.to_owned(), free, needed });
     }
-    Ok(())
+    Ok(free - FREE_BYTES_MIN)
 }
 
 /// The same content under another name needs no fetch. It may be a link to a file of the host's
@@ -273,7 +402,7 @@ fn settle(dir: &Path, pushed: &Pushed, part: &Path) -> Result<(), FetchError> {
     let describe = |source| disk(part, source);
     let mut file = fs::File::open(part).map_err(describe)?;
     let bytes = file.metadata().map_err(describe)?.len();
-    if bytes < pushed.content.bytes {
+    if pushed.bytes().is_some_and(|all| bytes < all) {
         return Err(FetchError::Broken { bytes, why: "the coordinator sent no more".to_owned() });
     }
     let came = Content::read(&mut file).map_err(describe)?.sha256;

@@ -107,6 +107,7 @@ impl RealHands {
         let socket = settings.runtime.join(format!("{}-proxy.sock", settings.host));
         let hands = Self::with(settings.lab.clone(), dir, Some(settings.address), socket);
         let fetcher = Fetcher::new(dir.to_owned(), settings.host.clone(), known);
+        let fetcher = fetcher.trusting(settings.fetch_ca.clone());
         Self { fetcher: Some(fetcher), allow: settings.allow.clone(), ..hands }
     }
 

@@ -5,6 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use faultbed_common::program::Web;
 use faultbed_common::spec::{SPEC_BYTES_MAX, content};
 
 use crate::cli::failure::Failure;
@@ -82,10 +83,11 @@ pub fn program(text: &str, base: &Path, hosts: Hosts) -> Result<String, PathProb
         });
     }
     if text.contains("://") {
-        return Err(PathProblem {
-            message: format!("{text:?}: programs cannot be fetched from the network yet"),
-            help: format!("curl -LO {text}   # then name the file"),
-        });
+        let problem = |why: String| PathProblem {
+            message: format!("{text}: {why}"),
+            help: "curl -L URL | sha256sum   # then write URL#sha256=DIGITS".to_owned(),
+        };
+        return text.parse::<Web>().map(|web| web.to_string()).map_err(problem);
     }
     if let Some(on_host) = text.strip_prefix("host:") {
         // What is there, only the host knows.
@@ -219,7 +221,9 @@ mod tests {
         let elsewhere = |text| program(text, dir.path(), Hosts::Elsewhere);
         assert_eq!(elsewhere("no-such-program-anywhere").unwrap(), "no-such-program-anywhere");
         assert!(elsewhere("./no-such").is_err(), "files are pushed from here");
-        assert!(check("https://x/y").unwrap_err().contains("network"));
+        assert!(check("https://x/y").unwrap_err().contains("what the file holds"));
+        let web = format!("https://x/y#sha256={}", "ab".repeat(32));
+        assert_eq!(check(&web).unwrap(), web);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use faultbed_common::{
     lab::{Cluster, Origin, Placement, Relist},
     name::{ClusterName, NodeName, RoleName},
     place::{counts, next_blocks, place},
-    program::{Source, source},
+    program::{Source, Web, source},
     spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
 };
 
@@ -193,11 +193,11 @@ fn check(
             return Err(invalid(format!("cluster {name}: {role}.path is empty; leave it out")));
         }
         let own = wanted.node.values().filter_map(|node| node.path.as_deref());
-        if let Some(url) = own.chain(wanted.path.as_deref()).find(|path| is_web(path)) {
-            return Err(invalid(format!(
-                "cluster {name}: {role}.path: programs are not fetched from the network; \
-                 download {url} and name the file"
-            )));
+        for path in own.chain(wanted.path.as_deref()) {
+            if let Source::Web(url) = source(path) {
+                let wrong = |why| invalid(format!("cluster {name}: {role}.path {url}: {why}"));
+                url.parse::<Web>().map_err(wrong)?;
+            }
         }
     }
     for (role, count) in counts(spec, blueprint) {
@@ -219,10 +219,6 @@ fn check(
         )));
     }
     Ok(())
-}
-
-fn is_web(path: &str) -> bool {
-    matches!(source(path), Source::Web(_))
 }
 
 /// No path, argument or variable of a process can hold one.

@@ -83,10 +83,17 @@ fn wishes(change: &mut Change<'_>) -> Vec<Wish> {
         let spec = cluster.spec.clone();
         for (name, placement) in &mut cluster.nodes {
             let is_far = hosts.get(&placement.host).is_some_and(|host| !host.is_simulated());
-            let path = path(&spec, placement).filter(|_| is_far);
-            let Some(Source::Asker(path)) = path.map(source) else {
-                placement.pushed = None;
-                continue;
+            let path = match path(&spec, placement).map(source) {
+                Some(Source::Asker(path)) if is_far => path,
+                // The text says what it holds, and each host fetches it by itself.
+                Some(Source::Web(url)) => {
+                    placement.pushed = url.parse().ok().map(|web| Pushed::from_web(&web));
+                    continue;
+                }
+                Some(Source::Asker(_) | Source::Host(_)) | None => {
+                    placement.pushed = None;
+                    continue;
+                }
             };
             let held = placement.pushed.clone().filter(|held| held.path == path);
             let old = before.node(name).map(|node| node.placement);

@@ -19,9 +19,14 @@ impl View<'_> {
             Some(fetching) if fetching.sha256 == wanted.sha256 => fetching.bytes,
             Some(_) | None => 0,
         };
-        let percent = bytes.saturating_mul(100) / wanted.bytes.max(1);
-        let megabytes = wanted.bytes.div_ceil(1_000_000);
-        format!("fetching {}: {percent}% of {megabytes} MB", pushed.path)
+        let path = pushed.web().map_or_else(|| pushed.path.clone(), |web| web.url());
+        // A server says the size only when it is asked.
+        let Some(all) = pushed.bytes() else {
+            return format!("fetching {path}: {} MB came", bytes / 1_000_000);
+        };
+        let percent = bytes.saturating_mul(100) / all;
+        let megabytes = all.div_ceil(1_000_000);
+        format!("fetching {path}: {percent}% of {megabytes} MB")
     }
 
     /// Fetches the program that was pushed for it, where it is not here.

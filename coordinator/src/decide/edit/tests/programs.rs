@@ -93,9 +93,27 @@ fn names_and_files_of_the_host_are_the_hosts_own() {
         assert!(world.apply(&text).unwrap().reply.needs.is_empty(), "{path}");
         assert!(world.placement("kv-1").pushed.is_none());
     }
-    let text = KV.replace("/home/ada/etcd", "https://example.org/etcd#sha256=00");
-    let refused = far().apply(&text).unwrap_err().to_string();
-    assert!(refused.contains("download https://example.org/etcd"), "{refused}");
+}
+
+#[test]
+fn an_address_with_its_hash_is_for_hosts_to_fetch_whoever_asks() {
+    let digits = "ab".repeat(32);
+    let url = format!("https://example.org/etcd#sha256={digits}");
+    for mut world in [far(), empty()] {
+        let reply = world.apply(&KV.replace("/home/ada/etcd", &url)).unwrap().reply;
+        assert!(reply.needs.is_empty(), "{reply:?}");
+        let pushed = world.placement("kv-1").pushed.clone().unwrap();
+        assert_eq!((pushed.path.as_str(), pushed.bytes()), (url.as_str(), None));
+        assert_eq!(pushed.content.sha256.as_str(), digits);
+    }
+    for (path, why) in [
+        ("https://example.org/etcd", "does not say what the file holds"),
+        ("https://example.org/etcd#sha256=00", "is no SHA-256"),
+        ("http://example.org/etcd", "but by https"),
+    ] {
+        let refused = far().apply(&KV.replace("/home/ada/etcd", path)).unwrap_err().to_string();
+        assert!(refused.contains(path) && refused.contains(why), "{refused}");
+    }
 }
 
 #[test]
