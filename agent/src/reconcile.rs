@@ -244,6 +244,9 @@ pub struct NodeOrders {
     /// Those on others.
     #[serde(default)]
     pub far: Option<FarDials>,
+    /// Its own proxies, which others may be told to dial too.
+    #[serde(default)]
+    pub own: BTreeSet<SocketAddr>,
     /// Stand still.
     pub pause: Option<PauseUntil>,
 }

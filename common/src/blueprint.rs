@@ -176,6 +176,29 @@ pub struct Port {
     /// Whether a proxy owns its advertised address; metrics ports may stay private.
     #[serde(default = "yes")]
     pub proxied: bool,
+    /// Where connections seem to come from.
+    #[serde(default, skip_serializing_if = "DialSource::is_proxy")]
+    pub source: DialSource,
+}
+
+/// Where the connections that a proxy makes to a node come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DialSource {
+    /// Wherever the machine has its proxy.
+    #[default]
+    Proxy,
+    /// The address of the dialler's host, for programs that let in nobody else; where the dialler is a
+    /// node on the same machine.
+    Host,
+}
+
+impl DialSource {
+    /// Whether it is nothing special.
+    #[must_use]
+    pub fn is_proxy(&self) -> bool {
+        *self == Self::Proxy
+    }
 }
 
 fn yes() -> bool {

@@ -75,6 +75,7 @@ fn host_spec(
         blocks: parties.blocks.clone(),
         hosts: parties.others(&host),
         desk: parties.desk(&host),
+        sources: parties.sources(&host, &nodes),
         faults: lab
             .faults
             .iter()

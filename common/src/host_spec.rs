@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    blueprint::DialSource,
     duration::Span,
     generation::{FaultRevision, Generation, Incarnation},
     name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
@@ -212,6 +213,9 @@ pub struct NodePort {
     /// The scheme people put before it, such as `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// Where the proxy's connections to it come from.
+    #[serde(default, skip_serializing_if = "DialSource::is_proxy")]
+    pub source: DialSource,
 }
 
 /// Whether a node should run.

@@ -37,8 +37,28 @@ pub struct ProxySpec {
     /// Where this host answers the others who dialled from here; `None` where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desk: Option<SocketAddr>,
+    /// Nodes that shall see the host of whoever dials them.
+    #[serde(default, skip_serializing_if = "DialSources::is_empty")]
+    pub sources: DialSources,
     /// The faults in force on links that touch this host's nodes.
     pub faults: BTreeMap<FaultName, LinkFault>,
+}
+
+/// Where connections to some nodes come from: the address of the dialler's host, as without a proxy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DialSources {
+    /// The private addresses that are dialled so.
+    pub upstreams: BTreeSet<SocketAddr>,
+    /// The host's address of each node of this machine, by the node's private address.
+    pub hosts: BTreeMap<IpAddr, IpAddr>,
+}
+
+impl DialSources {
+    /// Whether no node asks for it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.upstreams.is_empty()
+    }
 }
 
 /// Where a host answers who dialled from it.

@@ -338,8 +338,9 @@ fn node_ports(
             let number = place.ports.get(port).ok_or_else(|| {
                 refuse(name, &format!("port.{port}"), "the node was placed without it".to_owned())
             })?;
+            let url = rule.url.clone();
             let node_port =
-                NodePort { port: *number, proxied: rule.proxied, url: rule.url.clone() };
+                NodePort { port: *number, proxied: rule.proxied, url, source: rule.source };
             Ok((port.clone(), node_port))
         })
         .collect()

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use faultbed_common::{
+    blueprint::DialSource,
     duration::Span,
     effect::Ratio,
     host_spec::NodePort,
@@ -51,7 +52,7 @@ fn http() -> Probe {
 
 /// A host with kv-2, and a canary fault between kv-1, which is elsewhere, and kv-2.
 fn accepted(effect: LinkEffect, ends: Option<u64>) -> Accepted {
-    let port = NodePort { port: 2379, proxied: true, url: None };
+    let port = NodePort { port: 2379, proxied: true, url: None, source: DialSource::Proxy };
     let mut kv2 = node_spec();
     kv2.private = "127.128.0.2".parse().unwrap();
     kv2.ports.insert("client".parse().unwrap(), port);

@@ -5,6 +5,7 @@ mod terms;
 use std::{collections::BTreeMap, time::Duration};
 
 use faultbed_common::{
+    blueprint::DialSource,
     generation::{FaultRevision, Generation},
     host_spec::{NodeEffect, NodeFault, NodePort},
     name::FaultName,
@@ -186,7 +187,7 @@ fn the_proxy_goes_on_for_a_node_that_leaves_a_cluster_that_stays() {
     let listens = |clusters: &[&str], has_leave: bool| {
         let mut ledger = open(&dir, BOOT, NOW).unwrap();
         let mut leaver = node_spec();
-        let port = NodePort { port: 2379, proxied: true, url: None };
+        let port = NodePort { port: 2379, proxied: true, url: None, source: DialSource::Proxy };
         leaver.ports.insert("client".parse().unwrap(), port);
         leaver.launch.leave = has_leave.then(|| vec!["leave".to_owned()]);
         ledger.accept(orders(host_spec([(node("kv-1"), leaver.clone())])), NOW).unwrap();

@@ -83,6 +83,10 @@ pub struct ShimOrders {
     /// Proxies on others: a connect to one of these is bound to a port of a block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub far: Option<FarDials>,
+    /// The node's own advertised addresses: what dials one that nothing listens behind is refused, as
+    /// it would be without a proxy there.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub own: BTreeSet<SocketAddr>,
     /// Whether all processes of the node stand still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,

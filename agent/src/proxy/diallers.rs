@@ -7,7 +7,7 @@ use std::{
 
 use faultbed_common::{
     name::NodeName,
-    proxy_spec::{BlockOwner, HostDesk, ProxySpec},
+    proxy_spec::{BlockOwner, DialSources, HostDesk, ProxySpec},
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,8 @@ pub(crate) struct Diallers {
     pub(crate) blocks: BTreeMap<IpAddr, Vec<BlockOwner>>,
     /// Hosts that can be asked.
     pub(crate) hosts: BTreeMap<IpAddr, HostDesk>,
+    /// Which nodes shall see the host of whoever dials them.
+    pub(crate) sources: DialSources,
 }
 
 /// What another process hands over; before there were blocks it was only addresses.
@@ -31,6 +33,8 @@ enum Carried {
         addresses: BTreeMap<IpAddr, NodeName>,
         blocks: BTreeMap<IpAddr, Vec<BlockOwner>>,
         hosts: BTreeMap<IpAddr, HostDesk>,
+        #[serde(default)]
+        sources: DialSources,
     },
     Addresses(BTreeMap<IpAddr, NodeName>),
 }
@@ -38,7 +42,9 @@ enum Carried {
 impl From<Carried> for Diallers {
     fn from(carried: Carried) -> Self {
         match carried {
-            Carried::Whole { addresses, blocks, hosts } => Self { addresses, blocks, hosts },
+            Carried::Whole { addresses, blocks, hosts, sources } => {
+                Self { addresses, blocks, hosts, sources }
+            }
             Carried::Addresses(addresses) => Self { addresses, ..Self::default() },
         }
     }
@@ -51,12 +57,22 @@ impl Diallers {
             addresses: spec.diallers.clone(),
             blocks: spec.blocks.clone(),
             hosts: spec.hosts.clone(),
+            sources: spec.sources.clone(),
         }
     }
 
     /// Whether this is what the orders say.
     pub(crate) fn is_of(&self, spec: &ProxySpec) -> bool {
-        self.addresses == spec.diallers && self.blocks == spec.blocks && self.hosts == spec.hosts
+        self.addresses == spec.diallers
+            && self.blocks == spec.blocks
+            && self.hosts == spec.hosts
+            && self.sources == spec.sources
+    }
+
+    /// Where the connection of `from` to a node's private address shall come from, if it matters.
+    pub(crate) fn source(&self, from: SocketAddr, upstream: SocketAddr) -> Option<IpAddr> {
+        let shown = self.sources.upstreams.contains(&upstream);
+        shown.then(|| self.sources.hosts.get(&from.ip()).copied()).flatten()
     }
 
     /// Who dials from there; `None` where that must be found out.
@@ -87,7 +103,7 @@ mod tests {
         let diallers = Diallers {
             addresses: [("127.128.0.1".parse().unwrap(), "kv-3".parse().unwrap())].into(),
             blocks: [(address, vec![owner(10240, "kv-1"), owner(10250, "kv-2")])].into(),
-            hosts: BTreeMap::new(),
+            ..Diallers::default()
         };
         let node = |text: &str| diallers.node(text.parse().unwrap()).map(NodeName::as_str);
         assert_eq!(node("10.0.0.1:10240"), Some("kv-1"));

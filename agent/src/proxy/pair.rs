@@ -145,6 +145,11 @@ impl Pair {
         &self.door
     }
 
+    /// Where the dialler dials from.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// The two ends as the dialler sees them: its own, then ours.
     pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
         (self.peer, self.door.listener.listen)

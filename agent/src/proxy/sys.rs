@@ -57,6 +57,16 @@ fn set_option<T>(fd: &impl AsFd, level: i32, name: i32, value: &T) -> io::Result
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has a socket that will dial come from an address of this machine, at a port that the dial chooses.
+///
+/// # Errors
+/// As the system says: no such address here.
+pub(crate) fn come_from(fd: &impl AsFd, source: IpAddr) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    set_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &on)?;
+    Ok(rustix::net::bind(fd, &SocketAddr::new(source, 0))?)
+}
+
 /// Makes a socket deaf: the kernel drops every segment that arrives, before TCP sees it.
 ///
 /// # Errors

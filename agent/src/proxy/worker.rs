@@ -5,7 +5,7 @@ mod carry;
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
@@ -415,7 +415,8 @@ impl Worker {
     fn dial(&mut self, key: Key) {
         let Some(pair) = self.pairs.find(key) else { return };
         let upstream = pair.door().listener.upstream;
-        match self.open_far(key, upstream) {
+        let source = self.rules.diallers.source(pair.peer(), upstream);
+        match self.open_far(key, upstream, source) {
             Ok((fd, connected)) => {
                 self.look_at(key, |pair, tools| pair.dialled(fd, connected, tools));
             }
@@ -429,10 +430,19 @@ impl Worker {
         }
     }
 
-    fn open_far(&self, key: Key, upstream: SocketAddr) -> io::Result<(OwnedFd, bool)> {
+    fn open_far(
+        &self,
+        key: Key,
+        upstream: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> io::Result<(OwnedFd, bool)> {
         let fd = new_socket(upstream)?;
         if !leaves_reserve(&fd) {
             return Err(Errno::MFILE.into());
+        }
+        if let Some(Err(error)) = source.map(|source| sys::come_from(&fd, source)) {
+            // The node may let it in all the same, and says so if not.
+            tracing::debug!(%error, ?source, %upstream, "dial from a host's address");
         }
         let connected = match rustix::net::connect(&fd, &upstream) {
             Ok(()) => true,

@@ -262,6 +262,7 @@ impl Hands for RealHands {
         Some(NodeOrders {
             dials: orders.dials,
             far: orders.far,
+            own: orders.own,
             pause: orders.pause.map(|pause| {
                 pause.until_boottime_ns.map_or(PauseUntil::Healed, PauseUntil::BoottimeNs)
             }),

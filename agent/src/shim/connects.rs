@@ -21,7 +21,7 @@ use faultbed_common::report::Identity;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::{AddressFamily, SocketType, bind, getsockname, sockopt},
+    net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt},
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
@@ -109,7 +109,7 @@ impl Shared {
 
     fn count(&self, outcome: Outcome) {
         let counter = match outcome {
-            Outcome::NotOurs => return,
+            Outcome::NotOurs | Outcome::Refused => return,
             Outcome::Bound => &self.counters.bound,
             Outcome::Unread => &self.counters.unread,
             Outcome::NoDump => &self.counters.nodump,
@@ -146,6 +146,8 @@ fn identity(record: &IdentityRecord, listener: Result<(), &str>) -> Identity {
 enum Outcome {
     /// No destination of ours, or nothing that will connect.
     NotOurs,
+    /// It dials itself, where nothing of it listens.
+    Refused,
     /// It dials from the private address, or from a port of the block.
     Bound,
     /// The destination could not be read.
@@ -203,8 +205,10 @@ impl Desk {
                         continue;
                     }
                     let decision = panic::catch_unwind(AssertUnwindSafe(|| self.decide(&call)));
-                    self.shared.count(decision.unwrap_or(Outcome::Unread));
-                    answer(&self.listener, call.id, None);
+                    let outcome = decision.unwrap_or(Outcome::Unread);
+                    self.shared.count(outcome);
+                    let refused = outcome == Outcome::Refused;
+                    answer(&self.listener, call.id, refused.then_some(Err(Errno::CONNREFUSED)));
                 }
                 // ENOENT: the caller was interrupted; or, on newer kernels, there is none left.
                 Err(_) if self.nobody_left() => return,
@@ -230,6 +234,7 @@ impl Desk {
         let Some(destination) = parse(raw.bytes()) else { return Outcome::NotOurs };
         let dials = self.shared.dials.lock().unwrap_or_else(PoisonError::into_inner);
         let source = dials.source(&destination);
+        let is_own = call.number == libc::SYS_connect && dials.is_own(&destination);
         drop(dials);
         let Some(source) = source else { return Outcome::NotOurs };
         // A descriptor is an int: the upper half of the register is anything. None is negative.
@@ -240,11 +245,28 @@ impl Desk {
             // Asked after the descriptor was taken: then it was the caller's, and not that of
             // another process which got its thread's id.
             Ok(_) if !still_waits(&self.listener, call.id) => Outcome::NotOurs,
+            Ok(socket) if is_own && self.is_deserted(&socket, destination.port()) => {
+                Outcome::Refused
+            }
             Ok(socket) => self.bind(&socket, source, destination).unwrap_or(Outcome::NotOurs),
             Err(Errno::PERM | Errno::ACCESS) => Outcome::NoDump,
             // No such descriptor, or no such thread any more: the kernel has the right answer.
             Err(_) => Outcome::NotOurs,
         }
+    }
+
+    /// Whether nothing of the node listens where its proxy would lead this socket. Some databases dial
+    /// their own address before they bind it, to see whether another process has it: the proxy has,
+    /// and would accept. Another socket can be bound there as long as none listens.
+    fn is_deserted(&self, socket: &OwnedFd, port: u16) -> bool {
+        let is_stream = sockopt::socket_type(socket) == Ok(SocketType::STREAM);
+        let family =
+            if self.private.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC;
+        let Ok(probe) = socket_with(family, SocketType::STREAM, flags, None) else { return false };
+        is_stream
+            && sockopt::set_socket_reuseaddr(&probe, true).is_ok()
+            && bind(&probe, &SocketAddr::new(self.private, port)).is_ok()
     }
 
     /// Some databases bind the address that they tell others, and nothing else. That one is the

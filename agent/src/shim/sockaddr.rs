@@ -7,6 +7,8 @@ use std::{
 
 use faultbed_common::port_block::{FarDials, PortBlock};
 
+use crate::node::ShimOrders;
+
 /// The most that is read of an address: a `sockaddr_in6`.
 pub(super) const ADDRESS_BYTES_MAX: usize = 28;
 
@@ -40,13 +42,22 @@ pub(super) enum Source {
 pub(super) struct DialTable {
     near: Box<[SocketAddr]>,
     far: Box<[SocketAddr]>,
+    own: Box<[SocketAddr]>,
     address: Option<IpAddr>,
     block: Option<PortBlock>,
 }
 
 impl DialTable {
     /// Takes the destinations over from the orders.
-    pub(super) fn new(near: &BTreeSet<SocketAddr>, far: Option<&FarDials>) -> Self {
+    pub(super) fn of(orders: &ShimOrders) -> Self {
+        Self::new(&orders.dials, orders.far.as_ref(), &orders.own)
+    }
+
+    fn new(
+        near: &BTreeSet<SocketAddr>,
+        far: Option<&FarDials>,
+        own: &BTreeSet<SocketAddr>,
+    ) -> Self {
         let sorted = |dials: &BTreeSet<SocketAddr>| {
             let canonical =
                 |dial: &SocketAddr| SocketAddr::new(dial.ip().to_canonical(), dial.port());
@@ -56,6 +67,7 @@ impl DialTable {
         };
         Self {
             near: sorted(near),
+            own: sorted(own),
             far: far.map(|far| sorted(&far.dials)).unwrap_or_default(),
             address: far.map(|far| far.address.to_canonical()),
             block: far.and_then(|far| far.block),
@@ -69,6 +81,11 @@ impl DialTable {
         }
         self.far.binary_search(destination).ok()?;
         self.address.map(|address| Source::Far(address, self.block))
+    }
+
+    /// Whether this (canonical) destination is where others reach the node itself.
+    pub(super) fn is_own(&self, destination: &SocketAddr) -> bool {
+        self.own.binary_search(destination).is_ok()
     }
 
     /// Whether a socket's own address leaves it to us to bind: not set yet, or set by us before, for
@@ -126,7 +143,7 @@ mod tests {
 
     #[test]
     fn mapped_addresses_are_what_they_map() {
-        let table = DialTable::new(&["127.77.1.1:2379".parse().unwrap()].into(), None);
+        let table = DialTable::new(&["127.77.1.1:2379".parse().unwrap()].into(), None, &[].into());
         let plain = parse(&v4([127, 77, 1, 1], 2379)).unwrap();
         let mapped = parse(&v6("::ffff:127.77.1.1".parse().unwrap(), 2379)).unwrap();
         assert_eq!(plain, mapped);
@@ -146,7 +163,13 @@ mod tests {
             block: Some(PortBlock { first: 10240, count: 8 }),
             dials: ["10.0.0.2:2379".parse().unwrap()].into(),
         };
-        let table = DialTable::new(&["10.0.0.1:2379".parse().unwrap()].into(), Some(&far));
+        let table = DialTable::new(
+            &["10.0.0.1:2379".parse().unwrap()].into(),
+            Some(&far),
+            &["10.0.0.1:2379".parse().unwrap()].into(),
+        );
+        assert!(table.is_own(&"10.0.0.1:2379".parse().unwrap()));
+        assert!(!table.is_own(&"10.0.0.2:2379".parse().unwrap()));
         let source = |text: &str| table.source(&text.parse().unwrap());
         assert_eq!(source("10.0.0.1:2379"), Some(Source::Private));
         assert_eq!(source("10.0.0.2:2379"), Some(Source::Far(far.address, far.block)));

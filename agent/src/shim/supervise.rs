@@ -85,8 +85,7 @@ impl Shim {
         log: OwnedFd,
     ) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared =
-            Arc::new(Shared::new(DialTable::new(&orders.dials, orders.far.as_ref()), wake));
+        let shared = Arc::new(Shared::new(DialTable::of(&orders), wake));
         let no_listener = match node.listener {
             Ok(listener) => {
                 connects::spawn(listener, Arc::clone(&shared), spec.private)?;
@@ -162,7 +161,7 @@ impl Shim {
     /// Follows new orders. Those that cannot be read change nothing: the agent writes them again.
     fn read_orders(&mut self) {
         let Ok(Some(orders)) = read_record::<ShimOrders>(&self.dir, ORDERS_FILE) else { return };
-        self.shared.set_dials(DialTable::new(&orders.dials, orders.far.as_ref()));
+        self.shared.set_dials(DialTable::of(&orders));
         self.pause = orders.pause;
         self.apply_pause();
     }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use faultbed_common::{
+    blueprint::DialSource,
     fault::HealPolicy,
     generation::FaultRevision,
     host_spec::NodePort,
@@ -71,7 +72,7 @@ fn lab_with_two_echoes() -> (Lab, SocketAddr, SocketAddr) {
     let mut upstreams = Vec::new();
     for (name, port) in [("kv-1", PORT), ("kv-2", PORT + 1)] {
         let node = lab.add(name, "exec sleep 1000");
-        let proxied = NodePort { port, proxied: true, url: None };
+        let proxied = NodePort { port, proxied: true, url: None, source: DialSource::Proxy };
         node.ports.insert("client".parse().unwrap(), proxied);
         upstreams.push(SocketAddr::new(node.private, port));
     }

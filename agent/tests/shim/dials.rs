@@ -105,6 +105,29 @@ fn what_binds_the_address_that_it_advertises_listens_at_its_private_one() {
 }
 
 #[test]
+fn who_asks_whether_its_own_address_is_taken_hears_of_itself_and_not_of_the_proxy() {
+    let lab = Lab::new();
+    let (_proxy, advertised) = listener("127.77.9.1:0");
+    let (other, elsewhere) = listener("127.77.9.1:0");
+    // Refused at its own address, it dials the other one.
+    let arguments = [advertised.to_string(), elsewhere.to_string()];
+    let spec = dialler(&lab, "dial-again", &[&arguments[0], &arguments[1]]);
+    let told = ShimOrders { own: [advertised].into(), ..orders(&[advertised, elsewhere]) };
+    let run = lab.launch_with_orders(&spec, &told);
+    assert_eq!(accept(&other), (PRIVATE, "hello".to_owned()));
+    assert_eq!(lab::last_exit(&run.dir).code, Some(0), "{:?}", node::last_lines(&run.dir, 99));
+
+    // Where something of it listens, the proxy leads there.
+    let (proxy, advertised) = listener("127.77.9.1:0");
+    let _behind = TcpListener::bind(SocketAddr::new(PRIVATE, advertised.port())).unwrap();
+    let spec = dialler(&lab, "dial", &[&advertised.to_string()]);
+    let told = ShimOrders { own: [advertised].into(), ..orders(&[advertised]) };
+    let run = lab.launch_with_orders(&spec, &told);
+    assert_eq!(accept(&proxy), (PRIVATE, "hello".to_owned()));
+    assert_eq!(lab::last_exit(&run.dir).code, Some(0), "{:?}", node::last_lines(&run.dir, 99));
+}
+
+#[test]
 fn others_are_dialled_as_without_a_shim() {
     for verb in ["dial", "dial-later", "dial-mapped"] {
         let (from, identity) = source_of(verb, "127.77.9.1:0", false, None);

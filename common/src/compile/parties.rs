@@ -6,11 +6,12 @@ use std::{
 };
 
 use crate::{
+    blueprint::DialSource,
     host_spec::NodeSpec,
     lab::{Host, Lab, Placement},
     name::{HostName, NodeName},
     port_block::FarDials,
-    proxy_spec::{BlockOwner, HostDesk},
+    proxy_spec::{BlockOwner, DialSources, HostDesk},
 };
 
 /// What every host's share needs of the others.
@@ -65,6 +66,24 @@ impl<'a> Parties<'a> {
         let Some(own) = self.lab.hosts.get(host) else { return BTreeMap::new() };
         let here = self.nodes.iter().filter(|(_, (_, host))| own.shares_machine(host));
         here.map(|(node, (private, _))| (*private, node.clone())).collect()
+    }
+
+    /// Which of the host's nodes see the host of whoever dials them, and whose hosts are where.
+    pub(super) fn sources(
+        &self,
+        host: &HostName,
+        nodes: &BTreeMap<NodeName, NodeSpec>,
+    ) -> DialSources {
+        let asks = |spec: &NodeSpec| -> Vec<SocketAddr> {
+            let ports = spec.ports.values();
+            let asking = ports.filter(|port| port.proxied && port.source == DialSource::Host);
+            asking.map(|port| SocketAddr::new(spec.private, port.port)).collect()
+        };
+        let upstreams: BTreeSet<SocketAddr> = nodes.values().flat_map(asks).collect();
+        let own = self.lab.hosts.get(host).filter(|_| !upstreams.is_empty());
+        let Some(own) = own else { return DialSources::default() };
+        let here = self.nodes.values().filter(|(_, host)| own.shares_machine(host));
+        DialSources { upstreams, hosts: here.map(|(ip, host)| (*ip, host.address)).collect() }
     }
 
     /// The addresses of the hosts that are other machines than this one.

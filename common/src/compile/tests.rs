@@ -83,6 +83,24 @@ fn a_partition_is_told_to_the_proxies_of_both_sides() {
 }
 
 #[test]
+fn only_who_asks_is_shown_the_hosts_of_those_who_dial_it() {
+    let mut lab = testing::empty_lab(2);
+    testing::add(&mut lab, "g", testing::shipped("dcf"), testing::spec("dcf", "dcf", 2));
+    testing::add(&mut lab, "kv", testing::shipped("etcd"), testing::spec("etcd", "etcd", 2));
+    let hosts = compile(&lab).unwrap();
+    for (name, host) in &hosts {
+        let sources = &host.proxy.sources;
+        let node = host.nodes.values().find(|node| node.cluster.as_str() == "g").unwrap();
+        let peer = node.ports[&"peer".parse().unwrap()].port;
+        assert_eq!(sources.upstreams, [SocketAddr::new(node.private, peer)].into(), "{name}");
+        assert_eq!(sources.hosts[&node.private], node.address);
+        assert_eq!(sources.hosts.len(), 4, "whoever dials");
+    }
+    lab.clusters.remove(&"g".parse::<ClusterName>().unwrap());
+    assert!(compile(&lab).unwrap().values().all(|host| host.proxy.sources.is_empty()));
+}
+
+#[test]
 fn clusters_that_sort_by_number_are_found_by_name() {
     let mut lab = testing::empty_lab(1);
     for name in ["kv2", "kv10"] {

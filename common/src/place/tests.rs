@@ -303,8 +303,13 @@ fn blocks_keep_clear_of_the_kernels_range_of_listeners_and_of_service_ports() {
         &"h1".parse().unwrap(),
         &Foreign::new(),
     );
-    let wanted =
-        crate::blueprint::Port { default: 30101, url: None, reserve: Vec::new(), proxied: true };
+    let wanted = crate::blueprint::Port {
+        default: 30101,
+        url: None,
+        reserve: Vec::new(),
+        proxied: true,
+        source: crate::blueprint::DialSource::Proxy,
+    };
     let wanted = BTreeMap::from([("client".parse().unwrap(), wanted)]);
     let node = "other-1".parse().unwrap();
     let chosen = ports::choose(&node, &"h1".parse().unwrap(), &wanted, &taken).unwrap();

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use faultbed_common::proxy_spec::DialSources;
 use rustix::net::sockopt;
 
 use super::harness::{Lab, eventually, noise, pass};
@@ -51,6 +52,28 @@ fn an_answer_arrives_after_the_question_has_ended() {
     assert_eq!(receive(&far), b"question");
     send(&far, b"answer");
     assert_eq!(receive(&near), b"answer");
+}
+
+#[test]
+fn who_wants_to_see_hosts_is_dialled_from_the_address_of_the_diallers_host() {
+    let mut lab = Lab::start(&["x", "y"]);
+    let upstream = lab.server("y").local_addr().expect("have an address");
+    let host = lab.listen("x").ip();
+    let from = |lab: &Lab| {
+        let _near = lab.dial("x", "y").expect("dial");
+        lab.server("y").accept().expect("accept").1.ip()
+    };
+    assert_ne!(from(&lab), host, "nobody asked for it");
+    let hosts = [(lab.address("x"), host)].into();
+    lab.file.spec.sources = DialSources { upstreams: [upstream].into(), hosts };
+    lab.apply();
+    assert_eq!(from(&lab), host);
+    lab.hand_over();
+    assert_eq!(from(&lab), host, "the next proxy knows it too");
+    // An address that is not this machine's changes nothing.
+    lab.file.spec.sources.hosts.insert(lab.address("x"), [192, 0, 2, 1].into());
+    lab.apply();
+    assert_ne!(from(&lab), host);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod effects;
 mod programs;
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use faultbed_common::{
     host_spec::{NodeEffect, NodeSpec, Stop, StopBy, Wanted},
@@ -273,7 +273,9 @@ impl View<'_> {
                 u64::MAX => PauseUntil::Healed,
                 ns => PauseUntil::BoottimeNs(ns),
             });
-        NodeOrders { dials: spec.dials.clone(), far: spec.far.clone(), pause }
+        let proxied = spec.ports.values().filter(|port| port.proxied);
+        let own = proxied.map(|port| SocketAddr::new(spec.address, port.port)).collect();
+        NodeOrders { dials: spec.dials.clone(), far: spec.far.clone(), own, pause }
     }
 
     /// When the next fault of this node ends, or its lease.

@@ -22,6 +22,7 @@ pub(super) fn shim_orders(orders: &NodeOrders) -> ShimOrders {
     ShimOrders {
         dials: orders.dials.clone(),
         far: orders.far.clone(),
+        own: orders.own.clone(),
         pause: orders.pause.map(|until| Pause {
             until_boottime_ns: match until {
                 PauseUntil::Healed => None,

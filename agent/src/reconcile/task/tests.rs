@@ -7,6 +7,7 @@ mod programs;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use faultbed_common::{
+    blueprint::DialSource,
     generation::{FaultRevision, Generation, Incarnation},
     host_spec::{HostSpec, NodeEffect, NodeFault, NodePort, NodeSpec, Wanted},
     link::Link,
@@ -433,7 +434,7 @@ proptest! {
 async fn a_canary_asks_before_while_and_after_a_cut() {
     let mut lab = Harness::new();
     let mut spec = node_spec();
-    let port = NodePort { port: 2379, proxied: true, url: None };
+    let port = NodePort { port: 2379, proxied: true, url: None, source: DialSource::Proxy };
     spec.ports.insert("client".parse().unwrap(), port);
     lab.set("kv-2", spec);
     lab.order().await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{NO_VALUES, Reader, Scope, names, probe};
 use crate::{
-    blueprint::{BootstrapRule, Hook, Port, Role, SIGNALS, StopRule, Template},
+    blueprint::{BootstrapRule, DialSource, Hook, Port, Role, SIGNALS, StopRule, Template},
     file::{
         lab::read_table,
         walk::{Item, Section},
@@ -111,9 +111,26 @@ fn read_ports(section: &Section<'_>) -> BTreeMap<PortName, Port> {
         }
         let url = port.get("url").and_then(|item| item.filled_text()).map(str::to_owned);
         let proxied = port.get("proxied").and_then(|item| item.truth()).unwrap_or(true);
+        let source = port.get("source").and_then(|item| read_source(&item)).unwrap_or_default();
         port.finish();
-        Some(Port { default: number?, url, reserve, proxied })
+        Some(Port { default: number?, url, reserve, proxied, source })
     })
+}
+
+fn read_source(item: &Item<'_>) -> Option<DialSource> {
+    match item.text()? {
+        "proxy" => Some(DialSource::Proxy),
+        "host" => Some(DialSource::Host),
+        other => {
+            item.wrong(
+                format!("connections cannot come from {other:?}"),
+                Some(
+                    "write \"proxy\", or \"host\" for the address of the dialler's host".to_owned(),
+                ),
+            );
+            None
+        }
+    }
 }
 
 /// A table whose values are templates. `wrong_key` says what is wrong with a key.

@@ -55,7 +55,7 @@ progam = "mykv"
 count   = 0
 search  = ["bin"]
 port.client = { default = 70000, reserve = ["1"] }
-port.peer   = { default = 7001, reserve = ["+1"] }
+port.peer   = { default = 7001, reserve = ["+1"], source = "peer" }
 port.more   = { default = 7002 }
 args = ["--id={{ node.name }", "{% for n in role.mykv %}{{ n.name }}"]
 after = ["mykb"]
