@@ -15,6 +15,10 @@ impl Database for Etcd {
         "client"
     }
 
+    fn question(&self) -> &'static [u8] {
+        b"GET /health HTTP/1.1\r\nHost: etcd\r\n\r\n"
+    }
+
     fn put(&self, at: &str, key: &str) -> bool {
         let at = format!("--endpoints={at}");
         said("etcdctl", &[&at, "--command-timeout=3s", "put", key, "1"]).as_deref() == Some("OK")

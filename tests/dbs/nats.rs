@@ -45,6 +45,14 @@ impl Database for Nats {
         "client"
     }
 
+    fn question(&self) -> &'static [u8] {
+        b"PING\r\n"
+    }
+
+    fn greets(&self) -> bool {
+        true
+    }
+
     /// A stream of three copies acknowledges what a majority of them has.
     fn put(&self, at: &str, key: &str) -> bool {
         let stream = r#"{"name":"KV","subjects":["kv.*"],"num_replicas":3,"retention":"limits","storage":"file","discard":"old","max_consumers":-1,"max_msgs":-1,"max_bytes":-1,"max_age":0}"#;

@@ -17,6 +17,10 @@ impl Database for Redis {
         "client"
     }
 
+    fn question(&self) -> &'static [u8] {
+        b"PING\r\n"
+    }
+
     /// Redis acknowledges before its replicas have it; WAIT says how many do.
     fn put(&self, at: &str, key: &str) -> bool {
         let (host, port) = host_port(at);

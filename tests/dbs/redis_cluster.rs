@@ -6,7 +6,7 @@ use faultbed_tests::{
     wait::wait_for,
 };
 
-use crate::life::{PATIENCE, host_port, said};
+use crate::life::{PATIENCE, host_port, no_bypass, said};
 
 const FILE: &str = "[lab]\nhosts = 3\n\n[cluster.r]\nblueprint = \"redis-cluster\"\n";
 
@@ -86,7 +86,7 @@ pub(crate) fn slots_fail_over_and_move_and_every_key_stays() {
     let status = lab.status();
     let leaders = status.nodes.iter().filter(|node| node.leader == Some(true)).count();
     every_key_is_there(&whole(&lab, leaders));
-    assert!(lab.status().bypasses.is_empty());
+    no_bypass(&lab);
 }
 
 /// Whether this node leads some slots.
