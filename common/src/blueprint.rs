@@ -110,6 +110,22 @@ pub struct Role {
     /// Arguments that print its version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub version: Vec<String>,
+    /// What of that must be so, where it tells the program from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_rule: Option<VersionRule>,
+    /// Other programs that its commands run; without them no node starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+}
+
+/// `version = { args, like, min }`: which program this is, and which versions of it will do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRule {
+    /// A regular expression that the first line of the version matches; its first group is the number.
+    pub like: String,
+    /// The oldest that will do, compared number by number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<String>,
 }
 
 /// The number of a signal that is named like `SIGTERM`; Linux on x86 and ARM.

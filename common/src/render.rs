@@ -90,6 +90,7 @@ impl Scene<'_> {
         let dir = node_dir(&host.dir, name);
         Ok(NodeSpec {
             cluster: self.name.clone(),
+            blueprint: Some(self.cluster.blueprint.name.clone()),
             role: place.role.clone(),
             wanted: place.wanted,
             incarnation: place.incarnation,
@@ -210,6 +211,8 @@ impl Scene<'_> {
             leave_timeout: role.leave.as_ref().and_then(|hook| hook.timeout),
             limits: role.limits.clone(),
             version: role.version.clone(),
+            version_rule: role.version_rule.clone(),
+            needs: role.needs.clone(),
         })
     }
 

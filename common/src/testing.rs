@@ -29,6 +29,7 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
         removed_wiped: BTreeMap::new(),
         settings: crate::lab::Settings::default(),
         removed_hosts: BTreeMap::new(),
+        kept: BTreeMap::new(),
     }
 }
 

@@ -100,6 +100,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         removed_wiped: BTreeMap::new(),
         settings: Settings::default(),
         removed_hosts: BTreeMap::new(),
+        kept: BTreeMap::new(),
     };
     let mut cluster = Cluster {
         spec: ClusterSpec::default(),

@@ -84,6 +84,7 @@ fn write_effects(out: &mut String, spec: &FaultSpec) {
     field(out, "pause", flag(spec.pause));
     field(out, "kill", flag(spec.kill));
     field(out, "stop", flag(spec.stop));
+    field(out, "disk_stall", flag(spec.disk_stall));
     field(out, "effect", spec.effect.as_deref().map(text));
 }
 

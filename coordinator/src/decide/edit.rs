@@ -20,6 +20,7 @@ mod diff;
 pub(super) mod fault;
 mod hand;
 mod host;
+mod kept;
 pub(super) mod lease;
 mod node;
 mod programs;

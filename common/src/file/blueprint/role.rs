@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Reader, Scope, names, probe};
 use crate::{
-    blueprint::{BootstrapRule, Hook, Port, Role, SIGNALS, StopRule, Template},
+    blueprint::{BootstrapRule, Hook, Port, Role, SIGNALS, StopRule, Template, VersionRule},
     file::{
         lab::read_table,
         walk::{Item, Section},
@@ -40,6 +40,8 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
     let ports = read_ports(&section);
     let dial_ports = section.get("dial_ports");
     let dial_ports = dial_ports.and_then(|item| item.number(1, BLOCK_MAX.into(), None));
+    let (version, version_rule) =
+        section.get("version").map(|item| read_version(&item)).unwrap_or_default();
     let role = Role {
         program: program.and_then(|item| item.filled_text()).unwrap_or_default().to_owned(),
         search: section.get("search").map(|item| read_search(&item)).unwrap_or_default(),
@@ -66,10 +68,31 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
         join: read_hook(&section, "join", scope),
         leave: read_hook(&section, "leave", scope),
         user: section.get("user").and_then(|item| item.filled_text()).map(str::to_owned),
-        version: section.get("version").and_then(|item| item.texts()).unwrap_or_default(),
+        version,
+        version_rule,
+        needs: section.get("needs").and_then(|item| item.texts()).unwrap_or_default(),
     };
     section.finish();
     Some(role)
+}
+
+/// Arguments, or a table of them and of what the program must print.
+fn read_version(item: &Item<'_>) -> (Vec<String>, Option<VersionRule>) {
+    if !item.is_table() {
+        return (item.texts().unwrap_or_default(), None);
+    }
+    let Some(section) = item.section() else { return Default::default() };
+    let args = section.get("args").and_then(|item| item.texts()).unwrap_or_default();
+    let like = probe::read_pattern(&section, "like");
+    let min = section.get("min").and_then(|item| item.filled_text()).map(str::to_owned);
+    if args.is_empty() {
+        section.missing("version has no arguments", "add args = [\"--version\"]");
+    }
+    if like.is_none() {
+        section.missing("version does not say what is printed", "add like = 'mykv v([0-9.]+)'");
+    }
+    section.finish();
+    (args, like.map(|like| VersionRule { like, min }))
 }
 
 fn read_ports(section: &Section<'_>) -> BTreeMap<PortName, Port> {

@@ -112,6 +112,7 @@ fn lab(generation: u64) -> Lab {
         removed_wiped: BTreeMap::new(),
         settings: Default::default(),
         removed_hosts: BTreeMap::new(),
+        kept: BTreeMap::new(),
     }
 }
 
