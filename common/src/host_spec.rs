@@ -20,6 +20,7 @@ use crate::{
     program::Pushed,
     proxy_spec::ProxySpec,
     spec::OnCrash,
+    tls::NodeTls,
 };
 
 /// What one host must make true.
@@ -188,6 +189,9 @@ pub struct Launch {
     /// What that must be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_rule: Option<VersionRule>,
+    /// What its certificate is made from, where it needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<NodeTls>,
     /// Other programs that must be there, found as the program is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<String>,

@@ -25,6 +25,7 @@ use crate::{
     port_block::PortBlock,
     program::Pushed,
     spec::ClusterSpec,
+    tls::ClusterAuthority,
 };
 
 pub use host::{Host, LABEL_BYTES_MAX, LABELS_MAX, Said, check_label};
@@ -244,6 +245,9 @@ pub struct Cluster {
     /// How long it may run, where that is bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// Who signs for its members, where they speak TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<ClusterAuthority>,
 }
 
 /// What was chosen once for a node, and what verbs ask of it.

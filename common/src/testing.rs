@@ -54,6 +54,7 @@ pub(crate) fn cluster(blueprint: Blueprint, spec: ClusterSpec) -> Cluster {
         been_ready: std::collections::BTreeSet::new(),
         token: "t1".to_owned(),
         lease: None,
+        authority: None,
     }
 }
 
@@ -64,6 +65,7 @@ pub(crate) fn spec(blueprint: &str, role: &str, count: u32) -> ClusterSpec {
         blueprint: blueprint.to_owned(),
         on_crash: None,
         lease: None,
+        tls: false,
         roles: BTreeMap::from([(role.parse().unwrap(), role_spec)]),
     }
 }

@@ -6,7 +6,7 @@ use crate::life::{self, Database, host_port, said};
 
 const FILE: &str = "[lab]\nhosts = 3\n\n[cluster.r]\nblueprint = \"redis\"\n";
 
-struct Redis;
+pub(crate) struct Redis;
 
 impl Database for Redis {
     fn role(&self) -> &'static str {

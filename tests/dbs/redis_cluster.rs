@@ -6,7 +6,10 @@ use faultbed_tests::{
     wait::wait_for,
 };
 
-use crate::life::{PATIENCE, host_port, no_bypass, said};
+use crate::{
+    life::{PATIENCE, host_port, no_bypass, one_way, said},
+    redis::Redis,
+};
 
 const FILE: &str = "[lab]\nhosts = 3\n\n[cluster.r]\nblueprint = \"redis-cluster\"\n";
 
@@ -76,6 +79,12 @@ pub(crate) fn slots_fail_over_and_move_and_every_key_stays() {
     assert_ne!(refused.as_deref(), Some("OK"));
     lab.ok(&["heal", "cut", "--require", "confirmed"]);
     every_key_is_there(&whole(&lab, 3));
+
+    let status = whole(&lab, 3);
+    let replicas = status.nodes.iter().filter(|node| node.leader != Some(true));
+    let replicas: Vec<_> = replicas.map(|node| &node.name).collect();
+    one_way(&lab, &Redis, [replicas[0], replicas[1]]);
+    whole(&lab, 3);
 
     // One more is a replica; then those go that lead, and their slots move first.
     lab.ok(&["set", "r", "count=7"]);

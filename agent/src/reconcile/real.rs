@@ -5,6 +5,7 @@ pub(crate) mod prepare;
 mod programs;
 mod proxy;
 mod records;
+mod tls;
 mod watch;
 
 use std::{
@@ -28,7 +29,7 @@ use faultbed_common::{
 };
 
 use super::{
-    Asked, Fetching, NodeOrders, NodeRecord, PauseUntil, Run, Running,
+    Asked, Fetching, NodeOrders, NodeRecord, Run, Running,
     evidence::Kept,
     hands::{
         CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
@@ -49,7 +50,7 @@ use crate::{
     ledger::Accepted,
     listeners,
     node::{
-        self, AskedRecord, AskedWhy, LaunchError, LaunchSpec, RunRecord, RunState, ShimOrders,
+        self, AskedRecord, AskedWhy, LaunchError, LaunchSpec, RunRecord, RunState,
         records::{
             EXIT_FILE, IDENTITY_FILE, IdentityRecord, ORDERS_FILE, RUN_FILE, VERSION, read_record,
             write_record,
@@ -274,6 +275,7 @@ impl Hands for RealHands {
         check::surroundings(spec)?;
         check::data(&self.lab, &node_dir, spec)?;
         prepare::files(&node_dir, spec)?;
+        tls::files(&node_dir, spec, prepare::user(spec.launch.user.as_deref())?, true)?;
         let dir = self.run_dir(node, *incarnation);
         prepare::free(&dir)?;
         let launch = &spec.launch;

@@ -22,6 +22,7 @@ pub fn to_toml_cluster(name: &ClusterName, spec: &ClusterSpec) -> String {
     });
     field(&mut out, "on_crash", on_crash);
     field(&mut out, "lease", quoted(spec.lease));
+    field(&mut out, "tls", flag(spec.tls));
     for (role, spec) in &spec.roles {
         let _ = write!(out, "\n[cluster.{name}.{role}]\n{}", RoleText(spec));
     }

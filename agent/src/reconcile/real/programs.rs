@@ -11,7 +11,7 @@ use super::{RealHands, VERSION_TIMEOUT, check, prepare};
 use crate::{
     binaries::{self, Binary},
     reconcile::{
-        hands::{CommandOrder, StartOrder},
+        hands::{CommandOrder, Hands as _, StartOrder},
         step::Cause,
     },
     search,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{Reader, Scope, names, probe};
 use crate::{
-    blueprint::{BootstrapRule, Hook, Port, Role, SIGNALS, StopRule, Template, VersionRule},
+    blueprint::{
+        BootstrapRule, Hook, Port, Role, SIGNALS, StopRule, Template, TlsRule, VersionRule,
+    },
     file::{
         lab::read_table,
         walk::{Item, Section},
@@ -17,7 +19,7 @@ use crate::{
 };
 
 /// Role names that the tables of a cluster use for something else.
-const TAKEN: [&str; 1] = ["blueprint"];
+const TAKEN: [&str; 2] = ["blueprint", "tls"];
 
 /// One role; `None` where it is no table or a field that it cannot be without is missing.
 pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
@@ -70,10 +72,22 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
         user: section.get("user").and_then(|item| item.filled_text()).map(str::to_owned),
         version,
         version_rule,
+        tls: section.get("tls").and_then(|item| read_tls(&item, scope)),
         needs: section.get("needs").and_then(|item| item.texts()).unwrap_or_default(),
     };
     section.finish();
     Some(role)
+}
+
+/// What a node gets where its members speak TLS.
+fn read_tls(item: &Item<'_>, scope: Scope<'_>) -> Option<TlsRule> {
+    let section = item.section()?;
+    let args = section.get("args");
+    let args = args.and_then(|item| scope.templates(&item, "tls.args")).unwrap_or_default();
+    let env = template_table(&section, "env", scope, |_| None);
+    let urls = read_table(&section, "urls", |item| item.filled_text().map(str::to_owned));
+    section.finish();
+    Some(TlsRule { args, env, urls })
 }
 
 /// Arguments, or a table of them and of what the program must print.

@@ -93,7 +93,7 @@ macro_rules! much {
 }
 
 /// Every effect, as the help lists them.
-const EFFECTS: [Known; 23] = [
+const EFFECTS: [Known; 24] = [
     bare!("cut", cut, "nothing passes, as if the cable were pulled"),
     Known {
         word: "latency",

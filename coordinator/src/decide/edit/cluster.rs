@@ -12,6 +12,7 @@ use faultbed_common::{
     place::{counts, next_blocks, place},
     program::{Source, source},
     spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
+    tls::ClusterAuthority,
 };
 
 use super::{
@@ -99,8 +100,10 @@ pub(super) fn accept(
             been_ready: BTreeSet::new(),
             token: token(name, change.asked.dice),
             lease: None,
+            authority: None,
         },
     };
+    next.authority = authority(change, name, &next, old.as_ref())?;
     if old.as_ref().is_none_or(|old| old.spec.lease != spec.lease) {
         next.lease = spec.lease.map(|lasts| lease::begin(change, lasts));
     }
@@ -229,6 +232,41 @@ fn holds_nul(role: &RoleSpec) -> bool {
     let env = own.flat_map(|node| &node.env).chain(&role.env);
     let mut texts = paths.chain(args).chain(env.flat_map(|(key, value)| [key, value]));
     texts.any(|text| text.contains('\0'))
+}
+
+/// Who signs for the members of a cluster: chosen when it begins, for members that speak TLS and some that
+/// do not would not find each other.
+fn authority(
+    change: &Change<'_>,
+    name: &ClusterName,
+    next: &Cluster,
+    old: Option<&Cluster>,
+) -> Result<Option<ClusterAuthority>, Refusal> {
+    if let Some(old) = old {
+        if old.authority.is_some() != next.spec.tls {
+            return Err(invalid(format!(
+                "cluster {name}: tls is chosen when a cluster begins: `faultbed delete cluster {name} --wipe`, \
+                 then start it anew"
+            )));
+        }
+        return Ok(old.authority.clone());
+    }
+    if !next.spec.tls {
+        return Ok(None);
+    }
+    if let Some(role) = next.blueprint.without_tls() {
+        return Err(invalid(format!(
+            "cluster {name}: blueprint {} does not say how {role} speaks TLS: leave tls out, or give the role a \
+             table tls in a blueprint of your own",
+            next.blueprint.name
+        )));
+    }
+    change
+        .asked
+        .authority
+        .clone()
+        .map(Some)
+        .map_err(|why| invalid(format!("cluster {name}: {why}")))
 }
 
 /// What of a node's definition makes it restart when it changes.

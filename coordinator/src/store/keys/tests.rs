@@ -162,6 +162,7 @@ fn cluster(args: &str) -> Cluster {
         been_ready: [role].into(),
         token: "t".into(),
         lease: None,
+        authority: None,
     }
 }
 
