@@ -9,16 +9,13 @@ pub mod fetch;
 use std::{
     collections::BTreeSet,
     fs::{self, File, Metadata},
-    io::{self, Read as _},
+    io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
+use faultbed_common::program::Content;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-
-/// How much of a file is hashed at a time.
-const HASH_BYTES: usize = 64 * 1024;
 
 /// How many files' hashes are remembered.
 const CACHE_MAX: usize = 64;
@@ -235,7 +232,7 @@ pub fn identify(
     if FileId::of(&file.metadata().map_err(describe)?) != binary.file {
         return Err(format!("hash {}: it was replaced meanwhile", binary.path.display()));
     }
-    let sha256 = hash(&mut file).map_err(describe)?;
+    let sha256 = Content::read(&mut file).map_err(describe)?.sha256.to_string();
     let dir = bins.join(&sha256);
     let pinned = match pin(binary, &file, &dir) {
         Ok(pinned) => Some(pinned),
@@ -295,18 +292,6 @@ fn own_bytes(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let files = entries.flatten().filter_map(|entry| entry.metadata().ok());
     files.filter(|file| file.nlink() == 1).map(|file| file.len()).sum()
-}
-
-pub(crate) fn hash(file: &mut File) -> io::Result<String> {
-    let mut sha = Sha256::new();
-    let mut buffer = vec![0; HASH_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => sha.update(&buffer[..read]),
-        }
-    }
-    Ok(sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Keeps its name: some programs look for their files beside themselves, and people read `ps`.

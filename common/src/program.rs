@@ -2,18 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::Digest as _;
 
 /// Hexadecimal digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;
 
 /// Digits of a hash that are shown to people.
 const SHOWN_DIGITS: usize = 12;
+
+/// How much of a file is hashed at a time.
+const HASH_BYTES: usize = 64 * 1024;
 
 /// Largest program that is taken. The largest database servers have some hundred MiB with symbols.
 pub const PROGRAM_BYTES_MAX: u64 = 4 << 30;
@@ -34,6 +38,16 @@ pub struct Sha256(String);
 pub struct NoSha256(String);
 
 impl Sha256 {
+    /// The hash of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::digits(sha2::Sha256::new().chain_update(bytes))
+    }
+
+    fn digits(sha: sha2::Sha256) -> Self {
+        Self(sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Its digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -91,6 +105,29 @@ pub struct Content {
     pub sha256: Sha256,
     /// Its size.
     pub bytes: u64,
+}
+
+impl Content {
+    /// Hashes all that is left to read.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(from: &mut impl io::Read) -> io::Result<Self> {
+        let mut sha = sha2::Sha256::new();
+        let mut buffer = vec![0; HASH_BYTES];
+        let mut bytes = 0;
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => return Ok(Self { sha256: Sha256::digits(sha), bytes }),
+                Ok(read) => {
+                    bytes += read as u64;
+                    sha.update(&buffer[..read]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 /// A program that was pushed, as it was chosen for one node.
@@ -205,6 +242,16 @@ mod tests {
         assert_eq!(source("etcd"), Source::Host("etcd"));
         assert_eq!(source("host:/usr/bin/etcd"), Source::Host("/usr/bin/etcd"));
         assert_eq!(source("https://x/etcd"), Source::Web("https://x/etcd"));
+    }
+
+    #[test]
+    fn a_content_is_hashed_as_others_hash_it() {
+        // As `sha256sum` says of `abc`, the first example of FIPS 180-4.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Sha256::of(b"abc").as_str(), abc);
+        let long = vec![7; 3 * HASH_BYTES + 1];
+        let content = Content::read(&mut long.as_slice()).unwrap();
+        assert_eq!(content, Content { sha256: Sha256::of(&long), bytes: long.len() as u64 });
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub enum ContentError {
         /// What was announced.
         wanted: Sha256,
         /// What came.
-        came: String,
+        came: Sha256,
     },
     /// A push goes on at another place than an earlier one ended.
     #[error("the push begins at byte {offset}, and {held} bytes are here; ask again what is here")]

@@ -11,14 +11,13 @@ use std::{
 
 use faultbed_common::{
     name::HostName,
-    program::{FetchRequest, Pushed},
+    program::{Content, FetchRequest, Pushed, Sha256},
 };
 use faultbed_proto::v1::{Document, Piece, agent_client::AgentClient};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use tokio::io::AsyncWriteExt as _;
 use tonic::Streaming;
 
-use super::hash;
 use crate::{reconcile::Fetching, session::Known};
 
 /// What is being fetched, beside the program it becomes.
@@ -70,9 +69,9 @@ pub enum FetchError {
     #[error("what came has SHA-256 {came}, not {wanted}; it is fetched again")]
     Mismatch {
         /// What was asked for.
-        wanted: String,
+        wanted: Sha256,
         /// What came.
-        came: String,
+        came: Sha256,
     },
     /// The disk does not take it.
     #[error("write {}: {source}", path.display())]
@@ -258,8 +257,8 @@ fn link_another(home: &Path, file: &Path, pushed: &Pushed) -> bool {
                 && metadata.len() == pushed.content.bytes
                 && metadata.permissions().mode() & 0o111 != 0
         });
-        let sha256 = || fs::File::open(path).and_then(|mut file| hash(&mut file));
-        is_whole && sha256().is_ok_and(|sha256| sha256 == pushed.content.sha256.as_str())
+        let content = || fs::File::open(path).and_then(|mut file| Content::read(&mut file));
+        is_whole && content().is_ok_and(|content| content == pushed.content)
     };
     let others = entries.flatten().map(|entry| entry.path()).filter(|path| path != file);
     others.filter(|path| is_same(path)).any(|path| {
@@ -277,8 +276,8 @@ fn settle(dir: &Path, pushed: &Pushed, part: &Path) -> Result<(), FetchError> {
     if bytes < pushed.content.bytes {
         return Err(FetchError::Broken { bytes, why: "the coordinator sent no more".to_owned() });
     }
-    let came = hash(&mut file).map_err(describe)?;
-    let wanted = pushed.content.sha256.to_string();
+    let came = Content::read(&mut file).map_err(describe)?.sha256;
+    let wanted = pushed.content.sha256.clone();
     if came != wanted {
         fs::remove_file(part).map_err(describe)?;
         return Err(FetchError::Mismatch { wanted, came });

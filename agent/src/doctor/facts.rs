@@ -46,6 +46,8 @@ pub(super) struct Facts {
     pub(super) hop_limit: Option<u64>,
     /// `ip_local_port_range`.
     pub(super) port_range: Option<(u16, u16)>,
+    /// `ip_unprivileged_port_start`: from here on anybody may listen.
+    pub(super) free_ports_from: Option<u64>,
     pub(super) tcp_timestamps: Option<u64>,
     /// `kernel.yama.ptrace_scope`; `None` without Yama.
     pub(super) yama: Option<u64>,
@@ -94,6 +96,7 @@ pub(super) fn gather(dir: &Path) -> Facts {
         default_ttl: number("/proc/sys/net/ipv4/ip_default_ttl"),
         hop_limit: number("/proc/sys/net/ipv6/conf/all/hop_limit"),
         port_range: read("/proc/sys/net/ipv4/ip_local_port_range").and_then(|text| range(&text)),
+        free_ports_from: number("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
         tcp_timestamps: number("/proc/sys/net/ipv4/tcp_timestamps"),
         yama: number("/proc/sys/kernel/yama/ptrace_scope"),
         clock_is_kept: ask::clock_is_kept(),

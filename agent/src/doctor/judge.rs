@@ -68,6 +68,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         programs(facts),
     ];
     checks.extend(POWERS.iter().map(|power| power.judge(facts)));
+    checks.push(low_ports(facts));
     checks.extend([
         files(facts.nofile),
         pipes(facts.pipe_pages),
@@ -177,27 +178,21 @@ fn programs(facts: &Facts) -> Check {
 }
 
 /// A capability that is wanted for one thing each.
-struct Power {
+struct Power<'a> {
     what: &'static str,
     bits: &'static [u32],
     names: &'static str,
-    costs: &'static str,
+    costs: &'a str,
 }
 
 /// Which there are. Bits as in `linux/capability.h`.
-const POWERS: [Power; 3] = [
+const POWERS: [Power<'static>; 2] = [
     Power {
         what: "users of nodes",
         bits: &[6, 7],
         names: "CAP_SETUID, CAP_SETGID",
         costs: "all nodes run as this user; one that must not be root, such as PostgreSQL, runs \
                 only where this user is not root either",
-    },
-    Power {
-        what: "low ports",
-        bits: &[10],
-        names: "CAP_NET_BIND_SERVICE",
-        costs: "no node can be reached at a port below 1024",
     },
     Power {
         what: "limits of nodes",
@@ -207,10 +202,14 @@ const POWERS: [Power; 3] = [
     },
 ];
 
-impl Power {
+impl Power<'_> {
+    fn is_there(&self, facts: &Facts) -> bool {
+        self.bits.iter().all(|bit| (facts.capabilities >> bit) & 1 == 1)
+    }
+
     fn judge(&self, facts: &Facts) -> Check {
-        let Self { what, bits, names, costs } = self;
-        if bits.iter().all(|bit| (facts.capabilities >> bit) & 1 == 1) {
+        let Self { what, names, costs, .. } = self;
+        if self.is_there(facts) {
             return Check::ok(what, names);
         }
         let check = Check::warn(what, format!("no {names}"), costs);
@@ -219,6 +218,25 @@ impl Power {
         }
         check.root("systemctl enable --now faultbed-agent   # its unit has them")
     }
+}
+
+/// Ports below this are root's where nobody said otherwise.
+const ROOTS_PORTS_END: u64 = 1024;
+
+/// Ports below 1024, which the kernel may have been told to give to anybody.
+fn low_ports(facts: &Facts) -> Check {
+    let first = facts.free_ports_from.unwrap_or(ROOTS_PORTS_END);
+    let costs = format!("no node can be reached at a port below {first}");
+    let power = Power {
+        what: "low ports",
+        bits: &[NET_BIND_SERVICE],
+        names: "CAP_NET_BIND_SERVICE",
+        costs: &costs,
+    };
+    if first > 1 || power.is_there(facts) {
+        return power.judge(facts);
+    }
+    Check::ok(power.what, "anybody may listen at them (ip_unprivileged_port_start)")
 }
 
 fn files(most: Option<u64>) -> Check {
@@ -285,6 +303,9 @@ fn timestamps(value: Option<u64>) -> Check {
         None => Check::ok(what, "not said"),
     }
 }
+
+/// Bit of CAP_NET_BIND_SERVICE.
+const NET_BIND_SERVICE: u32 = 10;
 
 /// Bit of CAP_SYS_PTRACE.
 const SYS_PTRACE: u32 = 19;

@@ -8,9 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use faultbed_common::program::{Content, Sha256};
 use serde::{Deserialize, Serialize};
 
-use crate::{binaries, clock, node::ProcessId};
+use crate::{clock, node::ProcessId};
 
 /// How long a proxy may take to load its file and open its listeners.
 const START_MAX: Duration = Duration::from_secs(5);
@@ -85,8 +86,8 @@ pub fn spawn_program(program: &Path, dir: &Path, socket: &Path) -> io::Result<Pr
 /// Tells programs apart by their content, and remembers what it has read.
 #[derive(Debug, Default)]
 pub struct Programs {
-    own: Option<String>,
-    other: Option<(ProcessId, String)>,
+    own: Option<Sha256>,
+    other: Option<(ProcessId, Sha256)>,
 }
 
 impl Programs {
@@ -102,7 +103,8 @@ impl Programs {
         if file(own)? == file(&other)? {
             return Ok(false);
         }
-        let hash = |path: &Path| binaries::hash(&mut fs::File::open(path)?);
+        let hash =
+            |path: &Path| Ok::<_, io::Error>(Content::read(&mut fs::File::open(path)?)?.sha256);
         if self.own.is_none() {
             self.own = Some(hash(own)?);
         }

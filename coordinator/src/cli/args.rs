@@ -165,9 +165,6 @@ pub enum Verb {
     )]
     Isolate(fault::IsolateArgs),
     /// Disturb links or nodes
-    #[command(
-        after_help = fault::effect::help()
-    )]
     Inject(fault::InjectArgs),
     /// End faults
     #[command(
@@ -251,7 +248,19 @@ pub fn complete_command() -> Command {
 pub fn command_for(argv: &[OsString]) -> Result<Command, Failure> {
     let blueprints =
         if start::wants_roles(argv) { start::candidates(argv)? } else { BTreeMap::new() };
-    Ok(start::with_roles(Args::command(), &blueprints))
+    let command = start::with_roles(Args::command(), &blueprints);
+    Ok(if wants_help_of_inject(argv) { with_effects(command) } else { command })
+}
+
+/// Whether the list of effects may be shown. It takes in all blueprints that ship, which is ten times
+/// the work of a command that changes something.
+fn wants_help_of_inject(argv: &[OsString]) -> bool {
+    let said = |words: &[&str]| argv.iter().any(|word| words.iter().any(|known| word == known));
+    said(&["inject"]) && said(&["-h", "--help", "help"])
+}
+
+fn with_effects(command: Command) -> Command {
+    command.mut_subcommand("inject", |inject| inject.after_help(fault::effect::help()))
 }
 
 /// Parses what the matches say.

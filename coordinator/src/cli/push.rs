@@ -8,11 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use faultbed_common::program::{Content, Files, Needs, PushHead, Sha256};
+use faultbed_common::program::{Content, Files, Needs, PushHead};
 use faultbed_proto::v1::Piece;
 use futures::Stream;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use sha2::Digest as _;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 use crate::cli::{
@@ -23,9 +22,6 @@ use crate::cli::{
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 * 1024;
-
-/// How much of a file is hashed at a time.
-const HASH_BYTES: usize = 256 * 1024;
 
 /// How often a push that breaks off is gone on with.
 const TRIES_MAX: u32 = 6;
@@ -88,29 +84,11 @@ impl Looked {
         if let Some((_, content)) = known.filter(|(of, _)| *of == id) {
             return Ok(content);
         }
-        let content = hash(&mut file)?;
+        let content = Content::read(&mut file)?;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(path.to_owned(), (id, content.clone()));
         Ok(content)
     }
-}
-
-fn hash(file: &mut fs::File) -> io::Result<Content> {
-    let mut sha = sha2::Sha256::new();
-    let mut buffer = vec![0; HASH_BYTES];
-    let mut bytes = 0;
-    loop {
-        match io::Read::read(file, &mut buffer)? {
-            0 => break,
-            read => {
-                bytes += read as u64;
-                sha.update(&buffer[..read]);
-            }
-        }
-    }
-    let digits: String = sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    let sha256: Sha256 = digits.parse().map_err(io::Error::other)?;
-    Ok(Content { sha256, bytes })
 }
 
 /// Pushes a file, from where an earlier push of it broke off.

@@ -1,22 +1,11 @@
 //! One push: pieces go to a file beside, which takes its place once it is whole and verified.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::{self, Read as _},
-    os::unix::fs::DirBuilderExt as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fs, io, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc};
 
 use faultbed_common::program::{Content, PushHead, Sha256};
-use sha2::Digest as _;
 use tokio::io::AsyncWriteExt as _;
 
 use super::{ContentError, Contents};
-
-/// How much of a file is hashed at a time.
-const HASH_BYTES: usize = 256 * 1024;
 
 /// A push that is under way. What it brought stays when it breaks off.
 #[derive(Debug)]
@@ -117,8 +106,8 @@ impl Receiving {
         let part = contents.part(&content.sha256);
         let disk = |source| contents.disk("verify", &part, source);
         let mut file = fs::File::open(&part).map_err(disk)?;
-        let came = hash(&mut file).map_err(disk)?;
-        if came != content.sha256.as_str() {
+        let came = Content::read(&mut file).map_err(disk)?.sha256;
+        if came != content.sha256 {
             fs::remove_file(&part).ok();
             return Err(ContentError::Mismatch { wanted: content.sha256.clone(), came });
         }
@@ -128,16 +117,4 @@ impl Receiving {
         tracing::info!(sha256 = %content.sha256, bytes = content.bytes, "program pushed");
         Ok(content.bytes)
     }
-}
-
-fn hash(file: &mut fs::File) -> io::Result<String> {
-    let mut sha = sha2::Sha256::new();
-    let mut buffer = vec![0; HASH_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => sha.update(&buffer[..read]),
-        }
-    }
-    Ok(sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -1,14 +1,11 @@
 //! Pushes that break off, lie or do not fit; and what is collected when.
 
 use faultbed_common::program::PushHead;
-use sha2::Digest as _;
 
 use super::*;
 
 fn content_of(data: &[u8]) -> Content {
-    let digits: String =
-        sha2::Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
-    Content { sha256: digits.parse().unwrap(), bytes: data.len() as u64 }
+    Content { sha256: Sha256::of(data), bytes: data.len() as u64 }
 }
 
 struct Ground {

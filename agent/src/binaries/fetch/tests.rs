@@ -6,13 +6,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use faultbed_common::program::Content;
 use faultbed_proto::v1::{
     FromAgent, ToAgent,
     agent_server::{Agent, AgentServer},
 };
 use futures::Stream;
-use sha2::Digest as _;
 use tonic::{Request, Response, Status};
 
 use super::*;
@@ -96,9 +94,7 @@ impl Ground {
 const PROGRAM: &[u8] = b"#!/bin/sh\nexit 0\n";
 
 fn of(data: &[u8], path: &str) -> Pushed {
-    let digits: String =
-        sha2::Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
-    let content = Content { sha256: digits.parse().unwrap(), bytes: data.len() as u64 };
+    let content = Content { sha256: Sha256::of(data), bytes: data.len() as u64 };
     Pushed { path: path.to_owned(), content }
 }
 

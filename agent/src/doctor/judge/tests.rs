@@ -21,6 +21,7 @@ fn whole() -> Facts {
         default_ttl: Some(64),
         hop_limit: Some(64),
         port_range: Some((32768, 60999)),
+        free_ports_from: Some(1024),
         tcp_timestamps: Some(1),
         yama: Some(1),
         clock_is_kept: Some(true),
@@ -125,4 +126,20 @@ fn many_leftovers_are_counted() {
     let left = (0..20).map(|n| (format!("dev/kv-{n}/1"), n)).collect();
     let check = found(|facts| facts.leftovers = left);
     assert!(check.found.ends_with("and 12 more"), "{check:?}");
+}
+
+#[test]
+fn low_ports_need_no_capability_where_the_kernel_gives_them_to_anybody() {
+    let without = |first| found(|f| (f.capabilities, f.free_ports_from) = (!(1 << 10), first));
+    for (first, end) in [(None, "1024"), (Some(1024), "1024"), (Some(80), "80")] {
+        let check = without(first);
+        assert_eq!(check.what, "low ports");
+        assert!(check.details()[0].ends_with(&format!("below {end}")), "{check:?}");
+    }
+    for first in [0, 1] {
+        let mut facts = whole();
+        (facts.capabilities, facts.free_ports_from) = (!(1 << 10), Some(first));
+        let low = judge(&facts).into_iter().find(|check| check.what == "low ports").unwrap();
+        assert_eq!(low.verdict, CheckVerdict::Ok, "{low:?}");
+    }
 }

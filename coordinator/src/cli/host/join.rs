@@ -8,7 +8,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     fs::{self, File},
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -16,10 +16,10 @@ use std::{
 use faultbed_common::{
     check::{Check, CheckVerdict, tally},
     name::HostName,
+    program::{Content, Sha256},
 };
 use futures::{StreamExt as _, stream};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use self::{
     hosts_file::{HOSTS_MAX, Target},
@@ -160,11 +160,8 @@ fn agent(path: Option<&Path>) -> Result<Agent, Failure> {
         let mut file = File::open(&path)?;
         let mut head = [0; 20];
         file.read_exact(&mut head)?;
-        let mut hash = Sha256::new();
-        hash.update(head);
-        io::copy(&mut file, &mut hash)?;
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok((sha256, head))
+        file.rewind()?;
+        Ok((Content::read(&mut file)?.sha256.to_string(), head))
     };
     let (sha256, head) =
         read().map_err(|e| Failure::io(format!("read the agent {}", path.display()), &e))?;
@@ -265,8 +262,8 @@ impl Work {
             is_known: self.known.contains(&found.host),
             name: said.as_deref(),
         };
-        let unit_hash = sha256(found.unit_text().as_bytes());
-        let plan = remote::plan(&found, wanted, &unit_hash)?;
+        let unit_hash = Sha256::of(found.unit_text().as_bytes());
+        let plan = remote::plan(&found, wanted, unit_hash.as_str())?;
         if plan.agent != Step::Unchanged {
             self.ssh.copy(&self.agent.path, &at, UPLOAD).await?;
         }
@@ -317,10 +314,6 @@ fn note(joined: &mut Joined, plan: &Plan) {
         plan.then != Then::Nothing || is_new(&plan.agent) || plan.unit.as_ref().is_some_and(is_new);
     joined.agent = Some(plan.agent.clone());
     joined.unit.clone_from(&plan.unit);
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One line when a machine is done.

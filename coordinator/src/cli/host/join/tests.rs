@@ -65,7 +65,7 @@ impl Machines {
     /// Another build of the agent.
     fn build(&mut self, text: &str) {
         fs::write(&self.work.agent.path, text).unwrap();
-        self.work.agent.sha256 = sha256(text.as_bytes());
+        self.work.agent.sha256 = Sha256::of(text.as_bytes()).to_string();
     }
 
     fn add(&self, at: &str) {
