@@ -249,6 +249,9 @@ pub struct NodeOrders {
     pub own: BTreeSet<SocketAddr>,
     /// Stand still.
     pub pause: Option<PauseUntil>,
+    /// Let the disk stand still.
+    #[serde(default)]
+    pub stall: Option<PauseUntil>,
 }
 
 /// Until when a node stands still.

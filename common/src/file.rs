@@ -105,7 +105,7 @@ fn parse_tree<'a>(text: &'a str, problems: &Problems) -> Option<Spanned<DeTable<
 }
 
 /// The blueprints that ship with Faultbed: name and text.
-pub const SHIPPED: [(&str, &str); 9] = [
+pub const SHIPPED: &[(&str, &str)] = &[
     ("cockroach", include_str!("../../deploy/blueprints/cockroach.toml")),
     ("dcf", include_str!("../../deploy/blueprints/dcf.toml")),
     ("etcd", include_str!("../../deploy/blueprints/etcd.toml")),

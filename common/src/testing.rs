@@ -29,6 +29,7 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
         removed_wiped: BTreeMap::new(),
         settings: crate::lab::Settings::default(),
         removed_hosts: BTreeMap::new(),
+        kept: BTreeMap::new(),
     }
 }
 
@@ -36,8 +37,8 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
 pub(crate) fn shipped(name: &str) -> Blueprint {
     // Parsing renders it for a sample; property tests ask for it thousands of times.
     static SHIPPED: LazyLock<BTreeMap<&str, Blueprint>> = LazyLock::new(|| {
-        let parse = |(name, text)| (name, file::parse_blueprint(text).unwrap());
-        file::SHIPPED.into_iter().map(parse).collect()
+        let parse = |&(name, text)| (name, file::parse_blueprint(text).unwrap());
+        file::SHIPPED.iter().map(parse).collect()
     });
     SHIPPED[name].clone()
 }
@@ -54,6 +55,7 @@ pub(crate) fn cluster(blueprint: Blueprint, spec: ClusterSpec) -> Cluster {
         relist: crate::lab::Relist::default(),
         token: "t1".to_owned(),
         lease: None,
+        authority: None,
     }
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn spec(blueprint: &str, role: &str, count: u32) -> ClusterSpec {
         blueprint: blueprint.to_owned(),
         on_crash: None,
         lease: None,
+        tls: false,
         roles: BTreeMap::from([(role.parse().unwrap(), role_spec)]),
     }
 }

@@ -6,3 +6,4 @@ pub mod heard;
 pub mod kernel;
 pub mod lab;
 pub mod wait;
+pub mod wires;

@@ -71,7 +71,7 @@ enum Wake {
     /// A coordinator sent orders.
     Orders(Box<Orders>),
     /// A step for a node is over, or was interrupted.
-    StepDone(Result<(Id, Done), JoinError>),
+    StepDone(Box<Result<(Id, Done), JoinError>>),
     /// An incarnation is over.
     NodeEnded(NodeName),
     /// The proxy was told.
@@ -239,7 +239,7 @@ impl<H: Hands> Reconciler<H> {
                 biased;
                 () = stop.cancelled() => break,
                 Some(orders) = orders.recv() => Wake::Orders(Box::new(orders)),
-                Some(done) = self.steps.join_next_with_id() => Wake::StepDone(done),
+                Some(done) = self.steps.join_next_with_id() => Wake::StepDone(Box::new(done)),
                 Some(wake) = self.inbox.recv() => wake,
                 () = self.heard.changed() => Wake::Line,
                 () = sleep_until(due) => Wake::Timer,

@@ -34,6 +34,7 @@ fn kv(lab: &Lab) -> HostSpec {
         relist: faultbed_common::lab::Relist::default(),
         token: "try-kv".to_owned(),
         lease: None,
+        authority: None,
     };
     let name = "kv".parse().unwrap();
     faultbed_common::place::place(&all, &name, &mut cluster, &BTreeMap::new()).unwrap();

@@ -31,7 +31,7 @@ impl<H: Hands> Reconciler<H> {
         match wake {
             Wake::Startup => self.startup(),
             Wake::Orders(orders) => self.take_orders(*orders),
-            Wake::StepDone(done) => self.step_done(done),
+            Wake::StepDone(done) => self.step_done(*done),
             Wake::NodeEnded(node) => self.inspect(&node),
             Wake::ProxyTold(told) => self.proxy_told(*told),
             Wake::ProxyEnded => self.proxy_ended(),

@@ -40,7 +40,7 @@ fn a_first_blueprint_of_thirty_lines_is_understood() {
 
 #[test]
 fn what_ships_is_right() {
-    for (name, text) in SHIPPED {
+    for &(name, text) in SHIPPED {
         let blueprint = parse_blueprint(text).map_err(|p| show(text, &p)).unwrap();
         assert_eq!(blueprint.name.as_str(), name);
     }

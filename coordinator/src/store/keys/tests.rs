@@ -112,6 +112,7 @@ fn lab(generation: u64) -> Lab {
         removed_wiped: BTreeMap::new(),
         settings: Default::default(),
         removed_hosts: BTreeMap::new(),
+        kept: BTreeMap::new(),
     }
 }
 
@@ -162,6 +163,7 @@ fn cluster(args: &str) -> Cluster {
         relist: faultbed_common::lab::Relist::default(),
         token: "t".into(),
         lease: None,
+        authority: None,
     }
 }
 
