@@ -206,7 +206,7 @@ pub(crate) fn unacknowledged_bytes(fd: &impl AsFd) -> u64 {
 }
 
 #[allow(unsafe_code, reason = "these requests have no wrapper")]
-fn count_bytes(fd: &impl AsFd, request: libc::c_ulong) -> u64 {
+fn count_bytes(fd: &impl AsFd, request: libc::Ioctl) -> u64 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: both requests write one integer, which `bytes` is.
     let answer = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut bytes) };

@@ -11,6 +11,7 @@ use crate::{
     lab::check_label,
     name::HostName,
     port_block::BLOCK_MAX,
+    program::{Source, Web, source},
     spec::{
         COUNT_MAX, ClusterSpec, HOSTS_MAX, HostSection, LabFile, LabSection, NodeOverride, OnCrash,
         RoleSpec,
@@ -192,9 +193,11 @@ fn read_override(section: &Section<'_>, hosts: &Hosts) -> NodeOverride {
 fn read_path(section: &Section<'_>) -> Option<String> {
     let item = section.get("path")?;
     let path = item.filled_text()?;
-    if path.contains("://") {
-        let help = "download it and give the file's path";
-        item.wrong("a path cannot be an address", Some(help.to_owned()));
+    if let Source::Web(url) = source(path)
+        && let Err(why) = url.parse::<Web>()
+    {
+        let help = "curl -L URL | sha256sum   # then write URL#sha256=DIGITS";
+        item.wrong(why, Some(help.to_owned()));
         return None;
     }
     Some(path.to_owned())

@@ -146,7 +146,7 @@ impl Drop for Machine {
 }
 
 fn write(path: &Path, text: &str) {
-    fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    fs::write(path, text).expect("write file");
 }
 
 fn ran(command: &mut Command) {

@@ -40,7 +40,8 @@ pub(crate) fn recv(fd: &impl AsFd, into: &mut [u8]) -> Result<(usize, Option<u64
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control);
+    // Wider with some C libraries than with others.
+    message.msg_controllen = size_of_val(&control) as _;
     // SAFETY: the header names one part, valid for writes of its length, and control words valid for
     // writes of theirs, aligned as control headers need; all of them outlive the call.
     let count =
