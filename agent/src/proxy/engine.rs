@@ -69,6 +69,8 @@ pub(crate) struct Engine {
     can: Abilities,
     crew: Crew,
     file: ProxyFile,
+    /// Of each fault of the file, a field that this release does not know.
+    unknown: BTreeMap<FaultName, String>,
     memory: Memory,
     table: Table,
     doors: BTreeMap<SocketAddr, OpenDoor>,
@@ -106,6 +108,7 @@ impl Engine {
             can: abilities(),
             crew,
             file: ProxyFile { version: FILE_VERSION, ..ProxyFile::default() },
+            unknown: BTreeMap::new(),
             memory: Memory::default(),
             table: Table::default(),
             doors: BTreeMap::new(),
@@ -128,8 +131,7 @@ impl Engine {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(format!("read proxy.json: {error}")),
         };
-        let file: ProxyFile =
-            serde_json::from_str(&text).map_err(|error| format!("parse proxy.json: {error}"))?;
+        let (file, unknown) = parse(&text).map_err(|error| format!("parse proxy.json: {error}"))?;
         if file.version != FILE_VERSION {
             return Err(format!(
                 "parse proxy.json: version {} is not {FILE_VERSION}",
@@ -147,7 +149,7 @@ impl Engine {
             let desk = file.spec.desk.filter(|desk| !is_taken(desk));
             lookup.origin().follow(lookup, file.lab.clone(), (desk, &known), dir);
         }
-        self.file = file;
+        (self.file, self.unknown) = (file, unknown);
         Ok(())
     }
 
@@ -158,7 +160,12 @@ impl Engine {
     /// # Errors
     /// Where a worker did not put the rules in force in time.
     pub(crate) fn make_true(&mut self) -> Result<(), String> {
-        let here = Here { boot_id: &self.boot_id, now_ns: clock::boottime_ns(), can: self.can };
+        let here = Here {
+            boot_id: &self.boot_id,
+            now_ns: clock::boottime_ns(),
+            can: self.can,
+            unknown: &self.unknown,
+        };
         let next = table::read(&self.file, &mut self.memory, here);
         self.count_refused();
         let old = std::mem::replace(&mut self.table, next);
@@ -415,6 +422,23 @@ impl Engine {
             unnamed_nodes: self.crew.lookup.has_unnamed_nodes(),
         }
     }
+}
+
+/// The file, and of each fault a field that this release does not know: a later one may mean by it that
+/// the fault does something else.
+fn parse(text: &str) -> serde_json::Result<(ProxyFile, BTreeMap<FaultName, String>)> {
+    let mut unknown = BTreeMap::new();
+    let mut text = serde_json::Deserializer::from_str(text);
+    let file = serde_ignored::deserialize(&mut text, |path| {
+        let path = path.to_string();
+        let of_fault = path.strip_prefix("spec.faults.").and_then(|path| path.split_once('.'));
+        match of_fault.and_then(|(name, field)| Some((name.parse().ok()?, field))) {
+            Some((name, field)) => drop(unknown.insert(name, field.to_owned())),
+            None => tracing::warn!(field = path, "proxy.json has a field of a later release"),
+        }
+    })?;
+    text.end()?;
+    Ok((file, unknown))
 }
 
 /// Who is kept out at the listeners of a node.

@@ -102,6 +102,8 @@ pub(crate) struct Here<'a> {
     /// Nanoseconds of CLOCK_BOOTTIME.
     pub(crate) now_ns: u64,
     pub(crate) can: Abilities,
+    /// Of each fault of the file, a field that this release does not know.
+    pub(crate) unknown: &'a BTreeMap<FaultName, String>,
 }
 
 /// Judges a file at a moment. Read again when [`Table::deadline_ns`] has come.
@@ -112,7 +114,10 @@ pub(crate) fn read(file: &ProxyFile, memory: &mut Memory, here: Here<'_>) -> Tab
     let mut acting = BTreeMap::new();
     for (name, fault) in &spec.faults {
         let known = remember(memory, name, fault, deadline(file, name, here), here);
-        let made = making(fault, here.can);
+        let made = match here.unknown.get(name) {
+            Some(field) => Err(format!("not in force: unknown field {field}; upgrade the proxy")),
+            None => making(fault, here.can),
+        };
         let standing = match (known.deadline_ns, &made) {
             (Some(end), _) if end <= here.now_ns => Standing::Expired,
             (_, Err(why)) => Standing::Refused(why.clone()),

@@ -53,6 +53,7 @@ impl Engine {
             can: _,
             crew,
             file: _,
+            unknown: _,
             memory,
             table,
             doors: _,

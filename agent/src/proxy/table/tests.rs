@@ -16,8 +16,9 @@ use super::*;
 const BOOT: &str = "this boot";
 
 fn here(now_ns: u64) -> Here<'static> {
+    static UNKNOWN: BTreeMap<FaultName, String> = BTreeMap::new();
     let can = Abilities { deafness: true, ..Abilities::default() };
-    Here { boot_id: BOOT, now_ns, can }
+    Here { boot_id: BOOT, now_ns, can, unknown: &UNKNOWN }
 }
 
 fn file(faults: &[(&str, LinkFault)]) -> ProxyFile {

@@ -105,6 +105,29 @@ fn a_file_of_the_release_before_is_understood() {
     assert!(is_silent(&far) && lab.report().faults[&fault("split")].active);
 }
 
+/// Half of a fault that is told to be in force would be worse than none of it.
+#[test]
+fn a_fault_with_a_field_of_a_later_release_is_not_in_force_and_says_so() {
+    let mut lab = Lab::start(&["x", "y", "z"]);
+    let (near, far) = lab.join("x", "y");
+    let (other, last) = lab.join("z", "y");
+    lab.inject("split", cut(Cut::Packets), &["x>y", "y>x"]);
+    lab.inject("later", cut(Cut::Packets), &["z>y", "y>z"]);
+    let mut file = serde_json::to_value(&lab.file).unwrap();
+    file["spec"]["faults"]["later"]["effect"]["shiny"] = true.into();
+    file["spec"]["more"] = 7.into();
+    fs::write(lab.home().join("proxy.json"), file.to_string()).unwrap();
+    let applied = lab.client().apply().unwrap();
+    let later = &applied.faults[&fault("later")];
+    let why = "not in force: unknown field effect.shiny; upgrade the proxy";
+    assert_eq!((later.active, later.why.as_deref()), (false, Some(why)));
+    pass(&other, &last, "passes");
+    (&mut &near).write_all(b"x").unwrap();
+    assert!(is_silent(&far) && applied.faults[&fault("split")].active, "others are in force");
+    // A release that knows it, or a fault without it.
+    assert!(lab.apply().faults[&fault("later")].active);
+}
+
 #[test]
 fn a_port_in_use_names_its_holder_and_is_taken_when_it_is_free() {
     let mut lab = Lab::prepare(&["x", "y"]);

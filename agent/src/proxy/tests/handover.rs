@@ -4,7 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -60,6 +60,9 @@ struct Load {
     stop: AtomicBool,
     talked: AtomicUsize,
     dialled: AtomicUsize,
+    /// How long the slowest answer to a single byte took of late, in microseconds, and how many came.
+    slowest_us: AtomicU64,
+    answers: AtomicUsize,
     /// Nobody dials any more.
     done: AtomicBool,
 }
@@ -73,6 +76,25 @@ impl Load {
             }
             thread::spawn(move || echo(stream));
         }
+    }
+
+    /// Asks for one byte after the other: what shows how long all stands still.
+    fn ping(&self, mut stream: &TcpStream) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            stream.write_all(b"p").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            let took = u64::try_from(began.elapsed().as_micros()).unwrap();
+            self.slowest_us.fetch_max(took, Ordering::Relaxed);
+            self.answers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How long the slowest answer took until now, and begins anew.
+    fn slowest(&self) -> Duration {
+        let before = self.answers.load(Ordering::Relaxed);
+        eventually("answers come", || self.answers.load(Ordering::Relaxed) > before);
+        Duration::from_micros(self.slowest_us.swap(0, Ordering::Relaxed))
     }
 
     /// Opens one connection after the other.
@@ -132,6 +154,7 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
         .collect();
     // Nobody reads these before the end: their pipes and buffers are full.
     let bulks: Vec<(TcpStream, TcpStream)> = (0..BULKS).map(|_| lab.join("x", "v")).collect();
+    let pinged = join("x");
     let listen = lab.listen("y");
     let server = lab.server("y").try_clone().unwrap();
     let upstream = server.local_addr().unwrap();
@@ -151,6 +174,7 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
                 near.shutdown(Shutdown::Write).unwrap();
             });
         }
+        scope.spawn(|| load.ping(&pinged));
         scope.spawn(move || load.accept(&server));
         scope.spawn(move || load.dial(dialler, listen, upstream));
         let _whatever_happens = Stop(&load.stop);
@@ -168,9 +192,13 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
             } else {
                 lab.write()
             }
+            let usual = load.slowest();
             let began = Instant::now();
             lab.hand_over();
-            println!("hand-over {round} took {:?}", began.elapsed());
+            let (took, slowest) = (began.elapsed(), load.slowest());
+            println!(
+                "hand-over {round} took {took:?}: answers came after {slowest:?} at most, {usual:?} before"
+            );
         }
         load.stop.store(true, Ordering::Relaxed);
         for (seed, (_, far)) in bulks.iter().enumerate() {

@@ -56,6 +56,10 @@ fn streams_arrive_whole_or_end_as_promised() {
     let first = number("FAULTBED_SEED").unwrap_or_else(rand::random);
     let rounds = number("FAULTBED_STREAM_ROUNDS").unwrap_or(ROUNDS);
     let wanted = number("FAULTBED_STREAM_MB").unwrap_or(MEGABYTES) << 20;
+    // Before anything can hang.
+    let last = first.saturating_add(rounds.saturating_sub(1));
+    let note = format!("seeds {first} to {last}; one of them again: {}", replay(first));
+    writeln!(std::io::stderr(), "{note}").expect("print the seed");
     let began = Instant::now();
     let next = Mutex::new((first, 0_u64));
     let run = || loop {

@@ -27,8 +27,11 @@ const STEADY_BYTES_MAX: u64 = 24 << 20;
 const SHORT_BYTES_MAX: u64 = 1 << 20;
 /// Steady connections, dialled by turns from both sides.
 const STEADY: u64 = 4;
-/// No fault lasts this long, nor anything that it leaves behind.
+/// When the plan is over, nothing that it leaves behind lasts longer than this and as long again as the
+/// plan itself did: a kernel that was not heard waits at most twice as long before it tries once more.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A read or a write that gets nowhere looks this often whether it may go on waiting.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How one direction of a connection ended, as its reader saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,8 @@ pub(super) struct Traffic {
     seed: u64,
     began: Instant,
     stop: Arc<AtomicBool>,
+    /// When the plan was over.
+    stopped: Mutex<Option<Instant>>,
     done: Arc<AtomicBool>,
     last: AtomicU64,
     open: AtomicU64,
@@ -96,6 +101,7 @@ impl Traffic {
             seed,
             began: Instant::now(),
             stop: Arc::default(),
+            stopped: Mutex::default(),
             done: Arc::default(),
             last: AtomicU64::new(0),
             open: AtomicU64::new(0),
@@ -165,8 +171,9 @@ impl Traffic {
 
     /// Has every connection end in order, and tells what became of each direction.
     pub(super) fn finish(&self) -> Vec<Outcome> {
+        *self.stopped.lock().expect("no thread failed") = Some(Instant::now());
         self.stop.store(true, Ordering::SeqCst);
-        let end = Instant::now() + 2 * PATIENCE;
+        let end = Instant::now() + 2 * (PATIENCE + self.age());
         while self.open.load(Ordering::SeqCst) > 0 && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
         }
@@ -193,6 +200,30 @@ impl Traffic {
         outcomes
     }
 
+    /// Whether an error of a read or a write is only that nothing came, and something may come yet.
+    fn may_wait(&self, error: &io::Error) -> bool {
+        let stopped = *self.stopped.lock().expect("no thread failed");
+        let in_time = |at: Instant| at.elapsed() < PATIENCE + self.age_at(at);
+        match error.kind() {
+            io::ErrorKind::Interrupted => true,
+            io::ErrorKind::WouldBlock => {
+                !self.done.load(Ordering::SeqCst) && stopped.is_none_or(in_time)
+            }
+            _ => false,
+        }
+    }
+
+    fn write_all(&self, mut out: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match out.write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if self.may_wait(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn age_at(&self, at: Instant) -> Duration {
         at.duration_since(self.began)
     }
@@ -210,7 +241,7 @@ impl Traffic {
     ) {
         self.note(connection, |record| record.began = Some(Instant::now()));
         self.open.fetch_add(1, Ordering::SeqCst);
-        if (&stream).write_all(&connection.to_be_bytes()).is_ok() {
+        if self.write_all(&stream, &connection.to_be_bytes()).is_ok() {
             self.talk(scope, connection, stream, true, length);
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
@@ -259,8 +290,8 @@ impl Traffic {
         forward: bool,
         length: u64,
     ) {
-        stream.set_read_timeout(Some(PATIENCE)).expect("set patience");
-        stream.set_write_timeout(Some(PATIENCE)).expect("set patience");
+        stream.set_read_timeout(Some(LOOK)).expect("set patience");
+        stream.set_write_timeout(Some(LOOK)).expect("set patience");
         let (own, other) = if forward { (0, 1) } else { (1, 0) };
         let out = stream.try_clone().expect("clone the stream");
         let writer = scope.spawn(move || {
@@ -277,7 +308,7 @@ impl Traffic {
 
     fn write(
         &self,
-        mut out: &TcpStream,
+        out: &TcpStream,
         pattern: Pattern,
         length: u64,
         steady: bool,
@@ -297,7 +328,7 @@ impl Traffic {
             size = size * 5 % WRITE_BYTES + 1;
             let part = &mut buffer[..size];
             pattern.fill(sent, part);
-            out.write_all(part)?;
+            self.write_all(out, part)?;
             sent += size as u64;
         }
         Ok(sent)
@@ -318,7 +349,7 @@ impl Traffic {
                     got += count as u64;
                     self.was_busy.store(true, Ordering::Relaxed);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.may_wait(&error) => {}
                 Err(error) => return (got, Ending::Error(error.kind())),
             }
         }
