@@ -34,7 +34,8 @@ const SOCKET_PATH_MAX: usize = 108;
 const TABLES: &str = "create table if not exists repositories \
     (repository_id bigint primary key, relative_path text not null, \"primary\" text); \
     create table if not exists storage_repositories \
-    (repository_id bigint, storage text, generation bigint, primary key (repository_id, storage))";
+    (repository_id bigint, storage text, generation bigint, primary key (repository_id, storage)); \
+    create index concurrently if not exists by_storage on storage_repositories (storage)";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
