@@ -246,6 +246,9 @@ pub struct NodeOrders {
     pub far: Option<FarDials>,
     /// Stand still.
     pub pause: Option<PauseUntil>,
+    /// Let the disk stand still.
+    #[serde(default)]
+    pub stall: Option<PauseUntil>,
 }
 
 /// Until when a node stands still.

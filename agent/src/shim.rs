@@ -19,6 +19,7 @@ mod output;
 mod peer_memory;
 mod ports;
 mod sockaddr;
+mod stall;
 mod start;
 mod supervise;
 mod tree;

@@ -33,7 +33,22 @@ pub struct Blueprint {
     pub effects: BTreeMap<String, Effect>,
 }
 
+impl Role {
+    /// The scheme of a port.
+    #[must_use]
+    pub fn url(&self, port: &PortName, is_tls: bool) -> Option<&String> {
+        let over = self.tls.as_ref().filter(|_| is_tls).and_then(|tls| tls.urls.get(port));
+        over.or_else(|| self.ports.get(port)?.url.as_ref())
+    }
+}
+
 impl Blueprint {
+    /// The first role whose nodes cannot speak TLS with each other.
+    #[must_use]
+    pub fn without_tls(&self) -> Option<&RoleName> {
+        self.roles.iter().find(|(_, role)| role.tls.is_none()).map(|(name, _)| name)
+    }
+
     /// The one role of a simple blueprint: its nodes are named without it.
     #[must_use]
     pub fn only_role(&self) -> Option<&RoleName> {
@@ -110,6 +125,40 @@ pub struct Role {
     /// Arguments that print its version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub version: Vec<String>,
+    /// What of that must be so, where it tells the program from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_rule: Option<VersionRule>,
+    /// What is added where the members of a cluster speak TLS; without it they cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsRule>,
+    /// Other programs that its commands run; without them no node starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+}
+
+/// `tls`: what a node gets besides where its cluster has `tls = true`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TlsRule {
+    /// Arguments after all others of the blueprint.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<Template>,
+    /// Environment over the blueprint's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, Template>,
+    /// Schemes in place of those of ports.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub urls: BTreeMap<PortName, String>,
+}
+
+/// `version = { args, like, min }`: which program this is, and which versions of it will do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRule {
+    /// A regular expression that the first line of the version matches; its first group is the number.
+    pub like: String,
+    /// The oldest that will do, compared number by number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<String>,
 }
 
 /// The number of a signal that is named like `SIGTERM`; Linux on x86 and ARM.

@@ -131,6 +131,9 @@ pub struct FaultSpec {
     /// Node effect: stopped gracefully and kept down until the fault ends.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stop: bool,
+    /// Node effect: nothing that the node writes gets to its disk, and it waits for that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub disk_stall: bool,
     /// Node effect: one that the cluster's blueprint defines as `[effect.NAME]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effect: Option<String>,

@@ -9,14 +9,18 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    blueprint::VersionRule,
     duration::Span,
     generation::{FaultRevision, Generation, Incarnation},
-    name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    name::{
+        BlueprintName, ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName,
+    },
     port_block::FarDials,
     probe::{Probe, RoleProbe},
     program::Pushed,
     proxy_spec::ProxySpec,
     spec::OnCrash,
+    tls::NodeTls,
 };
 
 /// What one host must make true.
@@ -83,6 +87,9 @@ pub struct LeaseTerm {
 pub struct NodeSpec {
     /// The cluster it is of.
     pub cluster: ClusterName,
+    /// The kind of database that it is of; `None` in the orders of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blueprint: Option<BlueprintName>,
     /// Its role.
     pub role: RoleName,
     /// Whether it should run.
@@ -179,6 +186,15 @@ pub struct Launch {
     /// Arguments that make the program print its version, such as `["--version"]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub version: Vec<String>,
+    /// What that must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_rule: Option<VersionRule>,
+    /// What its certificate is made from, where it needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<NodeTls>,
+    /// Other programs that must be there, found as the program is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
 }
 
 /// A command that sets up the whole cluster, run on one node.
@@ -263,6 +279,8 @@ pub struct NodeFault {
 pub enum NodeEffect {
     /// Every process of it stands still.
     Pause,
+    /// What it asks its disk to keep is not kept, and it waits for the answer.
+    DiskStall,
     /// It is kept down.
     Down(StopBy),
     /// A blueprint's own effect: `on` when it begins and after each restart, `off` when it ends.

@@ -40,4 +40,5 @@ pub mod status;
 pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 pub mod trust;

@@ -190,6 +190,10 @@ pub struct BinaryReport {
     pub version: Option<String>,
 }
 
+/// How it begins to say why a node's shim has nothing to answer: neither does the kernel ask it for the name of
+/// a connection, nor before a call that waits for a disk.
+pub const NO_LISTENER: &str = "no seccomp listener";
+
 /// How a node's connections are told from others'.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

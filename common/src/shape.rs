@@ -134,6 +134,8 @@ pub fn node_effect(spec: &FaultSpec, node: &NodeName) -> Option<NodeEffect> {
         None
     } else if spec.pause {
         Some(NodeEffect::Pause)
+    } else if spec.disk_stall {
+        Some(NodeEffect::DiskStall)
     } else if spec.kill {
         Some(NodeEffect::Down(StopBy::Signal(SIGKILL)))
     } else {

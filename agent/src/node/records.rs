@@ -86,9 +86,12 @@ pub struct ShimOrders {
     /// Whether all processes of the node stand still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
+    /// Whether its calls that wait for a disk wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall: Option<Pause>,
 }
 
-/// A pause.
+/// A pause, of all processes or of their disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     /// Its end on CLOCK_BOOTTIME, kept by the shim even if everybody else is dead; `None` is until

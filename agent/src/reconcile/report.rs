@@ -7,8 +7,8 @@ use faultbed_common::{
     host_spec::NodeEffect,
     name::{FaultName, HostName, NodeName},
     report::{
-        BinaryReport, ExitReport, FaultReport, HostReport, Identity, NodeReport, NodeState,
-        ProxyReport,
+        BinaryReport, ExitReport, FaultReport, HostReport, Identity, NO_LISTENER, NodeReport,
+        NodeState, ProxyReport,
     },
 };
 
@@ -239,7 +239,10 @@ pub fn node_faults(findings: &Findings<'_>) -> BTreeMap<FaultName, FaultReport> 
         for (name, fault) in &spec.faults {
             let is_over = accepted.is_over(name, findings.now);
             let missing = match observed {
-                Some(observed) => not_in_force(observed, name, &fault.effect),
+                Some(observed) => {
+                    let identity = findings.facts.get(node).map(|facts| &facts.identity);
+                    not_in_force(observed, name, &fault.effect, identity)
+                }
                 None => Some("it does not run".to_owned()),
             };
             let entry = found.entry(name.clone()).or_insert_with(|| FaultReport {
@@ -262,11 +265,25 @@ pub fn node_faults(findings: &Findings<'_>) -> BTreeMap<FaultName, FaultReport> 
 }
 
 /// Why a fault does not hold a node, although it should.
-fn not_in_force(observed: &ObservedNode, name: &FaultName, effect: &NodeEffect) -> Option<String> {
+fn not_in_force(
+    observed: &ObservedNode,
+    name: &FaultName,
+    effect: &NodeEffect,
+    identity: Option<&Identity>,
+) -> Option<String> {
     match (effect, &observed.run) {
         (_, Run::Unknown { why }) => Some(why.clone()),
         (NodeEffect::Pause, Run::Running(running)) if running.paused => None,
         (NodeEffect::Pause, Run::Running(_)) => Some("it is not held yet".to_owned()),
+        (NodeEffect::DiskStall, Run::Running(_)) => match identity {
+            Some(Identity::Lookup(why)) if why.starts_with(NO_LISTENER) => {
+                Some(format!("its calls that wait for a disk cannot be held here: {why}"))
+            }
+            _ => {
+                let is_told = observed.orders.as_ref().is_some_and(|o| o.stall.is_some());
+                (!is_told).then(|| "its shim was not told yet".to_owned())
+            }
+        },
         (NodeEffect::Down(_), Run::Running(_)) => Some("it still runs".to_owned()),
         (NodeEffect::Down(_), Run::None | Run::Ended(_)) => None,
         (NodeEffect::Custom { .. }, Run::Running(running)) => {
@@ -274,9 +291,10 @@ fn not_in_force(observed: &ObservedNode, name: &FaultName, effect: &NodeEffect) 
             let is_on = mark.is_some_and(|mark| mark.on_in == Some(running.incarnation));
             (!is_on).then(|| "it is not switched on yet".to_owned())
         }
-        (NodeEffect::Pause | NodeEffect::Custom { .. }, Run::None | Run::Ended(_)) => {
-            Some("it does not run".to_owned())
-        }
+        (
+            NodeEffect::Pause | NodeEffect::DiskStall | NodeEffect::Custom { .. },
+            Run::None | Run::Ended(_),
+        ) => Some("it does not run".to_owned()),
     }
 }
 

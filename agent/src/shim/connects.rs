@@ -1,5 +1,6 @@
 //! The thread that answers for connects: binds those to proxies of the lab to what names the node.
-//! What would listen where a proxy does is bound to the private address.
+//! What would listen where a proxy does is bound to the private address, and what waits for a disk that
+//! is to stand still is not answered before it may go on.
 //!
 //! While it works on a call, the calling thread of the node waits, so it does nothing else: no file,
 //! no allocation, no lock but the one around a table that is swapped whole. Whatever happens, the
@@ -12,7 +13,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     panic::{self, AssertUnwindSafe},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -26,9 +27,11 @@ use rustix::{
 };
 
 use super::{
+    filter::SYNCS,
     peer_memory::{RawAddress, read_address, read_message_address},
     ports::Ports,
     sockaddr::{DialTable, Source, bindable, parse},
+    stall::Stall,
 };
 use crate::node::records::IdentityRecord;
 
@@ -52,6 +55,10 @@ pub(super) struct Shared {
     announced: AtomicBool,
     /// Wakes the main thread, which writes the counters down.
     wake: OwnedFd,
+    /// Calls that wait for a disk.
+    stall: Stall,
+    /// Where the answers go that calls which waited get in the end.
+    answers: OnceLock<OwnedFd>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +74,21 @@ impl Shared {
     /// `wake` is an eventfd that is written when counters change after [`Shared::record`].
     pub(super) fn new(dials: DialTable, wake: OwnedFd) -> Self {
         let (dials, counters) = (Mutex::new(dials), Counters::default());
-        Self { dials, counters, announced: AtomicBool::new(false), wake }
+        let (announced, stall) = (AtomicBool::new(false), Stall::default());
+        Self { dials, counters, announced, wake, stall, answers: OnceLock::new() }
+    }
+
+    /// Keeps calls that wait for a disk waiting from now on, or lets them go on. Without a listener
+    /// there are none.
+    pub(super) fn stall(&self, stands_still: bool) {
+        if stands_still {
+            self.stall.begin();
+            return;
+        }
+        let waited = self.stall.end();
+        if let Some(listener) = self.answers.get() {
+            waited.into_iter().for_each(|call| answer(listener, call, None));
+        }
     }
 
     /// Puts another table in the place of the current one.
@@ -169,6 +190,8 @@ struct Call {
 /// Starts the thread. It ends when the last process under the filter has.
 pub(super) fn spawn(listener: OwnedFd, shared: Arc<Shared>, private: IpAddr) -> io::Result<()> {
     let threads = probe_pidfd_thread();
+    // Set once, before anybody could ask.
+    shared.answers.set(listener.try_clone()?).ok();
     let (callers, ports) = (Callers::default(), Ports::open());
     let mut desk = Desk { listener, shared, private, threads, callers, ports };
     let thread = std::thread::Builder::new().name("connects".to_owned()).stack_size(STACK_BYTES);
@@ -197,6 +220,12 @@ impl Desk {
                 Ok(call) => {
                     // Without an answer the node would hang, and without this thread each of its
                     // connects would fail: a mistake of ours must cost no more than one name.
+                    if SYNCS.contains(&call.number) || call.number == libc::SYS_msync {
+                        if !self.shared.stall.hold(call.id) {
+                            answer(&self.listener, call.id, None);
+                        }
+                        continue;
+                    }
                     if call.number == libc::SYS_bind {
                         let done = panic::catch_unwind(AssertUnwindSafe(|| self.listen(&call)));
                         answer(&self.listener, call.id, done.ok().flatten());

@@ -1,8 +1,8 @@
-//! The seccomp filter that makes the kernel ask the shim before each connect and bind of the node.
+//! The seccomp filter that makes the kernel ask the shim before each connect, bind and sync of the node.
 //!
-//! It refuses nothing but io_uring: `connect`, sends that open a connection (TCP fast open), and `bind`
-//! wait for the shim's answer, which is to go on, or for a bind that it was done. io_uring would do
-//! both without asking.
+//! It refuses nothing but io_uring: `connect`, sends that open a connection (TCP fast open), `bind`, and
+//! what waits for a disk wait for the shim's answer, which is to go on, or for a bind that it was done.
+//! io_uring would do all of it without asking.
 
 use std::os::fd::OwnedFd;
 
@@ -12,6 +12,8 @@ use super::start::own;
 
 /// Flag of the send calls that also connects.
 const MSG_FASTOPEN: u32 = 0x2000_0000;
+/// Flag of `msync` that waits for the disk.
+const MS_SYNC: u32 = libc::MS_SYNC as u32;
 /// The size of a `sockaddr_un`: programs in C pass it whole, and it spares them the round trip.
 const SOCKADDR_UN_BYTES: u32 = 110;
 /// The size of a `sockaddr_in`, the least that can name a proxy.
@@ -92,9 +94,29 @@ pub(super) fn program() -> Vec<libc::sock_filter> {
             give(ALLOW),
         ]);
     }
+    for call in SYNCS {
+        program.extend([unless(JUMP_EQUAL, number_of(call), 1), give(ASK)]);
+    }
+    program.extend([
+        unless(JUMP_EQUAL, number_of(libc::SYS_msync), 4),
+        load(argument_at(2)),
+        unless(JUMP_BITS, MS_SYNC, 1),
+        give(ASK),
+        give(ALLOW),
+    ]);
     program.push(give(ALLOW));
     program
 }
+
+/// Calls that come back when a disk has what was written. Writes that wait for it by themselves
+/// (`O_DSYNC`, `O_DIRECT`) cannot be told from others by their arguments.
+pub(super) const SYNCS: [libc::c_long; 5] = [
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_sync_file_range,
+    libc::SYS_syncfs,
+    libc::SYS_sync,
+];
 
 /// Puts the filter on this process and all it will start; returns the listener, closed on exec.
 ///
@@ -172,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_opens_a_connection_or_binds_asks() {
+    fn only_what_opens_a_connection_binds_or_waits_for_a_disk_asks() {
         let on = |call, arguments| verdict(NATIVE_ARCH, call, arguments);
         let fastopen = u64::from(MSG_FASTOPEN) | 0x4000;
         assert_eq!(on(libc::SYS_connect, [3, 9, 16, 0, 0, 0]), ASK, "sockaddr_in");
@@ -188,6 +210,10 @@ mod tests {
         assert_eq!(on(libc::SYS_sendmsg, [3, 9, 0x4000, 0, 0, 0]), ALLOW);
         assert_eq!(on(libc::SYS_sendmmsg, [3, 9, 1, fastopen, 0, 0]), ASK);
         assert_eq!(on(libc::SYS_io_uring_setup, [0; 6]), NO_SUCH_CALL);
+        assert_eq!(on(libc::SYS_fsync, [3, 0, 0, 0, 0, 0]), ASK);
+        assert_eq!(on(libc::SYS_fdatasync, [3, 0, 0, 0, 0, 0]), ASK);
+        assert_eq!(on(libc::SYS_msync, [9, 4096, 4, 0, 0, 0]), ASK);
+        assert_eq!(on(libc::SYS_msync, [9, 4096, 1, 0, 0, 0]), ALLOW, "MS_ASYNC");
         assert_eq!(on(libc::SYS_write, [u64::MAX; 6]), ALLOW);
         assert_eq!(verdict(0x4000_0003, libc::SYS_connect, [3, 9, 16, 0, 0, 0]), ALLOW, "32 bit");
     }

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use faultbed_common::report::NO_LISTENER;
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
     time::{
@@ -65,6 +66,7 @@ pub(super) struct Shim {
     timer: OwnedFd,
     paused: bool,
     pause: Option<Pause>,
+    stall: Option<Pause>,
     shared: Arc<Shared>,
     no_listener: Option<String>,
     identity_written: Option<(IdentityRecord, Instant)>,
@@ -92,7 +94,7 @@ impl Shim {
                 connects::spawn(listener, Arc::clone(&shared), spec.private)?;
                 None
             }
-            Err(errno) => Some(format!("no seccomp listener: {}", io::Error::from(errno))),
+            Err(errno) => Some(format!("{NO_LISTENER}: {}", io::Error::from(errno))),
         };
         let timer_flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         Ok(Self {
@@ -104,6 +106,7 @@ impl Shim {
             timer: timerfd_create(TimerfdClockId::Boottime, timer_flags)?,
             paused: false,
             pause: orders.pause,
+            stall: orders.stall,
             shared,
             no_listener,
             identity_written: None,
@@ -115,14 +118,14 @@ impl Shim {
 
     /// Stays with the node until nothing of it is left and that is on disk.
     pub(super) fn run(&mut self) {
-        self.apply_pause();
+        self.apply_pauses();
         let mut chunk = vec![0; CHUNK_BYTES];
         while self.ended.is_none() && !self.told_to_end {
             let wait = self.write_identity();
             self.wait_for_events(wait);
             self.hear_signals();
             self.read_log(&mut chunk, CHUNKS_MAX);
-            self.end_pause_in_time();
+            self.end_pauses_in_time();
         }
         let killed = self.end_tree(&mut chunk);
         self.drain_log(&mut chunk);
@@ -163,16 +166,21 @@ impl Shim {
     fn read_orders(&mut self) {
         let Ok(Some(orders)) = read_record::<ShimOrders>(&self.dir, ORDERS_FILE) else { return };
         self.shared.set_dials(DialTable::new(&orders.dials, orders.far.as_ref()));
-        self.pause = orders.pause;
-        self.apply_pause();
+        (self.pause, self.stall) = (orders.pause, orders.stall);
+        self.apply_pauses();
     }
 
-    /// Makes the tree stand or run as ordered, and sets the timer for the end of it.
-    fn apply_pause(&mut self) {
+    /// Makes the tree and its disk stand or go on as ordered, and sets the timer for the next end.
+    fn apply_pauses(&mut self) {
         let now = clock::boottime_ns();
-        let holds = self.pause.filter(|p| p.until_boottime_ns.is_none_or(|until| until > now));
+        let holds = |pause: Option<Pause>| {
+            pause.filter(|pause| pause.until_boottime_ns.is_none_or(|until| until > now))
+        };
+        let (holds, stall) = (holds(self.pause), holds(self.stall));
         // Before the tree stands still, so that nothing can come between the two.
-        self.set_timer(holds.and_then(|pause| pause.until_boottime_ns));
+        let ends = [holds, stall].into_iter().flatten().filter_map(|pause| pause.until_boottime_ns);
+        self.set_timer(ends.min());
+        self.shared.stall(stall.is_some());
         match (holds.is_some(), self.paused) {
             (true, false) => tree::stop_all(),
             (false, true) => tree::continue_all(),
@@ -192,10 +200,10 @@ impl Shim {
         let _cannot_fail = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once);
     }
 
-    fn end_pause_in_time(&mut self) {
+    fn end_pauses_in_time(&mut self) {
         let mut count = [0; 8];
         if rustix::io::read(&self.timer, &mut count).is_ok() {
-            self.apply_pause();
+            self.apply_pauses();
         }
     }
 

@@ -107,6 +107,7 @@ fn read_nodes(section: &Section<'_>, spec: &mut FaultSpec) {
     spec.pause = truth(section, "pause");
     spec.kill = truth(section, "kill");
     spec.stop = truth(section, "stop");
+    spec.disk_stall = truth(section, "disk_stall");
     let effect = section.get("effect");
     spec.effect = effect.and_then(|item| item.filled_text()).map(str::to_owned);
 }

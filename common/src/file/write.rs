@@ -22,6 +22,7 @@ pub fn to_toml_cluster(name: &ClusterName, spec: &ClusterSpec) -> String {
     });
     field(&mut out, "on_crash", on_crash);
     field(&mut out, "lease", quoted(spec.lease));
+    field(&mut out, "tls", flag(spec.tls));
     for (role, spec) in &spec.roles {
         let _ = write!(out, "\n[cluster.{name}.{role}]\n{}", RoleText(spec));
     }
@@ -84,6 +85,7 @@ fn write_effects(out: &mut String, spec: &FaultSpec) {
     field(out, "pause", flag(spec.pause));
     field(out, "kill", flag(spec.kill));
     field(out, "stop", flag(spec.stop));
+    field(out, "disk_stall", flag(spec.disk_stall));
     field(out, "effect", spec.effect.as_deref().map(text));
 }
 

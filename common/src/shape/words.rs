@@ -120,6 +120,7 @@ fn node_word(spec: &FaultSpec) -> &str {
         _ if spec.pause => "pause",
         _ if spec.kill => "kill",
         _ if spec.stop => "stop",
+        _ if spec.disk_stall => "disk-stall",
         Some(effect) => effect,
         None => "effect",
     }

@@ -341,7 +341,7 @@ impl InjectArgs {
         if !is_placed {
             let place = match spec.effect {
                 Some(_) => "--on kv-1",
-                None if spec.pause || spec.kill || spec.stop => "--on kv-1",
+                None if spec.pause || spec.kill || spec.stop || spec.disk_stall => "--on kv-1",
                 None => "--between kv-1 kv-2",
             };
             return Err(Failure::refused(

@@ -258,18 +258,24 @@ impl View<'_> {
         let (Goal::Up(spec) | Goal::Down { spec, .. }) = goal else {
             return self.observed.orders.clone().unwrap_or_default();
         };
-        let pauses = spec.faults.iter().filter(|(name, fault)| {
-            fault.effect == NodeEffect::Pause && !self.wanted.is_over(name, self.now)
-        });
         // Of several pauses the one that ends last holds; one without an end outlasts all.
-        let pause = pauses
-            .map(|(name, _)| self.wanted.ends(name).map_or(u64::MAX, BootTime::ns))
-            .max()
-            .map(|ns| match ns {
+        let until = |effect: NodeEffect| {
+            let faults = spec.faults.iter().filter(|(name, fault)| {
+                fault.effect == effect && !self.wanted.is_over(name, self.now)
+            });
+            let ends =
+                faults.map(|(name, _)| self.wanted.ends(name).map_or(u64::MAX, BootTime::ns));
+            ends.max().map(|ns| match ns {
                 u64::MAX => PauseUntil::Healed,
                 ns => PauseUntil::BoottimeNs(ns),
-            });
-        NodeOrders { dials: spec.dials.clone(), far: spec.far.clone(), pause }
+            })
+        };
+        NodeOrders {
+            dials: spec.dials.clone(),
+            far: spec.far.clone(),
+            pause: until(NodeEffect::Pause),
+            stall: until(NodeEffect::DiskStall),
+        }
     }
 
     /// When the next fault of this node ends, or its lease.

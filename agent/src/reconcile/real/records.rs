@@ -22,12 +22,28 @@ pub(super) fn shim_orders(orders: &NodeOrders) -> ShimOrders {
     ShimOrders {
         dials: orders.dials.clone(),
         far: orders.far.clone(),
-        pause: orders.pause.map(|until| Pause {
-            until_boottime_ns: match until {
-                PauseUntil::Healed => None,
-                PauseUntil::BoottimeNs(ns) => Some(ns),
-            },
-        }),
+        pause: orders.pause.map(pause),
+        stall: orders.stall.map(pause),
+    }
+}
+
+fn pause(until: PauseUntil) -> Pause {
+    Pause {
+        until_boottime_ns: match until {
+            PauseUntil::Healed => None,
+            PauseUntil::BoottimeNs(ns) => Some(ns),
+        },
+    }
+}
+
+pub(super) fn node_orders(orders: ShimOrders) -> NodeOrders {
+    let until =
+        |pause: Pause| pause.until_boottime_ns.map_or(PauseUntil::Healed, PauseUntil::BoottimeNs);
+    NodeOrders {
+        dials: orders.dials,
+        far: orders.far,
+        pause: orders.pause.map(until),
+        stall: orders.stall.map(until),
     }
 }
 

@@ -71,6 +71,7 @@ fn node_effects(spec: &FaultSpec) -> Vec<&'static str> {
         ("pause", spec.pause),
         ("kill", spec.kill),
         ("stop", spec.stop),
+        ("disk_stall", spec.disk_stall),
         ("effect", spec.effect.is_some()),
     ];
     named.into_iter().filter_map(|(word, is)| is.then_some(word)).collect()
@@ -99,9 +100,9 @@ pub(super) fn on_nodes(spec: &FaultSpec) -> Result<(), ShapeError> {
     }
     match node_effects(spec).as_slice() {
         [_] => Ok(()),
-        [] => {
-            Err(malformed("`on` needs an effect: `pause`, `kill`, `stop` or `effect = \"NAME\"`"))
-        }
+        [] => Err(malformed(
+            "`on` needs an effect: `pause`, `kill`, `stop`, `disk_stall` or `effect = \"NAME\"`",
+        )),
         many => {
             let message = format!("{} exclude each other: write one", many.join(", "));
             Err(malformed(&message))

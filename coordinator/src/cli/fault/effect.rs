@@ -93,7 +93,7 @@ macro_rules! much {
 }
 
 /// Every effect, as the help lists them.
-const EFFECTS: [Known; 23] = [
+const EFFECTS: [Known; 24] = [
     bare!("cut", cut, "nothing passes, as if the cable were pulled"),
     Known {
         word: "latency",
@@ -170,6 +170,7 @@ const EFFECTS: [Known; 23] = [
     bare!("pause", pause, "all processes stand still (--on)"),
     bare!("kill", kill, "SIGKILL, and down until it ends (--on)"),
     bare!("stop", stop, "stopped, and down until it ends (--on)"),
+    bare!("disk-stall", disk_stall, "what it syncs to disk does not get there (--on)"),
     // Also without this word, unless its name is one of these.
     much!("effect", effect, "NAME", "the blueprint's own of this name (--on)"),
     Known {

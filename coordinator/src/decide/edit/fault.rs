@@ -8,6 +8,7 @@ use faultbed_common::{
     host_spec::Wanted,
     lab::{Cluster, Ended, Fault, Origin, Phase, Placement, Resolved},
     name::{ClusterName, FaultName, NodeName},
+    report::{Identity, NO_LISTENER},
     shape,
     spec::SPEC_BYTES_MAX,
     target,
@@ -128,6 +129,7 @@ pub(super) fn accept(
                     Some(why) => Phase::Pending { why },
                     None => {
                         check_grade(change, spec, &resolved).map_err(|why| refuse(&why))?;
+                        check_disk(change, spec, &resolved).map_err(|why| refuse(&why))?;
                         Phase::Active { since_unix_ms: change.asked.now_unix_ms }
                     }
                 };
@@ -152,6 +154,21 @@ pub(super) fn accept(
         ended_because: None,
     };
     change.lab.faults.insert(name.clone(), fault);
+    Ok(())
+}
+
+/// Whether the hosts can make the disks of these nodes stand still, as far as they have said.
+fn check_disk(change: &Change<'_>, spec: &FaultSpec, resolved: &Resolved) -> Result<(), String> {
+    for node in resolved.nodes.iter().filter(|_| spec.disk_stall) {
+        let identity = change.seen(node).map(|seen| &seen.identity);
+        let Some(Identity::Lookup(why)) = identity else { continue };
+        if why.starts_with(NO_LISTENER) {
+            return Err(format!(
+                "the disk of {node} cannot be made to stand still, as its host lets nobody answer for \
+                 its system calls ({why}); `faultbed doctor` says what the host lacks"
+            ));
+        }
+    }
     Ok(())
 }
 

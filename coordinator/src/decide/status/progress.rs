@@ -131,7 +131,7 @@ fn is_as_faults_want(view: &View<'_>, node: &NodeStatus) -> bool {
         NodeEffect::Down(_) => {
             matches!(node.observed, NodeState::Absent | NodeState::Stopped | NodeState::Killed)
         }
-        NodeEffect::Custom { .. } => false,
+        NodeEffect::DiskStall | NodeEffect::Custom { .. } => false,
     })
 }
 
