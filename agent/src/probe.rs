@@ -9,6 +9,7 @@ mod http;
 mod log;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -264,7 +265,7 @@ impl Asker {
         let asking = async {
             match &probe.ask {
                 Ask::Http { method, url, body } => {
-                    let answer = self.http.ask(method, url, body).await?;
+                    let answer = self.http.ask(&self.dir, (method, url), body).await?;
                     let is_success = (200..300).contains(&answer.status);
                     Ok((answer, is_success))
                 }

@@ -19,10 +19,13 @@ use crate::{
     generation::{FaultRevision, Generation, Incarnation},
     host_spec::{StopBy, Wanted},
     link::{Link, Party},
-    name::{ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName},
+    name::{
+        BlueprintName, ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName,
+    },
     port_block::PortBlock,
     program::Pushed,
     spec::ClusterSpec,
+    tls::ClusterAuthority,
 };
 
 pub use host::{Host, LABEL_BYTES_MAX, LABELS_MAX, Said, check_label};
@@ -53,6 +56,32 @@ pub struct Lab {
     /// them counts for nothing until they are admitted again (the last [`REMOVED_HOSTS_MAX`]).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed_hosts: BTreeMap<HostName, RemovedHost>,
+    /// Data of clusters that were removed and left it on their hosts, by the cluster's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept: BTreeMap<ClusterName, KeptData>,
+}
+
+/// What a cluster that was removed left on its hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptData {
+    /// The kind of database; `None` while the cluster is there and only nodes of it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blueprint: Option<BlueprintName>,
+    /// Its last members, which find each other again in the same places.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<NodeName, KeptNode>,
+    /// Nodes that had left it before, which nobody takes for members any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left: BTreeMap<NodeName, HostName>,
+}
+
+/// Where a member was, as its data knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptNode {
+    /// Its host.
+    pub host: HostName,
+    /// Its ports.
+    pub ports: BTreeMap<PortName, u16>,
 }
 
 /// What holds for a lab as a whole.
@@ -128,6 +157,7 @@ impl Lab {
             removed_wiped: BTreeMap::new(),
             settings: Settings::default(),
             removed_hosts: BTreeMap::new(),
+            kept: BTreeMap::new(),
         }
     }
 
@@ -215,6 +245,9 @@ pub struct Cluster {
     /// How long it may run, where that is bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// Who signs for its members, where they speak TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<ClusterAuthority>,
 }
 
 /// What was chosen once for a node, and what verbs ask of it.

@@ -6,7 +6,8 @@
 //!   and `seen_by(NODE)` (`bind` for the node itself, `advertise` for every other);
 //! - `port`: the node's own, short for `node.port`;
 //! - `role.ROLE`: the list of that role's nodes in the order of their numbers, with the same fields;
-//! - `cluster`: `name` and `token`; `lab`: `name`.
+//! - `cluster`: `name` and `token`; `lab`: `name`;
+//! - `tls`: `on` where the cluster's members speak it, and the files `ca`, `cert` and `key`.
 //!
 //! Every argument is one template and becomes one argument, also where it renders to nothing.
 //! What the user's spec adds (`args`, `env`) is no template and is passed on as it is written.
@@ -27,11 +28,12 @@ pub(crate) use probe::METHODS;
 pub(crate) use scene::Scene;
 
 use crate::{
-    blueprint::{self, Blueprint, Role, Template},
+    blueprint::{self, Blueprint, Role, Template, TlsRule},
     host_spec::{Bootstrap, Launch, NodeEffect, NodePort, NodeSpec, Stop},
     lab::{Cluster, Lab, Placement},
     name::{ClusterName, NodeName},
     spec::{NodeOverride, RoleSpec},
+    tls::NodeTls,
 };
 
 /// Why a node cannot be rendered.
@@ -90,6 +92,7 @@ impl Scene<'_> {
         let dir = node_dir(&host.dir, name);
         Ok(NodeSpec {
             cluster: self.name.clone(),
+            blueprint: Some(self.cluster.blueprint.name.clone()),
             role: place.role.clone(),
             wanted: place.wanted,
             incarnation: place.incarnation,
@@ -100,7 +103,7 @@ impl Scene<'_> {
             data: dir.join("data"),
             private: place.private,
             address: host.address,
-            ports: node_ports(name, place, role)?,
+            ports: node_ports(name, place, role, self.cluster.authority.is_some())?,
             logs: self
                 .list(name, "logs", &role.logs)?
                 .into_iter()
@@ -146,6 +149,21 @@ impl Scene<'_> {
             on: Box::new(self.probe(node, &format!("{place}.on"), &effect.on)?),
             off: Box::new(self.probe(node, &format!("{place}.off"), &effect.off)?),
         })
+    }
+
+    /// What is added for TLS, where the cluster's members speak it.
+    fn tls_rule<'r>(&self, role: &'r Role) -> Option<&'r TlsRule> {
+        role.tls.as_ref().filter(|_| self.cluster.authority.is_some())
+    }
+
+    /// A node is asked at its private address, dialled at its host's, and by its own machine at either;
+    /// what a proxy dials from is the loopback address, which some databases look for in the certificate.
+    fn node_tls(&self, node: &NodeName, place: &Placement) -> Option<NodeTls> {
+        let authority = self.cluster.authority.clone()?;
+        let address = self.lab.hosts.get(&place.host)?.address;
+        let names = [node.to_string(), place.host.to_string(), "localhost".to_owned()];
+        let addresses = [place.private.to_string(), address.to_string(), "127.0.0.1".to_owned()];
+        Some(NodeTls { authority, names: names.into_iter().chain(addresses).collect() })
     }
 
     /// Why nodes of this role must not start yet.
@@ -210,6 +228,9 @@ impl Scene<'_> {
             leave_timeout: role.leave.as_ref().and_then(|hook| hook.timeout),
             limits: role.limits.clone(),
             version: role.version.clone(),
+            version_rule: role.version_rule.clone(),
+            tls: self.node_tls(name, place),
+            needs: role.needs.clone(),
         })
     }
 
@@ -227,6 +248,9 @@ impl Scene<'_> {
             Some(args) => self.list(name, "join.args", args)?,
             None => self.list(name, "args", &role.args)?,
         };
+        if let Some(tls) = self.tls_rule(role) {
+            args.extend(self.list(name, "tls.args", &tls.args)?);
+        }
         let own = spec.node.get(&place.index).and_then(|own| own.args.as_ref());
         args.extend_from_slice(own.unwrap_or(&spec.args));
         Ok(args)
@@ -240,7 +264,8 @@ impl Scene<'_> {
         own: Option<&NodeOverride>,
     ) -> Result<BTreeMap<String, String>, RenderError> {
         let mut env = BTreeMap::new();
-        for (key, template) in &role.env {
+        let tls = self.tls_rule(role).map(|tls| &tls.env);
+        for (key, template) in role.env.iter().chain(tls.into_iter().flatten()) {
             env.insert(key.clone(), self.text(name, &format!("env.{key}"), template)?);
         }
         env.extend(spec.env.clone());
@@ -322,6 +347,7 @@ fn node_ports(
     name: &NodeName,
     place: &Placement,
     role: &Role,
+    is_tls: bool,
 ) -> Result<BTreeMap<crate::name::PortName, NodePort>, RenderError> {
     role.ports
         .iter()
@@ -329,8 +355,8 @@ fn node_ports(
             let number = place.ports.get(port).ok_or_else(|| {
                 refuse(name, &format!("port.{port}"), "the node was placed without it".to_owned())
             })?;
-            let node_port =
-                NodePort { port: *number, proxied: rule.proxied, url: rule.url.clone() };
+            let url = role.url(port, is_tls).cloned();
+            let node_port = NodePort { port: *number, proxied: rule.proxied, url };
             Ok((port.clone(), node_port))
         })
         .collect()

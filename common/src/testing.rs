@@ -29,6 +29,7 @@ pub(crate) fn empty_lab(hosts: u8) -> Lab {
         removed_wiped: BTreeMap::new(),
         settings: crate::lab::Settings::default(),
         removed_hosts: BTreeMap::new(),
+        kept: BTreeMap::new(),
     }
 }
 
@@ -53,6 +54,7 @@ pub(crate) fn cluster(blueprint: Blueprint, spec: ClusterSpec) -> Cluster {
         been_ready: std::collections::BTreeSet::new(),
         token: "t1".to_owned(),
         lease: None,
+        authority: None,
     }
 }
 
@@ -63,6 +65,7 @@ pub(crate) fn spec(blueprint: &str, role: &str, count: u32) -> ClusterSpec {
         blueprint: blueprint.to_owned(),
         on_crash: None,
         lease: None,
+        tls: false,
         roles: BTreeMap::from([(role.parse().unwrap(), role_spec)]),
     }
 }

@@ -10,6 +10,7 @@ use faultbed_common::{
     program::Content,
     target::Reports,
 };
+use faultbed_trust::members;
 
 use crate::{
     content::Contents,
@@ -112,7 +113,15 @@ pub fn reports_of_living(seen: &Mirror) -> Reports {
 #[must_use]
 pub fn asked(seen: &Mirror, by: &str) -> Asked {
     let control = crate::pki::control_addresses(seen);
-    Asked { by: by.to_owned(), now_unix_ms: unix_ms(), dice: rand::random(), control }
+    let now_unix_ms = unix_ms();
+    let authority = members::authority(seen.lab.name.as_str(), now_unix_ms / 1000);
+    Asked {
+        by: by.to_owned(),
+        now_unix_ms,
+        dice: rand::random(),
+        control,
+        authority: authority.map_err(|error| error.to_string()),
+    }
 }
 
 /// Milliseconds since the epoch.

@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod credentials;
 pub mod dial;
 pub mod key;
+pub mod members;
 mod pin;
 
 use std::{sync::Arc, time::Duration};

@@ -1,6 +1,6 @@
 //! HTTP/1.1 questions over one connection that is kept.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use faultbed_common::expr::Answer;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -11,7 +11,13 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::AbortHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::AbortHandle,
+};
+
+use super::tls;
 
 /// Longer answers are refused: a probe wants a word, not a dump.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -38,17 +44,21 @@ impl Drop for Open {
 impl Client {
     pub(super) async fn ask(
         &mut self,
-        method: &str,
-        url: &str,
+        node_dir: &Path,
+        (method, url): (&str, &str),
         body: &str,
     ) -> Result<Answer, String> {
+        let (tls, url) = match url.strip_prefix("https://") {
+            Some(rest) => (Some(node_dir), rest),
+            None => (None, url),
+        };
         let (host, path) = url.split_once('/').map_or((url, ""), |(host, path)| (host, path));
         let is_reused = self.open.as_ref().is_some_and(|open| open.host == host);
-        match self.ask_once(method, host, path, body).await {
+        match self.ask_once(tls, (method, host, path), body).await {
             // The server may have closed what was kept; a fresh connection tells.
             Err(_) if is_reused => {
                 self.open = None;
-                self.ask_once(method, host, path, body).await
+                self.ask_once(tls, (method, host, path), body).await
             }
             answer => answer,
         }
@@ -56,14 +66,13 @@ impl Client {
 
     async fn ask_once(
         &mut self,
-        method: &str,
-        host: &str,
-        path: &str,
+        tls: Option<&Path>,
+        (method, host, path): (&str, &str, &str),
         body: &str,
     ) -> Result<Answer, String> {
         let mut open = match self.open.take() {
             Some(open) if open.host == host && open.send.is_ready() => open,
-            _ => connect(host).await?,
+            _ => connect(host, tls).await?,
         };
         let mut request =
             Request::builder().method(method).uri(format!("/{path}")).header(header::HOST, host);
@@ -85,10 +94,24 @@ impl Client {
     }
 }
 
-async fn connect(host: &str) -> Result<Open, String> {
+/// With TLS as the node whose directory `tls` is: its certificate is shown, and its CA believed.
+async fn connect(host: &str, tls: Option<&Path>) -> Result<Open, String> {
     let address: SocketAddr = host.parse().map_err(|_| format!("{host} is no address"))?;
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    match tls {
+        Some(node_dir) => {
+            let stream = tls::connect(stream, address.ip(), node_dir).await?;
+            begin(host, stream).await
+        }
+        None => begin(host, stream).await,
+    }
+}
+
+async fn begin(
+    host: &str,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Open, String> {
     let (send, connection) = handshake(TokioIo::new(stream)).await.map_err(describe)?;
     // It ends with the connection, or when it is dropped.
     let driver = tokio::spawn(async move {

@@ -1,8 +1,11 @@
 //! The real hands: shims, the proxy process, files and sockets of this machine.
 
+mod check;
 pub(crate) mod prepare;
+mod programs;
 mod proxy;
 mod records;
+mod tls;
 mod watch;
 
 use std::{
@@ -26,7 +29,7 @@ use faultbed_common::{
 };
 
 use super::{
-    Asked, Fetching, NodeOrders, NodeRecord, PauseUntil, Run, Running,
+    Asked, Fetching, NodeOrders, NodeRecord, Run, Running,
     evidence::Kept,
     hands::{
         CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
@@ -35,7 +38,7 @@ use super::{
     step::Cause,
 };
 
-use records::{asked_record, gone_is_fine, run, shim_orders};
+use records::{asked_record, gone_is_fine, node_orders, run, shim_orders};
 
 pub use crate::node::run_dir;
 use crate::{
@@ -47,7 +50,7 @@ use crate::{
     ledger::Accepted,
     listeners,
     node::{
-        self, AskedRecord, AskedWhy, LaunchError, LaunchSpec, RunRecord, RunState, ShimOrders,
+        self, AskedRecord, AskedWhy, LaunchError, LaunchSpec, RunRecord, RunState,
         records::{
             EXIT_FILE, IDENTITY_FILE, IdentityRecord, ORDERS_FILE, RUN_FILE, VERSION, read_record,
             write_record,
@@ -184,33 +187,6 @@ impl RealHands {
         let Some(program) = argv.first() else { return Ok(()) };
         self.allow.check_command(program, env)
     }
-
-    /// What shall be run, for this cause.
-    fn binary(&self, order: &StartOrder) -> Result<(Binary, PathBuf), String> {
-        let launch = &order.spec.launch;
-        let search = search::path(&launch.search);
-        let now_there = || {
-            // A pushed program is where we keep it, whatever the orders call that place.
-            let own = launch.pushed.as_ref().map(|pushed| pushed.file(&self.dir));
-            let program = own.as_deref().and_then(Path::to_str).unwrap_or(&launch.program);
-            let mut binary = binaries::find(program, &search).map_err(|error| error.to_string())?;
-            binary.from = launch.pushed.as_ref().map(|pushed| PathBuf::from(&pushed.path));
-            let known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner).known(&binary);
-            let binary = Binary { from: binary.from.clone(), ..known.unwrap_or(binary) };
-            Ok((binary.clone(), binary.path))
-        };
-        match (&order.before, order.cause) {
-            (None, _) | (Some(_), Cause::Command) => now_there(),
-            (Some(before), Cause::Crash) => match binaries::again(before) {
-                Ok(path) => Ok((before.clone(), path)),
-                Err(error) => Err(error.to_string()),
-            },
-            (Some(before), Cause::FaultOver) => match binaries::again(before) {
-                Ok(path) => Ok((before.clone(), path)),
-                Err(_) => now_there(),
-            },
-        }
-    }
 }
 
 impl Hands for RealHands {
@@ -257,14 +233,7 @@ impl Hands for RealHands {
 
     fn told(&self, node: &NodeName, incarnation: Incarnation) -> Option<NodeOrders> {
         let dir = self.run_dir(node, incarnation);
-        let orders: ShimOrders = read_record(&dir, ORDERS_FILE).ok().flatten()?;
-        Some(NodeOrders {
-            dials: orders.dials,
-            far: orders.far,
-            pause: orders.pause.map(|pause| {
-                pause.until_boottime_ns.map_or(PauseUntil::Healed, PauseUntil::BoottimeNs)
-            }),
-        })
+        read_record(&dir, ORDERS_FILE).ok().flatten().map(node_orders)
     }
 
     fn ended(
@@ -300,7 +269,13 @@ impl Hands for RealHands {
         self.allow.check_user(spec.launch.user.as_deref())?;
         let (binary, program) = self.binary(order)?;
         self.allow.check_program(&binary.path)?;
+        if order.cause == Cause::Command {
+            self.check_version(spec, &binary)?;
+        }
+        check::surroundings(spec)?;
+        check::data(&self.lab, &node_dir, spec)?;
         prepare::files(&node_dir, spec)?;
+        tls::files(&node_dir, spec, prepare::user(spec.launch.user.as_deref())?, true)?;
         let dir = self.run_dir(node, *incarnation);
         prepare::free(&dir)?;
         let launch = &spec.launch;
@@ -400,8 +375,11 @@ impl Hands for RealHands {
     async fn command(&self, order: CommandOrder) -> Result<String, CommandFailed> {
         let dir = self.node_dir(&order.node);
         let failed = |why: String| CommandFailed { why, output: String::new() };
-        prepare::files(&dir, &order.spec).map_err(failed)?;
         let launch = &order.spec.launch;
+        if launch.init.contains(&order.argv) || launch.join.as_ref() == Some(&order.argv) {
+            self.check_before_first(&order).map_err(failed)?;
+        }
+        prepare::files(&dir, &order.spec).map_err(failed)?;
         self.allow.check_user(launch.user.as_deref()).map_err(failed)?;
         self.may_run(&order.argv, &launch.env).map_err(failed)?;
         let who = prepare::user(launch.user.as_deref()).map_err(failed)?;

@@ -34,6 +34,7 @@ pub(crate) fn pushed(digit: char) -> Pushed {
 pub(crate) fn node_spec() -> NodeSpec {
     NodeSpec {
         cluster: "kv".parse().unwrap(),
+        blueprint: None,
         role: "kv".parse().unwrap(),
         wanted: Wanted::Running,
         incarnation: Incarnation(1),
@@ -57,6 +58,9 @@ pub(crate) fn node_spec() -> NodeSpec {
             leave_required: false,
             limits: Limits::default(),
             version: Vec::new(),
+            version_rule: None,
+            tls: None,
+            needs: Vec::new(),
         },
         data: "/lab/nodes/x/data".into(),
         private: "127.128.0.1".parse().unwrap(),

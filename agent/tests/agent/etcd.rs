@@ -33,6 +33,7 @@ fn kv(lab: &Lab) -> HostSpec {
         been_ready: Default::default(),
         token: "try-kv".to_owned(),
         lease: None,
+        authority: None,
     };
     let name = "kv".parse().unwrap();
     faultbed_common::place::place(&all, &name, &mut cluster, &BTreeMap::new()).unwrap();

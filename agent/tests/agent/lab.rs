@@ -315,6 +315,7 @@ impl Lab {
         let node_dir = self.host_dir().join("nodes").join(name);
         let spec = NodeSpec {
             cluster: "kv".parse().unwrap(),
+            blueprint: None,
             role: "kv".parse().unwrap(),
             wanted: Wanted::Running,
             incarnation: Incarnation(1),
@@ -338,6 +339,9 @@ impl Lab {
                 leave_required: false,
                 limits: Limits::default(),
                 version: Vec::new(),
+                version_rule: None,
+                tls: None,
+                needs: Vec::new(),
             },
             data: node_dir.join("data"),
             private,

@@ -111,6 +111,7 @@ fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
         .get("on_crash")
         .and_then(|item| item.choice(&[("stay", OnCrash::Stay), ("restart", OnCrash::Restart)]));
     let lease = section.get("lease").and_then(|item| item.duration());
+    let tls = section.get("tls").and_then(|item| item.truth()).unwrap_or_default();
     let mut roles = BTreeMap::new();
     for role in section.rest() {
         // What is no table cannot be a role: it is a mistyped field.
@@ -130,7 +131,7 @@ fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
         }
     }
     let blueprint = blueprint?.filled_text()?.to_owned();
-    Some(ClusterSpec { blueprint, on_crash, lease, roles })
+    Some(ClusterSpec { blueprint, on_crash, lease, tls, roles })
 }
 
 fn read_role(section: &Section<'_>, hosts: &Hosts) -> RoleSpec {

@@ -100,6 +100,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         removed_wiped: BTreeMap::new(),
         settings: Settings::default(),
         removed_hosts: BTreeMap::new(),
+        kept: BTreeMap::new(),
     };
     let mut cluster = Cluster {
         spec: ClusterSpec::default(),
@@ -110,6 +111,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
         been_ready: BTreeSet::new(),
         token: "sample".to_owned(),
         lease: None,
+        authority: None,
     };
     for more in [0, 1] {
         let roles = blueprint.roles.iter().map(|(role, rule)| {
@@ -146,10 +148,22 @@ pub(super) fn inside(
 /// The name that was meant, or which there are.
 fn help_for(blueprint: &Blueprint, written: &Written, why: &str) -> Option<String> {
     let wrong = why.strip_prefix('"')?.strip_suffix("\" is undefined")?;
-    let mut known: BTreeSet<String> =
-        ["node", "port", "role", "cluster", "lab", "cluster.name", "cluster.token", "lab.name"]
-            .map(str::to_owned)
-            .into();
+    let mut known: BTreeSet<String> = [
+        "node",
+        "port",
+        "role",
+        "cluster",
+        "lab",
+        "cluster.name",
+        "cluster.token",
+        "lab.name",
+        "tls.on",
+        "tls.ca",
+        "tls.cert",
+        "tls.key",
+    ]
+    .map(str::to_owned)
+    .into();
     for field in ["name", "index", "host", "data", "dir", "private", "address", "joined", "wiped"] {
         known.insert(format!("node.{field}"));
     }
@@ -167,10 +181,10 @@ fn help_for(blueprint: &Blueprint, written: &Written, why: &str) -> Option<Strin
     }
     // A variable of a loop is a node of some role.
     let (first, rest) = wrong.split_once('.').unwrap_or((wrong, ""));
-    if !rest.is_empty() && !["node", "port", "role", "cluster", "lab"].contains(&first) {
+    if !rest.is_empty() && !["node", "port", "role", "cluster", "tls", "lab"].contains(&first) {
         let meant = nearest::nearest(&format!("node.{rest}"), &known)?.strip_prefix("node")?;
         return Some(format!("did you mean \"{first}{meant}\"?"));
     }
     nearest::did_you_mean(wrong, &known)
-        .or_else(|| Some("a template knows node, port, role, cluster and lab".to_owned()))
+        .or_else(|| Some("a template knows node, port, role, cluster, tls and lab".to_owned()))
 }

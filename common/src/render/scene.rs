@@ -13,6 +13,7 @@ use crate::{
     lab::{Cluster, Lab, Placement},
     name::{ClusterName, NodeName},
     render::{RenderError, node_dir, refuse},
+    tls::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_DIR},
 };
 
 /// One cluster as its templates see it.
@@ -81,9 +82,23 @@ impl<'a> Scene<'a> {
                     ("token", self.cluster.token.as_str()),
                 ]),
             ),
+            ("tls", self.tls(node)),
             ("lab", Value::from_pairs([("name", self.lab.name.as_str())])),
         ]);
         jinja::templates().render_str(template, scope)
+    }
+
+    /// Where a node finds its certificate, whether or not there is one.
+    fn tls(&self, node: &NodeName) -> Value {
+        let host = self.cluster.nodes.get(node).and_then(|place| self.lab.hosts.get(&place.host));
+        let dir = host.map(|host| node_dir(&host.dir, node).join(TLS_DIR)).unwrap_or_default();
+        let file = |name| Value::from(dir.join(name).display().to_string());
+        Value::from_pairs([
+            ("on", Value::from(self.cluster.authority.is_some())),
+            ("ca", file(CA_FILE)),
+            ("cert", file(CERTIFICATE_FILE)),
+            ("key", file(KEY_FILE)),
+        ])
     }
 
     pub(super) fn placement(&self, node: &NodeName) -> Result<&'a Placement, RenderError> {
@@ -108,14 +123,14 @@ fn node_value(
     let Some(host) = lab.hosts.get(&place.host) else {
         return Err(refuse(node, "host", format!("{} is not in the lab", place.host)));
     };
-    let rules = cluster.blueprint.roles.get(&place.role).map(|role| &role.ports);
+    let role = cluster.blueprint.roles.get(&place.role);
     let ports = Value::from_pairs(place.ports.iter().map(|(name, number)| {
-        let rule = rules.and_then(|rules| rules.get(name));
+        let rule = role.and_then(|role| role.ports.get(name));
         let bind = SocketAddr::new(place.private, *number);
         // A port without a proxy is reached where it binds, by whoever is on the same host.
         let proxied = rule.is_none_or(|rule| rule.proxied);
         let advertise = if proxied { SocketAddr::new(host.address, *number) } else { bind };
-        let url = rule.and_then(|rule| rule.url.clone());
+        let url = role.and_then(|role| role.url(name, cluster.authority.is_some()).cloned());
         (
             name.as_str(),
             Value::from_object(PortView { owner: node.to_string(), bind, advertise, url }),

@@ -63,6 +63,9 @@ struct StartClusterArgs {
     /// Its hosts stop it after this long; given again, its time begins anew
     #[arg(long, allow_hyphen_values = true, value_name = "DURATION")]
     lease: Option<Span>,
+    /// Its members speak TLS with each other, with certificates that the lab makes
+    #[arg(long)]
+    tls: bool,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -214,6 +217,7 @@ async fn start_cluster(
         blueprint: blueprint_name.clone(),
         on_crash: args.on_crash,
         lease: args.lease,
+        tls: args.tls,
         roles,
     };
     let missing = lab_file::missing_programs(&spec, blueprint, session.hosts());

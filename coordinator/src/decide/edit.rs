@@ -10,6 +10,7 @@ use faultbed_common::{
     lab::{Lab, Means},
     program::Content,
     target::Reports,
+    tls::ClusterAuthority,
 };
 
 mod apply;
@@ -20,6 +21,7 @@ mod diff;
 pub(super) mod fault;
 mod hand;
 mod host;
+mod kept;
 pub(super) mod lease;
 mod node;
 mod programs;
@@ -64,6 +66,8 @@ pub struct Asked {
     pub dice: u64,
     /// Where coordinators are reached, as far as they said numbers: no node may have these ports.
     pub control: BTreeSet<SocketAddr>,
+    /// A new CA, for a cluster that begins now and whose members speak TLS; or why there is none.
+    pub authority: Result<ClusterAuthority, String>,
 }
 
 /// Decides `request`.

@@ -13,6 +13,7 @@ use faultbed_common::{
     report::{FaultReport, HostReport, NodeReport, NodeState},
     spec::LabFile,
     target::Reports,
+    tls::ClusterAuthority,
 };
 
 use super::{
@@ -78,6 +79,10 @@ impl World {
             now_unix_ms: self.now,
             dice: 7,
             control: std::collections::BTreeSet::new(),
+            authority: Ok(ClusterAuthority {
+                certificate: "certificate".to_owned(),
+                key: "key".to_owned(),
+            }),
         }
     }
 

@@ -25,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use faultbed_common::{
     edit::HistoryEntry,
     generation::Generation,
-    lab::{RemovedHost, Settings},
-    name::{HostName, LabName, NodeName},
+    lab::{KeptData, RemovedHost, Settings},
+    name::{ClusterName, HostName, LabName, NodeName},
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,9 @@ pub struct Head {
     /// As [`faultbed_common::lab::Lab::removed_hosts`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed_hosts: BTreeMap<HostName, RemovedHost>,
+    /// As [`faultbed_common::lab::Lab::kept`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept: BTreeMap<ClusterName, KeptData>,
     /// The change that is accepted and not yet folded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<Staged>,

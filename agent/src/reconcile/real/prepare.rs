@@ -12,6 +12,7 @@ use std::{
 use faultbed_common::host_spec::NodeSpec;
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::tls;
 use crate::{
     allow,
     node::records::{EXIT_FILE, RUN_FILE},
@@ -46,6 +47,7 @@ pub(super) fn files(node_dir: &Path, spec: &NodeSpec) -> Result<(), String> {
     let close = fs::Permissions::from_mode(DATA_MODE);
     fs::set_permissions(&spec.data, close)
         .map_err(|error| format!("close {} to others: {error}", spec.data.display()))?;
+    tls::files(node_dir, spec, owner, false)?;
     for dir in &spec.launch.dirs {
         make_dir(&node_dir.join(dir), owner)?;
     }
@@ -79,7 +81,7 @@ fn first_closed<'a>(
     closed.next().map(|(dir, ..)| dir)
 }
 
-fn make_dir(dir: &Path, owner: Option<Ids>) -> Result<(), String> {
+pub(super) fn make_dir(dir: &Path, owner: Option<Ids>) -> Result<(), String> {
     let describe = |error: io::Error| format!("create {}: {error}", dir.display());
     if !dir.is_dir() {
         fs::create_dir_all(dir).map_err(describe)?;
@@ -87,7 +89,7 @@ fn make_dir(dir: &Path, owner: Option<Ids>) -> Result<(), String> {
     own(dir, owner).map_err(describe)
 }
 
-fn own(path: &Path, owner: Option<Ids>) -> io::Result<()> {
+pub(super) fn own(path: &Path, owner: Option<Ids>) -> io::Result<()> {
     match owner {
         Some(Ids { uid, gid }) => chown(path, Some(uid), Some(gid)),
         None => Ok(()),

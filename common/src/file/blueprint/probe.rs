@@ -109,7 +109,7 @@ fn read_expression(section: &Section<'_>, field: &'static str) -> Option<String>
     Some(text.to_owned())
 }
 
-fn read_pattern(section: &Section<'_>, field: &'static str) -> Option<String> {
+pub(super) fn read_pattern(section: &Section<'_>, field: &'static str) -> Option<String> {
     let item = section.get(field)?;
     let text = item.filled_text()?;
     if let Err(error) = regex::Regex::new(text) {

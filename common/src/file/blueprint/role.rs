@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{Reader, Scope, names, probe};
 use crate::{
-    blueprint::{BootstrapRule, Hook, Port, Role, SIGNALS, StopRule, Template},
+    blueprint::{
+        BootstrapRule, Hook, Port, Role, SIGNALS, StopRule, Template, TlsRule, VersionRule,
+    },
     file::{
         lab::read_table,
         walk::{Item, Section},
@@ -17,7 +19,7 @@ use crate::{
 };
 
 /// Role names that the tables of a cluster use for something else.
-const TAKEN: [&str; 1] = ["blueprint"];
+const TAKEN: [&str; 2] = ["blueprint", "tls"];
 
 /// One role; `None` where it is no table or a field that it cannot be without is missing.
 pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
@@ -40,6 +42,8 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
     let ports = read_ports(&section);
     let dial_ports = section.get("dial_ports");
     let dial_ports = dial_ports.and_then(|item| item.number(1, BLOCK_MAX.into(), None));
+    let (version, version_rule) =
+        section.get("version").map(|item| read_version(&item)).unwrap_or_default();
     let role = Role {
         program: program.and_then(|item| item.filled_text()).unwrap_or_default().to_owned(),
         search: section.get("search").map(|item| read_search(&item)).unwrap_or_default(),
@@ -66,10 +70,43 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
         join: read_hook(&section, "join", scope),
         leave: read_hook(&section, "leave", scope),
         user: section.get("user").and_then(|item| item.filled_text()).map(str::to_owned),
-        version: section.get("version").and_then(|item| item.texts()).unwrap_or_default(),
+        version,
+        version_rule,
+        tls: section.get("tls").and_then(|item| read_tls(&item, scope)),
+        needs: section.get("needs").and_then(|item| item.texts()).unwrap_or_default(),
     };
     section.finish();
     Some(role)
+}
+
+/// What a node gets where its members speak TLS.
+fn read_tls(item: &Item<'_>, scope: Scope<'_>) -> Option<TlsRule> {
+    let section = item.section()?;
+    let args = section.get("args");
+    let args = args.and_then(|item| scope.templates(&item, "tls.args")).unwrap_or_default();
+    let env = template_table(&section, "env", scope, |_| None);
+    let urls = read_table(&section, "urls", |item| item.filled_text().map(str::to_owned));
+    section.finish();
+    Some(TlsRule { args, env, urls })
+}
+
+/// Arguments, or a table of them and of what the program must print.
+fn read_version(item: &Item<'_>) -> (Vec<String>, Option<VersionRule>) {
+    if !item.is_table() {
+        return (item.texts().unwrap_or_default(), None);
+    }
+    let Some(section) = item.section() else { return Default::default() };
+    let args = section.get("args").and_then(|item| item.texts()).unwrap_or_default();
+    let like = probe::read_pattern(&section, "like");
+    let min = section.get("min").and_then(|item| item.filled_text()).map(str::to_owned);
+    if args.is_empty() {
+        section.missing("version has no arguments", "add args = [\"--version\"]");
+    }
+    if like.is_none() {
+        section.missing("version does not say what is printed", "add like = 'mykv v([0-9.]+)'");
+    }
+    section.finish();
+    (args, like.map(|like| VersionRule { like, min }))
 }
 
 fn read_ports(section: &Section<'_>) -> BTreeMap<PortName, Port> {

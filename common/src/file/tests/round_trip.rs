@@ -76,12 +76,15 @@ fn cluster() -> impl Strategy<Value = ClusterSpec> {
         0..3,
     );
     let lease = span();
-    (text(), on_crash, lease, roles).prop_map(|(blueprint, on_crash, lease, roles)| ClusterSpec {
-        blueprint,
-        on_crash,
-        lease,
-        roles,
-    })
+    (text(), on_crash, lease, any::<bool>(), roles).prop_map(
+        |(blueprint, on_crash, lease, tls, roles)| ClusterSpec {
+            tls,
+            blueprint,
+            on_crash,
+            lease,
+            roles,
+        },
+    )
 }
 
 fn targets() -> impl Strategy<Value = Targets> {

@@ -12,12 +12,13 @@ use faultbed_common::{
     place::{counts, next_blocks, place},
     program::{Source, source},
     spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
+    tls::ClusterAuthority,
 };
 
 use super::{
     Refusal,
     change::{Change, did_you_mean},
-    control, invalid, lease,
+    control, invalid, kept, lease,
 };
 
 /// `start cluster`: a new one, or exactly the one that is there.
@@ -53,6 +54,10 @@ pub(super) fn delete(
     wipe: bool,
 ) -> Result<(), Refusal> {
     let Some(cluster) = change.lab.clusters.get(name) else {
+        if wipe && kept::wipe(change, name) {
+            change.note(format!("the data that an earlier {name} left is deleted"));
+            return Ok(());
+        }
         let names = change.lab.clusters.keys().map(|name| name.as_str());
         let near = did_you_mean(name.as_str(), names);
         return Err(invalid(format!("there is no cluster {name}{near}")));
@@ -66,10 +71,10 @@ pub(super) fn delete(
 pub(super) fn remove(change: &mut Change<'_>, name: &ClusterName, wipe: bool) {
     let Some(cluster) = change.lab.clusters.remove(name) else { return };
     if wipe {
-        for (node, placement) in cluster.nodes {
-            change.lab.removed_wiped.entry(placement.host).or_default().insert(node);
-        }
+        kept::keep(change, name, &cluster);
+        kept::wipe(change, name);
     } else if !cluster.nodes.is_empty() {
+        kept::keep(change, name, &cluster);
         change.note(format!("the data of cluster {name} is kept on its hosts"));
     }
 }
@@ -95,8 +100,10 @@ pub(super) fn accept(
             been_ready: BTreeSet::new(),
             token: token(name, change.asked.dice),
             lease: None,
+            authority: None,
         },
     };
+    next.authority = authority(change, name, &next, old.as_ref())?;
     if old.as_ref().is_none_or(|old| old.spec.lease != spec.lease) {
         next.lease = spec.lease.map(|lasts| lease::begin(change, lasts));
     }
@@ -118,10 +125,13 @@ pub(super) fn accept(
                 host.next_block = Some(from);
             }
         }
+        if old.is_none() {
+            kept::take_up(change, name, &next)?;
+        }
         may_leave(change, name, &next)?;
         if let Some(old) = &old {
             restart_changed(change, old, &mut next);
-            note_removed(change, old, &next);
+            note_removed(change, name, old, &next);
         }
         begin_new(change, old.as_ref(), &mut next);
         let roles: BTreeSet<RoleName> = next.blueprint.roles.keys().cloned().collect();
@@ -224,6 +234,41 @@ fn holds_nul(role: &RoleSpec) -> bool {
     texts.any(|text| text.contains('\0'))
 }
 
+/// Who signs for the members of a cluster: chosen when it begins, for members that speak TLS and some that
+/// do not would not find each other.
+fn authority(
+    change: &Change<'_>,
+    name: &ClusterName,
+    next: &Cluster,
+    old: Option<&Cluster>,
+) -> Result<Option<ClusterAuthority>, Refusal> {
+    if let Some(old) = old {
+        if old.authority.is_some() != next.spec.tls {
+            return Err(invalid(format!(
+                "cluster {name}: tls is chosen when a cluster begins: `faultbed delete cluster {name} --wipe`, \
+                 then start it anew"
+            )));
+        }
+        return Ok(old.authority.clone());
+    }
+    if !next.spec.tls {
+        return Ok(None);
+    }
+    if let Some(role) = next.blueprint.without_tls() {
+        return Err(invalid(format!(
+            "cluster {name}: blueprint {} does not say how {role} speaks TLS: leave tls out, or give the role a \
+             table tls in a blueprint of your own",
+            next.blueprint.name
+        )));
+    }
+    change
+        .asked
+        .authority
+        .clone()
+        .map(Some)
+        .map_err(|why| invalid(format!("cluster {name}: {why}")))
+}
+
 /// What of a node's definition makes it restart when it changes.
 #[derive(PartialEq)]
 struct Definition<'a> {
@@ -290,12 +335,13 @@ fn may_leave(change: &Change<'_>, name: &ClusterName, next: &Cluster) -> Result<
     Ok(())
 }
 
-fn note_removed(change: &mut Change<'_>, old: &Cluster, next: &Cluster) {
-    let gone: Vec<&str> = old
-        .nodes
-        .keys()
-        .filter(|node| !next.nodes.contains_key(*node))
-        .map(|n| n.as_str())
+fn note_removed(change: &mut Change<'_>, name: &ClusterName, old: &Cluster, next: &Cluster) {
+    let gone = old.nodes.iter().filter(|(node, _)| !next.nodes.contains_key(*node));
+    let gone: Vec<&str> = gone
+        .map(|(node, placement)| {
+            kept::keep_node(change, name, node, &placement.host);
+            node.as_str()
+        })
         .collect();
     if !gone.is_empty() {
         change.note(format!("the data of {} is kept", gone.join(", ")));

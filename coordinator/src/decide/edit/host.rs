@@ -169,6 +169,7 @@ pub(super) fn remove(
     }
     let host = change.lab.hosts.remove(name);
     change.lab.removed_wiped.remove(name);
+    super::kept::forget_host(change, name);
     if let Some(host) = host.filter(|_| !nodes.is_empty()) {
         let list: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
         change.note(format!(

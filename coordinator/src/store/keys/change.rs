@@ -85,7 +85,7 @@ pub fn commit(
 }
 
 fn head(lab: &Lab, staged: Option<Staged>) -> Head {
-    let Lab { generation, name, octet, removed_wiped, removed_hosts, settings, .. } = lab;
+    let Lab { generation, name, octet, removed_wiped, removed_hosts, kept, settings, .. } = lab;
     Head {
         generation: *generation,
         lab: name.clone(),
@@ -93,6 +93,7 @@ fn head(lab: &Lab, staged: Option<Staged>) -> Head {
         removed_wiped: removed_wiped.clone(),
         settings: settings.clone(),
         removed_hosts: removed_hosts.clone(),
+        kept: kept.clone(),
         staged,
     }
 }

@@ -72,6 +72,7 @@ pub fn lab_from(keys: &Keys, kvs: &Kvs) -> Result<Option<Lab>, KeysError> {
         removed_wiped: head.removed_wiped,
         settings: head.settings,
         removed_hosts: head.removed_hosts,
+        kept: head.kept,
     }))
 }
 

@@ -112,6 +112,7 @@ fn lab(generation: u64) -> Lab {
         removed_wiped: BTreeMap::new(),
         settings: Default::default(),
         removed_hosts: BTreeMap::new(),
+        kept: BTreeMap::new(),
     }
 }
 
@@ -161,6 +162,7 @@ fn cluster(args: &str) -> Cluster {
         been_ready: [role].into(),
         token: "t".into(),
         lease: None,
+        authority: None,
     }
 }
 

@@ -60,3 +60,34 @@ fn nodes_that_have_no_safe_way_to_leave_are_taken_away_only_by_force() {
     world.force = false;
     world.edit(Edit::DeleteCluster { name: "db".parse().unwrap(), wipe: false }).unwrap();
 }
+
+#[test]
+fn data_that_was_kept_is_met_by_the_same_cluster_only() {
+    let mut world = ready();
+    let delete = |world: &mut World, wipe| {
+        world.edit(Edit::DeleteCluster { name: "kv".parse().unwrap(), wipe })
+    };
+    delete(&mut world, false).unwrap();
+    for (file, reason) in [
+        (
+            "[cluster.kv]\nblueprint = \"redis-cluster\"\n",
+            "it is of etcd and this is redis-cluster",
+        ),
+        ("[cluster.kv]\nblueprint = \"etcd\"\netcd.count = 1\n", "its members were other nodes"),
+    ] {
+        let refused = why(world.apply(file));
+        assert!(refused.contains("kv-1 on h1") && refused.contains(reason), "{refused}");
+        assert!(refused.contains("`faultbed delete cluster kv --wipe`"), "{refused}");
+    }
+    world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
+    assert!(world.lab.kept.is_empty(), "it is this cluster's own again");
+    // What left a cluster is found by none that comes later.
+    remove(&mut world, "kv-3").unwrap();
+    delete(&mut world, false).unwrap();
+    let refused = why(world.apply("[cluster.kv]\nblueprint = \"etcd\"\n"));
+    assert!(refused.contains("kv-3 on h3") && refused.contains("had left"), "{refused}");
+    delete(&mut world, true).unwrap();
+    world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
+    delete(&mut world, true).unwrap();
+    assert!(world.lab.kept.is_empty() && why(delete(&mut world, true)).contains("no cluster kv"));
+}

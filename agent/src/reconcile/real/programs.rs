@@ -1,0 +1,70 @@
+//! Which program a node runs, and whether it is the right one.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::PoisonError,
+};
+
+use faultbed_common::host_spec::{Launch, NodeSpec};
+
+use super::{RealHands, VERSION_TIMEOUT, check, prepare};
+use crate::{
+    binaries::{self, Binary},
+    reconcile::{
+        hands::{CommandOrder, Hands as _, StartOrder},
+        step::Cause,
+    },
+    search,
+};
+
+impl RealHands {
+    /// What shall be run, for this cause.
+    pub(super) fn binary(&self, order: &StartOrder) -> Result<(Binary, PathBuf), String> {
+        let now_there = || {
+            let binary = self.now_there(&order.spec.launch)?;
+            Ok((binary.clone(), binary.path))
+        };
+        match (&order.before, order.cause) {
+            (None, _) | (Some(_), Cause::Command) => now_there(),
+            (Some(before), Cause::Crash) => match binaries::again(before) {
+                Ok(path) => Ok((before.clone(), path)),
+                Err(error) => Err(error.to_string()),
+            },
+            (Some(before), Cause::FaultOver) => match binaries::again(before) {
+                Ok(path) => Ok((before.clone(), path)),
+                Err(_) => now_there(),
+            },
+        }
+    }
+
+    /// The program that is at a node's path now.
+    fn now_there(&self, launch: &Launch) -> Result<Binary, String> {
+        // A pushed program is where we keep it, whatever the orders call that place.
+        let own = launch.pushed.as_ref().map(|pushed| pushed.file(&self.dir));
+        let program = own.as_deref().and_then(Path::to_str).unwrap_or(&launch.program);
+        let path = search::path(&launch.search);
+        let mut binary = binaries::find(program, &path).map_err(|error| error.to_string())?;
+        binary.from = launch.pushed.as_ref().map(|pushed| PathBuf::from(&pushed.path));
+        let known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner).known(&binary);
+        Ok(Binary { from: binary.from.clone(), ..known.unwrap_or(binary) })
+    }
+
+    /// Whether a program is the right one. What ran before has said it already.
+    pub(super) fn check_version(&self, spec: &NodeSpec, binary: &Binary) -> Result<(), String> {
+        if spec.launch.version_rule.is_none() {
+            return Ok(());
+        }
+        let args = &spec.launch.version;
+        let ask = || prepare::version(&binary.path, args, VERSION_TIMEOUT);
+        let said = binary.version.clone().or_else(ask);
+        check::version(spec, binary.shown(), said.as_deref())
+    }
+
+    /// What is looked at before a node starts, before commands make data for it.
+    pub(super) fn check_before_first(&self, order: &CommandOrder) -> Result<(), String> {
+        let spec = &order.spec;
+        self.check_version(spec, &self.now_there(&spec.launch)?)?;
+        check::surroundings(spec)?;
+        check::data(&self.lab, &self.node_dir(&order.node), spec)
+    }
+}
