@@ -83,6 +83,9 @@ pub struct ClusterSpec {
     /// How long it may run before its hosts stop it. Until somebody stops it where it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Span>,
+    /// Whether its members speak TLS with each other, with certificates that the lab makes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// One table for each role; roles not named take the blueprint's defaults.
     #[serde(flatten)]
     pub roles: BTreeMap<RoleName, RoleSpec>,

@@ -17,8 +17,13 @@ mod zookeeper;
 /// A name to choose it by, and what is run.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 14] = [
     ("etcd", etcd::lives_through_the_list),
+    ("tls", etcd::tls_between_members_and_clients),
+    ("disk", etcd::a_disk_stands_still_until_its_time_is_up),
+    ("kept", etcd::data_that_was_kept_is_met_by_the_same_cluster_only),
+    ("nats-tls", nats::routes_over_tls),
+    ("postgres-tls", postgres::standbys_follow_over_tls),
     ("nats", nats::jetstream_lives_through_the_list),
     ("postgres", postgres::lives_through_the_list),
     ("closed", postgres::a_directory_that_the_server_cannot_enter_is_named_before_anything_starts),

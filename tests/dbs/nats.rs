@@ -8,7 +8,7 @@ use std::{
 
 use faultbed_tests::lab::Lab;
 
-use crate::life::{self, Database};
+use crate::life::{self, Database, no_bypass};
 
 const FILE: &str = "[lab]\nhosts = 3\n\n[cluster.n]\nblueprint = \"nats\"\n";
 
@@ -45,6 +45,14 @@ impl Database for Nats {
         "client"
     }
 
+    fn question(&self) -> &'static [u8] {
+        b"PING\r\n"
+    }
+
+    fn greets(&self) -> bool {
+        true
+    }
+
     /// A stream of three copies acknowledges what a majority of them has.
     fn put(&self, at: &str, key: &str) -> bool {
         let stream = r#"{"name":"KV","subjects":["kv.*"],"num_replicas":3,"retention":"limits","storage":"file","discard":"old","max_consumers":-1,"max_msgs":-1,"max_bytes":-1,"max_age":0}"#;
@@ -60,4 +68,17 @@ impl Database for Nats {
 
 pub(crate) fn jetstream_lives_through_the_list() {
     life::live(&Lab::up("nats", FILE), &Nats);
+}
+
+/// Servers speak TLS with each other: whoever dials a route is told so first.
+pub(crate) fn routes_over_tls() {
+    let lab = Lab::up("nats-tls", &format!("{FILE}tls = true\n"));
+    lab.wait_ready();
+    no_bypass(&lab);
+    let at = lab.node("n-1").endpoints["cluster"].replace("nats://", "");
+    let stream = TcpStream::connect(at).expect("dial a route");
+    stream.set_read_timeout(Some(ANSWER)).expect("bound the reads");
+    let mut info = String::new();
+    BufReader::new(stream).read_line(&mut info).expect("read what it says first");
+    assert!(info.contains("\"tls_required\":true"), "{info}");
 }

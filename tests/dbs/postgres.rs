@@ -2,10 +2,13 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use faultbed_common::name::NodeName;
-use faultbed_tests::lab::Lab;
+use faultbed_common::{name::NodeName, status::NodeStatus};
+use faultbed_tests::{
+    lab::{Lab, signal},
+    wait::wait_for,
+};
 
-use crate::life::{self, Database, host_port, said};
+use crate::life::{self, Database, PATIENCE, host_port, said};
 
 /// A commit waits for a standby, so nothing acknowledged is lost when that is promoted, and a primary
 /// that is cut off acknowledges nothing.
@@ -28,6 +31,11 @@ impl Database for Postgres {
         "sql"
     }
 
+    /// Whether it speaks TLS: it answers with one letter.
+    fn question(&self) -> &'static [u8] {
+        &[0, 0, 0, 8, 4, 210, 22, 47]
+    }
+
     /// One statement at a time: what is given together is one transaction.
     fn put(&self, at: &str, key: &str) -> bool {
         psql(at, "create table if not exists kv (key text primary key)").is_some()
@@ -40,7 +48,19 @@ impl Database for Postgres {
         found.as_deref() == Some("1")
     }
 
-    fn elect(&self, lab: &Lab, new: &NodeName) {
+    /// Of the standbys it must be the one that has received most: the others could not follow it.
+    fn elect(&self, lab: &Lab, old: &NodeName) {
+        let received = |node: &NodeStatus| {
+            let at = node.endpoints["sql"].rsplit('/').next().unwrap_or_default();
+            let bytes = psql(at, "select pg_last_wal_receive_lsn() - '0/0'");
+            bytes.and_then(|bytes| bytes.parse::<u64>().ok())
+        };
+        let new = wait_for("a standby to promote", PATIENCE, || {
+            let nodes = lab.status().nodes;
+            let standbys = nodes.into_iter().filter(|node| node.name != *old);
+            let best = standbys.filter_map(|node| Some((received(&node)?, node.name))).max();
+            best.map(|(_, name)| name).ok_or_else(|| "no standby answers".to_owned())
+        });
         lab.ok(&["inject", "promote", "--on", new.as_str(), "--name", "new", "--for", "2m"]);
         lab.ok(&["heal", "new"]);
         lab.ok(&["delete", "fault", "new"]);
@@ -73,4 +93,40 @@ pub(crate) fn a_directory_that_the_server_cannot_enter_is_named_before_anything_
     assert_ne!(ran.code, 0);
     let said = format!("{}{}", ran.stdout, ran.stderr);
     assert!(said.contains("user postgres cannot enter") && said.contains("--dir"), "{said}");
+}
+
+pub(crate) fn standbys_follow_over_tls() {
+    let lab = Lab::new("postgres-tls");
+    fs::set_permissions(lab.home(), fs::Permissions::from_mode(0o711)).expect("open the directory");
+    let file = lab.write(
+        "lab.toml",
+        "[lab]\nhosts = 2\n[cluster.db]\nblueprint = \"postgres\"\ntls = true\npostgres.count = 2\n",
+    );
+    lab.ok(&["up", "-d", &file.display().to_string()]);
+    let primary = lab.wait_ready();
+    let at = lab.node(primary.as_str()).endpoints["sql"].clone();
+    let at = at.rsplit('/').next().unwrap_or_default();
+    let asked = "select bool_and(ssl) from pg_stat_replication join pg_stat_ssl using (pid)";
+    wait_for("the standby follows over TLS", PATIENCE, || match psql(at, asked).as_deref() {
+        Some("t") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let (host, port) = host_port(at);
+    let plain = format!("host={host} port={port} user=postgres dbname=postgres sslmode=disable");
+    assert_eq!(
+        said("psql", &["-XAtq", &plain, "-c", "select 1"]),
+        None,
+        "without TLS nobody gets in"
+    );
+
+    // A checkpoint that stands still goes on when its time is up, with nobody left but the agent.
+    let bounded = plain.replace("sslmode=disable", "options='-c statement_timeout=2s'");
+    let checkpoint = || said("psql", &["-XAtq", &bounded, "-c", "checkpoint"]);
+    assert!(checkpoint().is_some());
+    let on = ["--on", primary.as_str(), "--for", "10s"];
+    lab.ok(&[&["inject", "checkpoint-stall"], &on[..]].concat());
+    signal(lab.daemon_pid("coordinator/coordinator.pid"), rustix::process::Signal::KILL);
+    assert_eq!(checkpoint(), None, "it ended although it stands still");
+    wait_for("a checkpoint", PATIENCE, || checkpoint().ok_or_else(|| "not yet".to_owned()));
+    lab.ok(&["up", "-d"]);
 }

@@ -6,7 +6,7 @@ use crate::life::{self, Database, host_port, said};
 
 const FILE: &str = "[lab]\nhosts = 3\n\n[cluster.r]\nblueprint = \"redis\"\n";
 
-struct Redis;
+pub(crate) struct Redis;
 
 impl Database for Redis {
     fn role(&self) -> &'static str {
@@ -15,6 +15,10 @@ impl Database for Redis {
 
     fn port(&self) -> &'static str {
         "client"
+    }
+
+    fn question(&self) -> &'static [u8] {
+        b"PING\r\n"
     }
 
     /// Redis acknowledges before its replicas have it; WAIT says how many do.

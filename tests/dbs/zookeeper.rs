@@ -27,6 +27,10 @@ impl Database for ZooKeeper {
         "client"
     }
 
+    fn question(&self) -> &'static [u8] {
+        b"srvr"
+    }
+
     fn put(&self, at: &str, key: &str) -> bool {
         let path = format!("/{key}");
         ask(at, &["create", &path, "1"]).is_some() || self.has(at, key)

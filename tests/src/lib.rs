@@ -5,3 +5,4 @@ pub mod field;
 pub mod kernel;
 pub mod lab;
 pub mod wait;
+pub mod wires;
