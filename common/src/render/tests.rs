@@ -60,6 +60,7 @@ fn files_directories_limits_and_the_rest_are_rendered() {
     expect![[r#"
         {
           "cluster": "db",
+          "blueprint": "db",
           "role": "store",
           "wanted": "running",
           "incarnation": 1,

@@ -183,13 +183,17 @@ fn effects_on_nodes() {
         ("pause = true", Some(NodeEffect::Pause)),
         ("kill = true", Some(NodeEffect::Down(StopBy::Signal(9)))),
         ("stop = true", Some(NodeEffect::Down(StopBy::Grace))),
+        ("disk_stall = true", Some(NodeEffect::DiskStall)),
         ("effect = \"slow\"", None),
     ] {
         assert_eq!(node_effect(&spec(&format!("on = \"kv-1\"\n{text}")), &node), effect);
     }
     assert_eq!(node_effect(&spec("isolate = \"kv-1\""), &node), None);
     let error = resolve_text(&two_clusters(), "on = \"kv-1\"\neffect = \"slow\"").unwrap_err();
-    assert!(error.to_string().contains("blueprint etcd defines no effects"), "{error}");
+    assert!(
+        error.to_string().contains("blueprint etcd has no effect \"slow\"; it has move-leader"),
+        "{error}"
+    );
 }
 
 #[test]

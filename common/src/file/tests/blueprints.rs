@@ -109,7 +109,7 @@ fn names_that_templates_do_not_have_are_found_in_the_file() {
            |
         11 | logs  = ["{{ data }}/mykv.log"]
            |              ^^^^
-           = help: a template knows node, port, role, cluster and lab
+           = help: a template knows node, port, role, cluster, tls and lab
 
         error: "nod" is undefined
           --> lab.toml:17:46

@@ -227,7 +227,7 @@ for = 30
            |
         20 | count = 3
            | ^^^^^
-           = help: fields here are accept_delay, across, at, bandwidth, between, bridge, canary, clients, close_after, corrupt, cut, distribution, duplicate, effect, fast_heal, follow, for, from, grade, halves, heal, isolate, jam, jitter, kill, latency, limit, loss, minority, on, one_way, partition, pause, preset, probability, refuse, reorder, reset, reset_after, ring, rtt, seed, slice, slow_close, stall, stop, time_out, to, values
+           = help: fields here are accept_delay, across, at, bandwidth, between, bridge, canary, clients, close_after, corrupt, cut, disk_stall, distribution, duplicate, effect, fast_heal, follow, for, from, grade, halves, heal, isolate, jam, jitter, kill, latency, limit, loss, minority, on, one_way, partition, pause, preset, probability, refuse, reorder, reset, reset_after, ring, rtt, seed, slice, slow_close, stall, stop, time_out, to, values
 
         error: clients must be true or false, and this is a text
           --> lab.toml:21:11
@@ -326,7 +326,7 @@ for = "none"
         10 | node.2.config = "other.yml"
            |        ^^^^^^
 
-        error: blueprint etcd has no effect "freeze"; it has none
+        error: blueprint etcd has no effect "freeze"; it has move-leader
           --> lab.toml:13:10
            |
         13 | effect = "freeze"
