@@ -33,6 +33,7 @@ pub mod proxy_spec;
 pub mod render;
 pub mod report;
 pub mod rules;
+pub mod search;
 pub mod session;
 pub mod shape;
 pub mod spec;

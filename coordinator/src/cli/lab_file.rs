@@ -166,7 +166,7 @@ fn resolve_role(
     problems
 }
 
-/// Roles that name no path, and whose blueprint's program is not in PATH. What hosts elsewhere lack,
+/// Roles that name no path, and whose blueprint's program is neither in PATH nor where the blueprint says. What hosts elsewhere lack,
 /// they say themselves.
 #[must_use]
 pub fn missing_programs(
@@ -185,12 +185,15 @@ pub fn missing_programs(
         if count == 0 || is_named || role.program.contains('/') {
             continue;
         }
-        if paths::in_path(&role.program).is_none() {
+        let is_found = paths::in_path(&role.program).is_some()
+            || paths::in_search(&role.program, &role.search).is_some();
+        if !is_found {
+            let places: String = role.search.iter().map(|dir| format!(" or in {dir}")).collect();
             missing.push((
                 name.clone(),
                 PathProblem {
                     message: format!(
-                        "role {name} runs `{}`, which is not in PATH",
+                        "role {name} runs `{}`, which is not in PATH{places}",
                         role.program
                     ),
                     help: format!(

@@ -5,8 +5,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use faultbed_common::program::Web;
-use faultbed_common::spec::{SPEC_BYTES_MAX, content};
+use faultbed_common::{
+    program::Web,
+    search,
+    spec::{SPEC_BYTES_MAX, content},
+};
 
 use crate::cli::failure::Failure;
 
@@ -132,6 +135,18 @@ pub fn in_path(name: &str) -> Option<PathBuf> {
         .find(|file| check_program(file).is_ok())
 }
 
+/// The first executable file of this name in the directories that a blueprint names besides.
+#[must_use]
+pub fn in_search(name: &str, patterns: &[String]) -> Option<PathBuf> {
+    let names = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let home = std::env::home_dir();
+    let dirs = patterns.iter().flat_map(|p| search::directories(p, home.as_deref(), &names));
+    dirs.map(|dir| dir.join(name)).find(|file| check_program(file).is_ok())
+}
+
 fn check_program(path: &Path) -> Result<(), PathProblem> {
     let shown = path.display();
     let problem = |message: String, help: String| Err(PathProblem { message, help });
@@ -192,6 +207,22 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn programs_are_found_where_blueprints_say_the_newest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for version in ["v8.5.7", "v8.5.10", "v9.0.0"] {
+            fs::create_dir(dir.path().join(version)).unwrap();
+        }
+        let file = |version: &str| dir.path().join(version).join("pd-server");
+        for version in ["v8.5.7", "v8.5.10"] {
+            fs::write(file(version), "").unwrap();
+            fs::set_permissions(file(version), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let pattern = format!("{}/v*", dir.path().display());
+        assert_eq!(in_search("pd-server", std::slice::from_ref(&pattern)), Some(file("v8.5.10")));
+        assert_eq!(in_search("tikv-server", &[pattern]), None);
+    }
 
     #[test]
     fn paths_are_relative_to_their_file_and_folded() {
