@@ -105,11 +105,12 @@ fn parse_tree<'a>(text: &'a str, problems: &Problems) -> Option<Spanned<DeTable<
 }
 
 /// The blueprints that ship with Faultbed: name and text.
-pub const SHIPPED: [(&str, &str); 9] = [
+pub const SHIPPED: [(&str, &str); 10] = [
     ("cockroach", include_str!("../../deploy/blueprints/cockroach.toml")),
     ("dcf", include_str!("../../deploy/blueprints/dcf.toml")),
     ("etcd", include_str!("../../deploy/blueprints/etcd.toml")),
     ("nats", include_str!("../../deploy/blueprints/nats.toml")),
+    ("opengauss", include_str!("../../deploy/blueprints/opengauss.toml")),
     ("postgres", include_str!("../../deploy/blueprints/postgres.toml")),
     ("redis", include_str!("../../deploy/blueprints/redis.toml")),
     ("redis-cluster", include_str!("../../deploy/blueprints/redis-cluster.toml")),

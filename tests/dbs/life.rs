@@ -74,7 +74,7 @@ pub(crate) fn live(lab: &Lab, database: &dyn Database) {
 }
 
 /// Bytes stop in one direction, go on in the other, and afterwards everybody is well again.
-fn one_way(lab: &Lab, leader: &NodeName) {
+pub(crate) fn one_way(lab: &Lab, leader: &NodeName) {
     let status = lab.status();
     let role = &find(&status, leader.as_str()).role;
     let follower = status.nodes.iter().find(|node| node.name != *leader && node.role == *role);

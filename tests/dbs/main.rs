@@ -17,7 +17,7 @@ mod zookeeper;
 /// A name to choose it by, and what is run.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 11] = [
     ("etcd", etcd::lives_through_the_list),
     ("nats", nats::jetstream_lives_through_the_list),
     ("postgres", postgres::lives_through_the_list),
@@ -25,6 +25,8 @@ const CASES: [Case; 9] = [
     ("redis", redis::sentinel_fails_over_and_nothing_that_replicas_have_is_lost),
     ("redis-cluster", redis_cluster::slots_fail_over_and_move_and_every_key_stays),
     ("cockroach", stand_ins::what_cockroach_is_told_satisfies_its_stand_in),
+    ("dcf", stand_ins::what_a_driver_of_dcf_is_told_satisfies_its_stand_in),
+    ("opengauss", stand_ins::what_opengauss_is_told_satisfies_its_stand_ins),
     ("tidb", stand_ins::what_tidb_is_told_satisfies_its_stand_ins),
     ("zookeeper", zookeeper::lives_through_the_list),
 ];

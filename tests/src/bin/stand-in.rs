@@ -19,6 +19,11 @@ use std::{
     time::Duration,
 };
 
+mod stand_in {
+    pub(crate) mod dcf;
+    pub(crate) mod opengauss;
+}
+
 /// How long a peer has to answer.
 const ANSWER: Duration = Duration::from_millis(500);
 
@@ -36,6 +41,10 @@ fn main() {
     let args: Vec<String> = args.collect();
     match Path::new(&own).file_name().and_then(|name| name.to_str()) {
         Some("cockroach") => cockroach(&args),
+        Some("dcf-node") => stand_in::dcf::dcf_node(&args),
+        Some("gaussdb") => stand_in::opengauss::gaussdb(&args),
+        Some("gs_initdb") => stand_in::opengauss::gs_initdb(&args),
+        Some("gs_ctl") => stand_in::opengauss::gs_ctl(&args),
         Some("pd-server") => pd(&args),
         Some("tikv-server") => tikv(&args),
         Some("tidb-server") => tidb(&args),
