@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod down;
 pub mod exec;
 pub mod facts;
+pub mod fast_heal;
 mod heap;
 pub mod identity;
 pub mod join;

@@ -77,6 +77,9 @@ use handover::{Base, Fetched, Line, Word, fetch};
 use identify::Lookup;
 use rule_set::Board;
 use splice::PIPES_MAX;
+pub(crate) use sys::bound_backoff;
+#[cfg(test)]
+pub(crate) use sys::{drops, set_deaf};
 use worker::{Mailbox, Share, WAITING_MAX, Worker};
 
 /// More workers than this gain nothing for a lab on one machine.

@@ -71,11 +71,23 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 /// The inodes of the sockets a process holds; empty where it is gone or not ours to see.
 #[must_use]
 pub fn held_by(pid: u32) -> BTreeSet<u64> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
-    entries
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-        .collect()
+    numbered(pid).map(|(_, inode)| inode).collect()
+}
+
+/// The same, each with the number of its descriptor first.
+pub fn numbered(pid: u32) -> impl Iterator<Item = (i32, u64)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+        Some((entry.file_name().to_str()?.parse().ok()?, inode))
+    })
+}
+
+/// Every process there is.
+pub fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Which process holds each of these sockets, as far as we may see. Looks at every process, so
@@ -86,8 +98,7 @@ pub fn holders(inodes: &BTreeSet<u64>) -> BTreeMap<u64, u32> {
     if inodes.is_empty() {
         return found;
     }
-    let Ok(processes) = fs::read_dir("/proc") else { return found };
-    for pid in processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
+    for pid in processes() {
         for inode in held_by(pid).intersection(inodes) {
             found.insert(*inode, pid);
         }

@@ -31,7 +31,7 @@ use crate::{
     socket_tables::SocketTables,
 };
 
-/// Questions that wait. Past it the oldest is forgotten, and asked again when a rule must know.
+/// Questions that wait. Past it the oldest gets no answer, and is asked again when a rule must know.
 const QUESTIONS_MAX: usize = 4096;
 /// Looking through the processes takes at most this part of a core while nobody is waiting.
 const REST_FACTOR: u32 = 10;
@@ -43,7 +43,8 @@ const REST_MAX: Duration = Duration::from_millis(500);
 pub(crate) enum Asker {
     /// A worker, of one of its connections.
     Worker(Key, Arc<Mailbox>),
-    /// Another host. The answer is given as far as it is known.
+    /// Another host. The answer is given as far as it is known; a question that is dropped instead is
+    /// asked again.
     Host(tokio::sync::oneshot::Sender<Option<Party>>),
 }
 
@@ -58,10 +59,18 @@ pub(crate) struct Question {
     pub(crate) urgent: bool,
 }
 
+/// Questions that wait for the thread.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Question>,
+    /// The thread has ended: nobody would answer.
+    is_over: bool,
+}
+
 /// The questions, and what the answers have taught.
 #[derive(Debug, Default)]
 pub(crate) struct Lookup {
-    questions: Mutex<VecDeque<Question>>,
+    questions: Mutex<Queue>,
     asked: Condvar,
     lab: Mutex<Option<LabName>>,
     /// The hosts that answer for what dials from their addresses.
@@ -78,14 +87,21 @@ impl Lookup {
         }
     }
 
-    /// As [`Self::ask`], of a connection that was dialled from this machine.
+    /// As [`Self::ask`], of a connection that was dialled from this machine. Once the thread has ended the
+    /// question is dropped, and who asked from another host asks whoever has taken over.
     pub(crate) fn ask_here(&self, question: Question) {
         let mut questions = lock(&self.questions);
-        if questions.len() >= QUESTIONS_MAX {
-            questions.pop_front();
+        if questions.is_over {
+            return;
         }
-        questions.push_back(question);
+        let full = questions.waiting.len() >= QUESTIONS_MAX;
+        let oldest = if full { questions.waiting.pop_front() } else { None };
+        questions.waiting.push_back(question);
+        drop(questions);
         self.asked.notify_one();
+        if let Some(oldest) = oldest {
+            reply(oldest, None);
+        }
     }
 
     /// Whether who dials unnamed may be a node of the lab.
@@ -129,6 +145,14 @@ impl Lookup {
             self.answer(batch, tables.as_mut());
             rested = Instant::now() + (began.elapsed() * REST_FACTOR).min(REST_MAX);
         }
+        let left = {
+            let mut questions = lock(&self.questions);
+            questions.is_over = true;
+            std::mem::take(&mut questions.waiting)
+        };
+        drop(left);
+        // No other host shall ask here any more: each finds the process that has taken over.
+        self.origin.end();
     }
 
     /// Waits for questions, and for `rested` while none of them is urgent. `None` is the end.
@@ -138,12 +162,13 @@ impl Lookup {
             if board.is_stopped() {
                 return None;
             }
-            let urgent = questions.iter().any(|question| question.urgent);
+            let waiting = &mut questions.waiting;
+            let urgent = waiting.iter().any(|question| question.urgent);
             let left = rested.saturating_duration_since(Instant::now());
-            if !questions.is_empty() && (urgent || left.is_zero()) {
-                return Some(questions.drain(..).collect());
+            if !waiting.is_empty() && (urgent || left.is_zero()) {
+                return Some(waiting.drain(..).collect());
             }
-            let patience = if questions.is_empty() { Duration::MAX } else { left };
+            let patience = if waiting.is_empty() { Duration::MAX } else { left };
             questions = match patience {
                 Duration::MAX => self.asked.wait(questions).unwrap_or_else(PoisonError::into_inner),
                 some => {

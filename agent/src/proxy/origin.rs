@@ -87,6 +87,12 @@ impl Origin {
         }
     }
 
+    /// Stops asking and answering: closes the listener and every connection.
+    pub(crate) fn end(&self) {
+        // The thread ends when it hears that nobody can ask it any more.
+        *lock(&self.running) = None;
+    }
+
     /// Takes a question over that another host can answer; gives back one that is for this one.
     pub(crate) fn ask(&self, question: Question) -> Option<Question> {
         let running = lock(&self.running);
@@ -109,7 +115,7 @@ fn begin(terms: Arc<Terms>, lookup: Weak<Lookup>) -> io::Result<Running> {
         runtime.block_on(async {
             let tls = Arc::new(tls::Tls::default());
             let answers = serve::run(followed.clone(), Arc::clone(&tls), lookup.clone());
-            // The sender of questions is dropped with the proxy.
+            // The sender of questions is dropped at the end of the proxy.
             tokio::select! {
                 () = answers => {}
                 () = ask::run(asked, followed, tls, lookup) => {}

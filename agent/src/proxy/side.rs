@@ -236,11 +236,11 @@ impl Side {
         sys::unsent_bytes(&self.fd)
     }
 
-    /// Whether its kernel would send something of its own accord as soon as it heard its peer:
-    /// what it has not sent, and, where it was deaf until now, what its peer may never have got. Of a
-    /// socket that was not deaf, unacknowledged bytes are but a moment's: its peer has them.
+    /// Whether its kernel may yet send something of its own accord, as long as it hears its peer: what
+    /// it has not sent, and what its peer has not acknowledged. Mostly the peer has the latter and its
+    /// word is on the way; but nothing tells that from bytes that were lost, which are sent again.
     pub(crate) fn owes_bytes(&self) -> bool {
-        self.unsent_bytes() > 0 || (self.deaf && sys::unacknowledged_bytes(&self.fd) > 0)
+        sys::unacknowledged_bytes(&self.fd) > 0
     }
 
     pub(crate) fn is_deaf(&self) -> bool {

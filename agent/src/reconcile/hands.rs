@@ -81,6 +81,8 @@ pub struct Survey {
     pub bypasses: Vec<Bypass>,
     /// Listeners of others.
     pub foreign: Vec<ForeignListener>,
+    /// Why a `fast_heal` is not had.
+    pub slow: Option<String>,
 }
 
 /// What a survey must know.
@@ -90,6 +92,8 @@ pub struct SurveyOrder {
     pub private: BTreeMap<SocketAddr, NodeName>,
     /// The shims of this host's living nodes.
     pub shims: BTreeMap<u32, NodeName>,
+    /// The nodes that shall notice a heal soon.
+    pub eager: BTreeSet<NodeName>,
     /// This host's address.
     pub address: Option<std::net::IpAddr>,
 }

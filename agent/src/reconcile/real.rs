@@ -44,6 +44,7 @@ use crate::{
     bypass,
     canary::{self, Answer, Question},
     clock::{self, BootTime},
+    fast_heal,
     ledger::Accepted,
     listeners,
     node::{
@@ -95,8 +96,8 @@ pub struct RealHands {
     /// `None` where nothing is started.
     fetcher: Option<Fetcher>,
     hashes: Mutex<Hashes>,
-    known_listeners: Mutex<listeners::Known>,
-    known_connections: Mutex<bypass::Known>,
+    /// What surveys remember.
+    surveyed: Mutex<(listeners::Known, bypass::Known, fast_heal::Bounded)>,
 }
 
 impl RealHands {
@@ -135,8 +136,7 @@ impl RealHands {
             proxy: proxy::Proxy::new(dir.join("proxy"), socket),
             fetcher: None,
             hashes: Mutex::default(),
-            known_listeners: Mutex::default(),
-            known_connections: Mutex::default(),
+            surveyed: Mutex::default(),
         }
     }
 
@@ -470,11 +470,12 @@ impl Hands for RealHands {
     fn survey(&self, order: &SurveyOrder) -> Survey {
         let proxy = self.find_proxy();
         let order = SurveyOrder { address: self.address, ..order.clone() };
-        let mut listens = self.known_listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut dials = self.known_connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.surveyed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (listens, dials, bounded) = &mut *known;
         Survey {
-            bypasses: bypass::find(&order, proxy, &mut dials),
-            foreign: listeners::find(&order, proxy, &mut listens),
+            bypasses: bypass::find(&order, proxy, dials),
+            foreign: listeners::find(&order, proxy, listens),
+            slow: fast_heal::bound(&order, bounded),
         }
     }
 

@@ -119,6 +119,14 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     findings.kept.fill(&mut faults);
     faults.extend(findings.kept.ended.clone());
     faults.extend(node_faults(findings));
+    if let (Some(why), Some(accepted)) = (&survey.slow, accepted) {
+        let eager = accepted.spec.proxy.faults.iter().filter(|(_, fault)| fault.fast_heal);
+        for (name, _) in eager {
+            if let Some(told) = faults.get_mut(name).filter(|told| told.active) {
+                told.why.get_or_insert_with(|| why.clone());
+            }
+        }
+    }
     findings.canaries.fill(&mut faults);
     let mut report = HostReport {
         host: Some(findings.host.clone()),

@@ -32,7 +32,7 @@ const SENT_MAX: usize = 256;
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Connecting, with the handshake.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
-/// Between two tries to connect while questions wait.
+/// Between two tries while questions wait.
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 /// A connection is closed when nobody has asked for so long; less than the other side waits.
 const IDLE_MAX: Duration = Duration::from_secs(600);
@@ -101,18 +101,23 @@ impl Host {
             let (read, write) = match self.connect().await {
                 Ok(connected) => connected,
                 Err(error) => {
-                    tracing::debug!(address = %self.address, %error, "ask a host");
-                    sleep(CONNECT_AGAIN).await;
+                    self.pause(&error).await;
                     give_up_late(&mut left);
                     continue;
                 }
             };
             match self.talk(read, write, &mut questions, &mut left).await {
                 Ok(()) => return,
-                Err(error) => tracing::debug!(address = %self.address, %error, "ask a host"),
+                Err(error) => self.pause(&error).await,
             }
             give_up_late(&mut left);
         }
+    }
+
+    /// After an error: a host that is about to be taken over closes whatever it accepts.
+    async fn pause(&self, error: &io::Error) {
+        tracing::debug!(address = %self.address, %error, "ask a host");
+        sleep(CONNECT_AGAIN).await;
     }
 
     /// A connection to the host whose name the certificate has.

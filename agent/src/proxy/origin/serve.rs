@@ -138,11 +138,12 @@ async fn serve(
             let Some(text) = next? else { return Ok(()) };
             let ask: Ask = serde_json::from_str(&text)?;
             let (reply, answer) = oneshot::channel();
-            if let Some(lookup) = lookup.upgrade()
-                && may_ask(&terms.borrow(), &host, &ask)
-            {
+            if may_ask(&terms.borrow(), &host, &ask) {
+                let Some(lookup) = lookup.upgrade() else { return Ok(()) };
                 let Ask { theirs, ours, urgent } = ask;
                 lookup.ask_here(Question { asker: Asker::Host(reply), theirs, ours, urgent });
+            } else {
+                let _ends_meanwhile = reply.send(None);
             }
             if send.send(answer).await.is_err() {
                 return Ok(());
@@ -151,8 +152,13 @@ async fn serve(
     };
     let told = async {
         while let Some(answer) = answers.recv().await {
-            // Questions that were dropped, and those that may not be asked, have no sender.
-            let party = timeout(ANSWER_MAX, answer).await.ok().and_then(Result::ok).flatten();
+            let party = match timeout(ANSWER_MAX, answer).await {
+                Ok(Ok(party)) => party,
+                // This process is about to go. Where the connection closes without an answer it is
+                // asked again, of the one that has taken over.
+                Ok(Err(_dropped)) => return Ok(()),
+                Err(_late) => None,
+            };
             write.write_all(&line(&Tell::of(party))).await?;
             write.flush().await?;
         }

@@ -89,7 +89,7 @@ impl Load {
 }
 
 /// Ends the load when the test fails too.
-struct Stop<'a>(&'a AtomicBool);
+pub(super) struct Stop<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

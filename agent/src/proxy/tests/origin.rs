@@ -6,6 +6,8 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +18,8 @@ use rcgen::{
 };
 
 use super::{
-    ground::{Ground, HERE, THERE, in_network, ip},
+    ground::{Ground, HERE, THERE, begin_from, in_network, ip},
+    handover::Stop,
     harness::{Lab, PATIENCE, cut, eventually, fault, finish},
 };
 
@@ -101,9 +104,14 @@ impl Two {
         let (to, port) = (self.to.ip(), self.to.port());
         // The shell cannot write a numeric address of the newer protocol into /dev/tcp with brackets.
         let script = format!("exec 3<>/dev/tcp/{to}/{port}; echo up; cat <&3 & cat >&3");
+        self.script(node, &script)
+    }
+
+    /// A shell on the other host.
+    fn script(&self, node: Option<&str>, script: &str) -> Dialler {
         self.ground.there(|| {
             let mut command = Command::new("bash");
-            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
             // What the shell leaves behind goes with it, and keeps no output of the test open.
             command.env_remove("FAULTBED_NODE").stderr(Stdio::null()).process_group(0);
             if let Some(node) = node {
@@ -226,6 +234,81 @@ fn without_an_answer_connections_of_another_host_are_held_for_a_while_and_reset(
         eventually("it is counted", || two.here.report().report.unknown_reset == round);
         two.there.halt();
     }
+}
+
+/// Dials y as a client until told to stop, and waits each time until y has answered. Gives how long the
+/// slowest took, in microseconds.
+fn dial_on(ground: &Ground, to: SocketAddr, stop: &AtomicBool, dialled: &AtomicU64) -> u64 {
+    let from = SocketAddr::new(ip(THERE[0]), 0);
+    ground.there(|| {
+        let mut slowest = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let mut near = finish(begin_from(from, to).unwrap(), PATIENCE).unwrap();
+            let began = Instant::now();
+            near.write_all(b"c").unwrap();
+            near.read_exact(&mut [0]).expect("it is known as a client before it is given up");
+            slowest = slowest.max(u64::try_from(began.elapsed().as_micros()).unwrap());
+            dialled.fetch_add(1, Ordering::Relaxed);
+        }
+        slowest
+    })
+}
+
+#[test]
+fn nobody_waits_for_long_or_is_taken_for_another_while_both_proxies_are_replaced() {
+    const HAND_OVERS: u32 = 16;
+    if !in_network(
+        "origin::nobody_waits_for_long_or_is_taken_for_another_while_both_proxies_are_replaced",
+    ) {
+        return;
+    }
+    let mut two = Two::prepare(0);
+    let authority = Authority::new();
+    authority.equip(two.here.agent_dir(), &uri("h2"));
+    authority.equip(two.there.agent_dir(), &uri("h1"));
+    two.run();
+    two.here.inject("split", cut(Cut::Packets), &["x>y", "y>x"]);
+    two.here.apply();
+    // Connections of x, one after the other, of which none may get through.
+    let (address, port) = (two.to.ip(), two.to.port());
+    let dial = format!("exec {{fd}}<>/dev/tcp/{address}/{port}; echo x >&$fd; sleep 0.05");
+    let _x = two.script(Some("x"), &format!("for i in {{1..60}}; do {dial}; done; sleep 60"));
+    let (stop, over, dialled) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, over, dialled) = (&stop, &over, &dialled);
+    let server = two.here.server("y").try_clone().unwrap();
+    server.set_nonblocking(true).unwrap();
+    let Two { ground, here, there, to } = &mut two;
+    let (ground, to) = (&*ground, *to);
+    let slowest = thread::scope(|scope| {
+        scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let Ok((mut far, _)) = server.accept() else {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                let mut who = [0];
+                far.set_nonblocking(false).unwrap();
+                far.read_exact(&mut who).unwrap();
+                assert_eq!(who, *b"c", "a connection of x got through");
+                far.write_all(b"y").unwrap();
+            }
+        });
+        let dial = || scope.spawn(move || dial_on(ground, to, stop, dialled));
+        let diallers = [dial(), dial(), dial()];
+        let _whatever_happens = (Stop(stop), Stop(over));
+        for round in 0..HAND_OVERS {
+            let before = dialled.load(Ordering::Relaxed);
+            eventually("they are known", || dialled.load(Ordering::Relaxed) > before + 5);
+            if round % 4 == 3 { here.hand_over() } else { ground.there(|| there.hand_over()) }
+        }
+        stop.store(true, Ordering::Relaxed);
+        diallers.map(|dialler| dialler.join().unwrap()).into_iter().max()
+    });
+    let slowest = slowest.map(Duration::from_micros).unwrap();
+    println!("{dialled:?} were known over {HAND_OVERS} hand-overs, the slowest after {slowest:?}");
+    assert!(slowest < HELD_MAX, "it would have been given up: {slowest:?}");
+    assert_eq!(here.report().report.unknown_reset, 0);
+    assert!(here.evidence("split", "x>y").connections > 0, "x was there");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use faultbed_common::{host_spec::NodeSpec, name::NodeName, proxy_spec::ProxyFile};
+use faultbed_common::{host_spec::NodeSpec, link::Party, name::NodeName, proxy_spec::ProxyFile};
 use tokio::task::AbortHandle;
 
 use super::{Attached, Reconciler, Wake, absorb::save};
@@ -131,7 +131,11 @@ impl<H: Hands> Reconciler<H> {
             Run::None | Run::Ended(_) | Run::Unknown { .. } => None,
         });
         let address = nodes.first().map(|(_, spec)| spec.address);
-        SurveyOrder { private, shims: shims.collect(), address }
+        let faults = self.ledger.accepted().into_iter().flat_map(|a| a.spec.proxy.faults.values());
+        let links = faults.filter(|fault| fault.fast_heal).flat_map(|fault| &fault.links);
+        let parties = links.flat_map(|link| [&link.from, &link.to]);
+        let eager = parties.filter_map(Party::node).cloned().collect();
+        SurveyOrder { private, shims: shims.collect(), eager, address }
     }
 
     pub(super) fn ask_proxy(&mut self) {
