@@ -111,6 +111,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("etcd", include_str!("../../deploy/blueprints/etcd.toml")),
     ("gitaly", include_str!("../../deploy/blueprints/gitaly.toml")),
     ("nats", include_str!("../../deploy/blueprints/nats.toml")),
+    ("opengauss", include_str!("../../deploy/blueprints/opengauss.toml")),
     ("postgres", include_str!("../../deploy/blueprints/postgres.toml")),
     ("redis", include_str!("../../deploy/blueprints/redis.toml")),
     ("redis-cluster", include_str!("../../deploy/blueprints/redis-cluster.toml")),

@@ -18,7 +18,7 @@ mod zookeeper;
 /// A name to choose it by, and what is run.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 17] = [
     ("etcd", etcd::lives_through_the_list),
     ("tls", etcd::tls_between_members_and_clients),
     ("disk", etcd::a_disk_stands_still_until_its_time_is_up),
@@ -32,6 +32,8 @@ const CASES: [Case; 15] = [
     ("redis-cluster", redis_cluster::slots_fail_over_and_move_and_every_key_stays),
     ("cockroach", stand_ins::what_cockroach_is_told_satisfies_its_stand_in),
     ("gitaly", gitaly::what_gitaly_and_praefect_are_told_satisfies_their_stand_ins),
+    ("dcf", stand_ins::what_a_driver_of_dcf_is_told_satisfies_its_stand_in),
+    ("opengauss", stand_ins::what_opengauss_is_told_satisfies_its_stand_ins),
     ("tidb", stand_ins::what_tidb_is_told_satisfies_its_stand_ins),
     ("zookeeper", zookeeper::lives_through_the_list),
 ];

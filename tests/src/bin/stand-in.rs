@@ -20,7 +20,9 @@ use std::{
 };
 
 mod stand_in {
+    pub(crate) mod dcf;
     pub(crate) mod gitaly;
+    pub(crate) mod opengauss;
 }
 
 /// How long a peer has to answer.
@@ -42,6 +44,10 @@ fn main() {
         Some("cockroach") => cockroach(&args),
         Some("gitaly") => stand_in::gitaly::gitaly(&args),
         Some("praefect") => stand_in::gitaly::praefect(&args),
+        Some("dcf-node") => stand_in::dcf::dcf_node(&args),
+        Some("gaussdb") => stand_in::opengauss::gaussdb(&args),
+        Some("gs_initdb") => stand_in::opengauss::gs_initdb(&args),
+        Some("gs_ctl") => stand_in::opengauss::gs_ctl(&args),
         Some("pd-server") => pd(&args),
         Some("tikv-server") => tikv(&args),
         Some("tidb-server") => tidb(&args),

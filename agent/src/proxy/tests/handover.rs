@@ -68,6 +68,17 @@ struct Load {
 }
 
 impl Load {
+    /// Hands over, and says how long that took and what answers waited for.
+    fn hand_over(&self, lab: &mut Lab, round: u32) {
+        let usual = self.slowest();
+        let began = Instant::now();
+        lab.hand_over();
+        let (took, slowest) = (began.elapsed(), self.slowest());
+        println!(
+            "hand-over {round} took {took:?}: answers came after {slowest:?} at most, {usual:?} before"
+        );
+    }
+
     /// Echoes what new connections send.
     fn accept(&self, server: &TcpListener) {
         while let Ok((stream, _)) = server.accept() {
@@ -192,13 +203,7 @@ fn streams_of_every_kind_survive_hand_overs_in_a_row_whole() {
             } else {
                 lab.write()
             }
-            let usual = load.slowest();
-            let began = Instant::now();
-            lab.hand_over();
-            let (took, slowest) = (began.elapsed(), load.slowest());
-            println!(
-                "hand-over {round} took {took:?}: answers came after {slowest:?} at most, {usual:?} before"
-            );
+            load.hand_over(&mut lab, round);
         }
         load.stop.store(true, Ordering::Relaxed);
         for (seed, (_, far)) in bulks.iter().enumerate() {
