@@ -213,6 +213,9 @@ pub struct Limits {
     /// RLIMIT_NOFILE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nofile: Option<u64>,
+    /// The least of it that the program can do with; where it cannot be had, nothing is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nofile_min: Option<u64>,
     /// RLIMIT_CORE in bytes; `u64::MAX` is unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub core: Option<u64>,

@@ -51,7 +51,7 @@ fn needs(launch: &Launch) -> Result<(), String> {
 
 /// Open files: with fewer than it asks for a database fails later, where it is harder to see why.
 fn files(spec: &NodeSpec, most: Option<u64>) -> Result<(), String> {
-    match (spec.launch.limits.nofile, most) {
+    match (spec.launch.limits.nofile_min, most) {
         (Some(wanted), Some(most)) if wanted > most => Err(format!(
             "it needs {wanted} open files, and this host's agent may give it {most}: raise the limit of the \
              agent (LimitNOFILE of its unit, or `ulimit -n {wanted}` before `faultbed up`)"
@@ -172,7 +172,7 @@ mod tests {
         spec.launch.needs = vec!["sh".to_owned(), "no-such-helper".to_owned()];
         let why = needs(&spec.launch).unwrap_err();
         assert!(why.contains("no-such-helper") && why.contains("install it"), "{why}");
-        spec.launch.limits.nofile = Some(65536);
+        spec.launch.limits.nofile_min = Some(65536);
         let why = files(&spec, Some(1024)).unwrap_err();
         assert!(
             why.contains("65536") && why.contains("1024") && why.contains("LimitNOFILE"),

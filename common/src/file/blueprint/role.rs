@@ -268,7 +268,8 @@ fn read_limits(item: &Item<'_>) -> Option<Limits> {
         }
         item.number(0, u64::MAX, None)
     };
-    let limits = Limits { nofile: limit("nofile"), core: limit("core") };
+    let limits =
+        Limits { nofile: limit("nofile"), nofile_min: limit("nofile_min"), core: limit("core") };
     section.finish();
     Some(limits)
 }

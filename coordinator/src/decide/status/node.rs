@@ -110,7 +110,8 @@ fn addresses(view: &View<'_>, node: &NodeRef<'_>, advertised: bool) -> BTreeMap<
         let is_proxied = rule.is_none_or(|rule| rule.proxied);
         let ip = host.filter(|_| advertised && is_proxied).unwrap_or(placement.private);
         let socket = SocketAddr::new(ip, *port);
-        let text = match rule.and_then(|rule| rule.url.as_deref()) {
+        let is_tls = node.cluster.authority.is_some();
+        let text = match role.and_then(|role| role.url(name, is_tls)) {
             Some(scheme) => format!("{scheme}://{socket}"),
             None => socket.to_string(),
         };
