@@ -36,7 +36,7 @@ use std::{
 use async_trait::async_trait;
 use futures::Stream;
 
-pub use self::etcd::{EtcdAccess, EtcdAddress};
+pub use self::etcd::{EtcdAccess, EtcdAddress, EtcdUser};
 
 /// Most comparisons, and most operations of either branch, of one transaction: etcd's default.
 pub const TXN_OPS_MAX: usize = 128;

@@ -1,7 +1,10 @@
 //! The same lab with a real etcd as its store, edited by hand with `etcdctl put`.
 
+mod secured;
+
 use std::{
     net::TcpListener,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -12,13 +15,13 @@ use faultbed_tests::{
 };
 
 /// An etcd of the user's own, on free loopback ports.
-struct Etcd {
+pub(crate) struct Etcd {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Etcd {
-    fn start(lab: &Lab) -> Self {
+    pub(crate) fn start(home: &Path) -> Self {
         let port = || {
             let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
             free.local_addr().expect("address").port()
@@ -27,7 +30,7 @@ impl Etcd {
             (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
         let child = Command::new("etcd")
             .arg("--data-dir")
-            .arg(lab.home().join("etcd"))
+            .arg(home.join("etcd"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}")])
@@ -65,7 +68,7 @@ impl Drop for Etcd {
 #[test]
 fn hand_edits_are_obeyed_or_reported_and_refused_and_the_last_good_version_survives() {
     let lab = Lab::new("byhand");
-    let etcd = Etcd::start(&lab);
+    let etcd = Etcd::start(lab.home());
     let file = lab.write("lab.toml", ETCD).display().to_string();
     lab.ok(&["up", "-d", &file, "--store", &format!("etcd={}", etcd.url)]);
     lab.wait_ready();

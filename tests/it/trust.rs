@@ -1,5 +1,6 @@
 //! A lab across machines: who comes in, who does not, and certificates that end while nobody notices.
 
+mod events;
 mod refused;
 mod rotation;
 mod site;

@@ -1,7 +1,12 @@
 //! A lab comes up with one command, does what it says, and leaves nothing behind.
 
+use std::process::Command;
+
 use faultbed_common::{report::NodeState, status::ClusterState};
-use faultbed_tests::lab::{ETCD, Lab, is_alive, leader};
+use faultbed_tests::{
+    lab::{ETCD, Lab, PATIENCE, is_alive, leader},
+    wait::wait_for,
+};
 
 #[test]
 fn three_real_etcd_nodes_run_behind_proxies() {
@@ -95,4 +100,32 @@ fn a_lab_that_cannot_be_reached_is_exit_4() {
         assert_eq!(ran.code, 4, "{args:?}: {}", ran.stderr);
         assert!(ran.stderr.contains("nolab") && ran.stderr.contains("up -d"), "{}", ran.stderr);
     }
+}
+
+/// The processes that take a lab down when its time is up.
+fn guards(lab: &Lab) -> Vec<i32> {
+    let pattern = format!("__guard --dir {}", lab.dir().display());
+    let found = Command::new("pgrep").args(["-f", "--", &pattern]).output().expect("run pgrep");
+    let text = String::from_utf8_lossy(&found.stdout).into_owned();
+    text.lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
+
+#[test]
+fn a_second_time_for_a_lab_moves_its_end() {
+    let lab = Lab::new("moved");
+    lab.ok(&["up", "-d", "--hosts", "1", "--for", "15s"]);
+    let first = guards(&lab);
+    assert_eq!(first.len(), 1);
+    lab.ok(&["up", "-d", "--for", "10m"]);
+    wait_for("the first guard goes at its time", PATIENCE, || {
+        let now = guards(&lab);
+        (!now.contains(&first[0]) && now.len() == 1).then_some(()).ok_or(format!("{now:?}"))
+    });
+    assert_eq!(lab.status().hosts.len(), 1, "and the lab stays");
+    // Sooner counts as much as later. The lab may go before this has told how it is.
+    lab.run(&["up", "-d", "--for", "1s"]);
+    wait_for("the newest time ends it", PATIENCE, || {
+        let code = lab.run(&["status"]).code;
+        (code == 4).then_some(()).ok_or(code.to_string())
+    });
 }

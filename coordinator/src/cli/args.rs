@@ -71,7 +71,7 @@ Hosts:
 
 And:
   blueprint                 How databases are run: list, show, check a file of your own
-  context                   The labs of this user: list, use, add
+  context                   The labs of this user: list, use, add, remove
   completion SHELL          Completion that knows names
   version                   The version of this program
 

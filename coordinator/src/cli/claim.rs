@@ -208,6 +208,8 @@ mod tests {
             hosts: 1,
             token: String::new(),
             ephemeral: false,
+            terms: 0,
+            etcd: Default::default(),
             remote: Vec::new(),
         };
         context.write().unwrap();

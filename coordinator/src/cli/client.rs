@@ -218,12 +218,24 @@ impl Client {
 
     /// The lab's other coordinators, as far as they answer.
     pub async fn others(&self) -> Vec<Self> {
-        let mut others = Vec::new();
-        for url in self.context.remote.iter().filter(|url| Some(*url) != self.via.as_ref()) {
+        self.each_other().await.into_iter().filter_map(|(_, reached)| reached.ok()).collect()
+    }
+
+    /// The lab's other coordinators by where they are, and why those that do not answer do not.
+    pub async fn each_other(&self) -> Vec<(String, Result<Self, Failure>)> {
+        let urls = self.context.remote.iter().filter(|url| Some(*url) != self.via.as_ref());
+        let reached = urls.map(|url| async move {
+            // What a renewal learns is written by who was asked first.
             let context = Context { remote: vec![url.clone()], ..self.context.clone() };
-            others.extend(Self::connect(context).await.ok());
-        }
-        others
+            (place(url), Self::connect(context).await)
+        });
+        futures::future::join_all(reached).await
+    }
+
+    /// Where the coordinator that answers is, in words.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.via.as_deref().map_or_else(|| self.context.place(), place)
     }
 
     /// What a refusal of this lab means for the person who typed the command.
@@ -265,6 +277,11 @@ impl Client {
             Err(status) => Err(failure_of(&context, &status)),
         })))
     }
+}
+
+/// A coordinator's address without what all have.
+fn place(url: &str) -> String {
+    url.trim_start_matches("https://").to_owned()
 }
 
 /// A channel to the coordinator of this machine.
@@ -404,6 +421,8 @@ mod tests {
             hosts: 1,
             token: String::new(),
             ephemeral: false,
+            terms: 0,
+            etcd: Default::default(),
             remote: Vec::new(),
         };
         let failure = Client::connect(context).await.unwrap_err();

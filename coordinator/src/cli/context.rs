@@ -9,7 +9,10 @@ use std::{
 use faultbed_common::name::LabName;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::failure::{Failure, with_lab};
+use crate::cli::{
+    failure::{Failure, with_lab},
+    up::etcd::EtcdAccess,
+};
 
 /// The name of a lab where nobody says one.
 pub const LAB_DEFAULT: &str = "lab";
@@ -45,10 +48,20 @@ pub struct Context {
     /// Its data goes when it is taken down.
     #[serde(default)]
     pub ephemeral: bool,
+    /// How often its time was set with `up --for`: only the newest time ends it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub terms: u32,
+    /// What opens its etcd.
+    #[serde(default, skip_serializing_if = "EtcdAccess::is_none")]
+    pub etcd: EtcdAccess,
     /// Its coordinators, where they were not started here: `https://HOST:PORT`, tried in this order,
     /// or one `unix:PATH`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remote: Vec<String>,
+}
+
+fn is_zero(terms: &u32) -> bool {
+    *terms == 0
 }
 
 impl Context {
@@ -246,6 +259,15 @@ impl Places {
             .map_err(|e| Failure::io(format!("write {}", path.display()), &e))
     }
 
+    /// Chooses none.
+    ///
+    /// # Errors
+    /// The choice cannot be removed.
+    pub fn forget_current(&self) -> Result<(), Failure> {
+        let path = self.current_file();
+        fs::remove_file(&path).map_err(|e| Failure::io(format!("remove {}", path.display()), &e))
+    }
+
     /// The lab a command means: the one asked for, else the one chosen, else the single one that
     /// runs, else [`LAB_DEFAULT`].
     ///
@@ -380,6 +402,8 @@ mod tests {
             hosts: 3,
             token: "t".into(),
             ephemeral: false,
+            terms: 0,
+            etcd: Default::default(),
             remote: Vec::new(),
         };
         assert_eq!(Context::read(dir.path()).unwrap(), None);

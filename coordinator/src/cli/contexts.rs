@@ -1,6 +1,7 @@
-//! `context list|use|add`: the labs of this user, and which one later commands mean.
+//! `context list|use|add|remove`: the labs of this user, and which one later commands mean.
 
 mod add;
+mod remove;
 
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
@@ -37,6 +38,15 @@ enum ContextCommand {
         after_help = "Examples:\n  faultbed context add fb1.…\n  faultbed context add unix:/run/faultbed/api.sock"
     )]
     Add(add::AddArgs),
+    /// Forget a lab that others run, with the key and certificate for it
+    #[command(
+        after_help = "The lab itself stays as it is. One of this machine is removed with `faultbed down --wipe`."
+    )]
+    Remove {
+        /// Its name
+        #[arg(add = ArgValueCandidates::new(completion::labs))]
+        name: String,
+    },
 }
 
 #[derive(Serialize)]
@@ -82,6 +92,7 @@ pub fn run(session: &Session, args: &ContextArgs) -> Outcome {
             output::say(format!("later commands mean lab `{name}`"));
         }
         ContextCommand::Add(args) => add::run(places, args)?,
+        ContextCommand::Remove { name } => remove::run(places, &labs, name)?,
     }
     Ok(Exit::DONE)
 }

@@ -1,14 +1,21 @@
 //! `events` and `history`: what happened, and which changes were accepted.
 
+mod merge;
+
+use std::collections::BTreeMap;
+
 use faultbed_common::{
     edit::HistoryEntry,
     event::{Event, EventKind, EventQuery},
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream::select_all};
 
+use self::merge::{Merger, Told};
 use crate::cli::{
-    Session, diff,
-    failure::{Exit, Outcome},
+    Session,
+    client::Client,
+    diff,
+    failure::{Exit, Failure, Outcome},
     output::{self, Format},
     table::{self, Tone, tone},
 };
@@ -39,22 +46,95 @@ pub struct HistoryArgs {
     output: output::OutputArgs,
 }
 
-/// Runs `events`.
+/// Runs `events`. Each coordinator tells what it saw itself: all of them are asked.
 ///
 /// # Errors
 /// The lab cannot be reached.
 pub async fn events(session: &Session, args: &EventsArgs) -> Outcome {
     let client = session.client().await?;
-    let query = EventQuery { follow: args.follow, tail: Some(args.tail) };
-    let mut events = client.events(&query).await?;
-    while let Some(event) = events.next().await {
-        let event = event?;
-        match args.output.output {
-            Format::Json => output::json_line(&event)?,
-            Format::Table => output::data(line(&event))?,
+    let mut tellers = vec![(client.place(), client.clone())];
+    for (place, other) in client.each_other().await {
+        match other {
+            Ok(other) => tellers.push((place, other)),
+            Err(_) => output::say(format!("{place} does not answer; what it alone saw is missing")),
         }
     }
+    let mut merger = Merger::default();
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    // One at least, to know from where to go on.
+    let past = EventQuery { follow: false, tail: Some(args.tail.max(1)) };
+    let mut told = Vec::new();
+    for (place, teller) in &tellers {
+        let mut events = teller.events(&past).await?;
+        while let Some(event) = events.next().await {
+            let event = event?;
+            last.insert(place.clone(), event.seq);
+            told.push((place.clone(), event));
+        }
+    }
+    told.sort_by_key(|(_, event)| event.at_unix_ms);
+    for (place, event) in told {
+        merger.take(&place, event);
+    }
+    let merged = merger.told();
+    for told in merged.iter().skip(merged.len().saturating_sub(args.tail as usize)) {
+        show(told, tellers.len(), args)?;
+    }
+    if args.follow {
+        follow(tellers, last, merger, args).await?;
+    }
     Ok(Exit::DONE)
+}
+
+/// Goes on with what each tells from here on; what several tell is shown when the first does.
+async fn follow(
+    tellers: Vec<(String, Client)>,
+    last: BTreeMap<String, u64>,
+    mut merger: Merger,
+    args: &EventsArgs,
+) -> Result<(), Failure> {
+    let mut streams = Vec::new();
+    for (place, teller) in &tellers {
+        let after = last.get(place).copied().unwrap_or(0);
+        // What came since the past was asked for is in these.
+        let query = EventQuery { follow: true, tail: Some(args.tail.max(TAIL_DEFAULT)) };
+        let events = teller.events(&query).await?;
+        let known = move |event: &Event| event.seq <= after;
+        let events =
+            events.filter(move |event| std::future::ready(!event.as_ref().is_ok_and(&known)));
+        let named = place.clone();
+        let ending = futures::stream::iter([(place.clone(), None)]);
+        streams.push(events.map(move |event| (named.clone(), Some(event))).chain(ending).boxed());
+    }
+    let mut streams = select_all(streams);
+    while let Some((place, event)) = streams.next().await {
+        match event {
+            Some(Ok(event)) => {
+                if let Some(told) = merger.take(&place, event) {
+                    // Whether others tell it too is not known yet.
+                    show(&told, told.from.len(), args)?;
+                }
+            }
+            Some(Err(failure)) if tellers.len() == 1 => return Err(failure),
+            Some(Err(_)) => {}
+            None if tellers.len() > 1 => {
+                output::say(format!("{place} tells no more; what it alone sees is missing"));
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn show(told: &Told, tellers: usize, args: &EventsArgs) -> Result<(), Failure> {
+    match args.output.output {
+        Format::Json => output::json_line(told),
+        Format::Table if told.from.len() >= tellers => output::data(line(&told.event)),
+        Format::Table => {
+            let from = tone(format!("(told by {} alone)", told.from.join(", ")), Tone::Faint);
+            output::data(format!("{}  {from}", line(&told.event)))
+        }
+    }
 }
 
 /// One event on one line.

@@ -20,6 +20,7 @@ use crate::cli::{
     down::{self, inventory},
     failure::{Exit, Failure, Outcome},
     up::{
+        self,
         command::RUN_TAG,
         daemons::{self, Programs},
     },
@@ -55,6 +56,9 @@ pub struct GuardArgs {
     /// When the lab's time is up
     #[arg(long)]
     deadline_ms: Option<u64>,
+    /// Which of the times that were set it is
+    #[arg(long, default_value_t = 0)]
+    term: u32,
 }
 
 /// Starts a guard of a lab.
@@ -75,6 +79,7 @@ pub fn spawn(
         .map_err(say)?;
     let mut command = Command::new(&programs.own);
     command.arg("__guard").arg("--dir").arg(&context.dir).args(["--token", &context.token]);
+    command.args(["--term", &context.terms.to_string()]);
     if let Some(pid) = parent.and_then(|pid| i32::try_from(pid).ok()) {
         let ticks = inventory::start_ticks(pid).unwrap_or_default();
         command.args(["--parent", &pid.to_string(), "--parent-ticks", &ticks.to_string()]);
@@ -94,12 +99,28 @@ pub fn spawn(
 /// # Errors
 /// Something of the lab is left.
 pub fn run(session: &Session, args: &GuardArgs) -> Outcome {
-    if wait(args) == Woken::ByParent {
-        end_command(&args.token);
-    }
-    let same = |context: &Context| context.token == args.token;
-    let Some(context) = Context::read(&args.dir)?.filter(same) else { return Ok(Exit::DONE) };
-    let report = down::take_down(&session.places, &context, context.ephemeral)?;
+    let begun = Instant::now();
+    let mut lifetime = args.deadline_ms.map(Duration::from_millis);
+    let report = loop {
+        let woken = wait(args, begun, lifetime);
+        if woken == Woken::ByParent {
+            end_command(&args.token);
+        }
+        let same = |context: &Context| context.token == args.token;
+        let Some(context) = Context::read(&args.dir)?.filter(same) else { return Ok(Exit::DONE) };
+        // Nobody sets another time from here on.
+        let _held = up::lock(&session.places, &context.name)?;
+        let Some(context) = Context::read(&args.dir)?.filter(same) else { return Ok(Exit::DONE) };
+        if woken == Woken::ByTime && context.terms != args.term {
+            // The time was set anew, and has a guard of its own.
+            if args.parent.is_none() {
+                return Ok(Exit::DONE);
+            }
+            lifetime = None;
+            continue;
+        }
+        break down::take::take_down_held(&session.places, &context, context.ephemeral)?;
+    };
     if report.left.is_empty() {
         return Ok(Exit::DONE);
     }
@@ -134,9 +155,7 @@ fn end_command(token: &str) {
 }
 
 /// Returns when the parent is dead or the time is up.
-fn wait(args: &GuardArgs) -> Woken {
-    let begun = Instant::now();
-    let lifetime = args.deadline_ms.map(Duration::from_millis);
+fn wait(args: &GuardArgs, begun: Instant, lifetime: Option<Duration>) -> Woken {
     let parent = args.parent.and_then(Pid::from_raw);
     let parent_fd = parent.map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
     if let (Some(pid), Some(opened)) = (args.parent, &parent_fd) {

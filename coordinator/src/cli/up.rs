@@ -4,6 +4,7 @@ pub mod bring;
 pub mod bundle;
 pub mod command;
 pub mod daemons;
+pub mod etcd;
 pub mod prepare;
 pub mod signals;
 pub mod stay;
@@ -48,6 +49,9 @@ pub struct UpArgs {
     /// `embedded`, or `etcd=URL,…` for an etcd of your own [default: embedded]
     #[arg(long, value_name = "STORE", value_parser = parse_store)]
     pub store: Option<String>,
+    /// What opens that etcd.
+    #[command(flatten)]
+    pub etcd: etcd::EtcdAccess,
     /// Leave it running and return
     #[arg(short, long, conflicts_with_all = ["command", "repeat"])]
     pub detach: bool,

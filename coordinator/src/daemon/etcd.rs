@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
-use crate::store::EtcdAccess;
+use crate::store::{EtcdAccess, EtcdUser};
 
 /// The environment variable that may hold the password of `--etcd-user`.
 const PASSWORD: &str = "FAULTBED_ETCD_PASSWORD";
@@ -37,7 +37,13 @@ impl EtcdArgs {
     pub fn access(&self) -> anyhow::Result<EtcdAccess> {
         let user = match &self.etcd_user {
             None => None,
-            Some(name) => Some((name.clone(), self.password()?)),
+            Some(name) => {
+                let from = match &self.etcd_password_file {
+                    Some(path) => format!("--etcd-password-file {}", path.display()),
+                    None => PASSWORD.to_owned(),
+                };
+                Some(EtcdUser { name: name.clone(), password: self.password()?, from })
+            }
         };
         Ok(EtcdAccess {
             ca: self.etcd_ca.clone(),

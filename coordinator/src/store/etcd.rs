@@ -20,7 +20,10 @@ use etcd_client::{Client, ConnectOptions, TxnOpResponse};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::error::{never_sent, translate};
-pub use self::{access::EtcdAccess, address::EtcdAddress};
+pub use self::{
+    access::{EtcdAccess, EtcdUser},
+    address::EtcdAddress,
+};
 use super::{
     Batch, Compare, Event, Kv, LeaseId, Op, Revision, Store, StoreError, Txn, TxnOut, Watch,
 };
@@ -55,6 +58,8 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// A connection to an etcd cluster.
 pub(super) struct Etcd {
     address: EtcdAddress,
+    /// For messages.
+    access: EtcdAccess,
     client: Client,
 }
 
@@ -88,13 +93,15 @@ impl Etcd {
         // With a user this asks for a token at once, of a server that may not be there.
         let connecting = timeout(CALL_TIMEOUT, Client::connect(address.urls(), Some(options)));
         let client = match connecting.await {
-            Ok(connected) => connected.map_err(|error| translate(address, &error))?,
+            Ok(connected) => {
+                connected.map_err(|error| access.explain(translate(address, &error)))?
+            }
             Err(_) => {
                 let why = format!("no answer within {CALL_TIMEOUT:?}");
                 return Err(error::unreachable(address, &why));
             }
         };
-        let etcd = Self { address: address.clone(), client };
+        let etcd = Self { address: address.clone(), access: access.clone(), client };
         // Connecting is lazy: it succeeds on a dead port.
         etcd.call(Twice::Harmless, || {
             let mut client = etcd.client.maintenance_client();
@@ -125,7 +132,7 @@ impl Etcd {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let translated = translate(&self.address, &error);
+            let translated = self.access.explain(translate(&self.address, &error));
             let again = matches!(translated, StoreError::Unavailable(_))
                 && (twice == Twice::Harmless || never_sent(&error));
             if !again || tries >= TRIES || Instant::now() + TRY_AGAIN_AFTER >= deadline {
@@ -269,7 +276,11 @@ impl Store for Etcd {
             Ok(Ok(Some(answer))) if answer.canceled() => return Err(self.refused_watch(&answer)),
             Ok(Ok(Some(_))) => {}
         }
-        let etcd = Self { address: self.address.clone(), client: self.client.clone() };
+        let etcd = Self {
+            address: self.address.clone(),
+            access: self.access.clone(),
+            client: self.client.clone(),
+        };
         Ok(Box::pin(async_stream::try_stream! {
             loop {
                 let answer = stream.message().await.map_err(|error| translate(&etcd.address, &error));

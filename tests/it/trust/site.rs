@@ -1,8 +1,9 @@
 //! A coordinator that serves other machines, hosts that joined it, and its users.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -21,7 +22,7 @@ use tonic::transport::Channel;
 pub(super) struct Site {
     home: TempDir,
     lab: String,
-    coordinator: Child,
+    coordinators: BTreeMap<String, Child>,
 }
 
 /// Somebody with a command line of their own.
@@ -31,25 +32,50 @@ pub(super) struct User<'a> {
 }
 
 impl Site {
+    /// A lab with one coordinator on any port.
     pub(super) fn start(lab: &str, flags: &[&str]) -> Self {
+        let mut site = Self::new(lab);
+        let flags: Vec<&str> = ["--listen", "127.0.0.1:0"].iter().chain(flags).copied().collect();
+        site.coordinator("coordinator", &flags);
+        site
+    }
+
+    /// A lab without a coordinator.
+    pub(super) fn new(lab: &str) -> Self {
         let home = tempfile::Builder::new().prefix("fb").tempdir().expect("make directory");
-        let log = File::create(home.path().join("coordinator.log")).expect("make log");
-        let coordinator = Command::new(bins::path("faultbed-coordinator"))
-            .args(["--lab", lab, "--listen", "127.0.0.1:0", "--dir"])
-            .arg(home.path().join("c"))
+        Self { home, lab: lab.to_owned(), coordinators: BTreeMap::new() }
+    }
+
+    /// The directory of all of it.
+    pub(super) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Starts a coordinator, for the first time or again, and waits until it serves.
+    pub(super) fn coordinator(&mut self, name: &str, flags: &[&str]) {
+        let log = File::create(self.home.path().join(format!("{name}.log"))).expect("make log");
+        let child = Command::new(bins::path("faultbed-coordinator"))
+            .args(["--lab", &self.lab, "--dir"])
+            .arg(self.home.path().join(format!("{name}-dir")))
             .arg("--runtime")
-            .arg(home.path().join("cr"))
+            .arg(self.home.path().join(format!("{name}-run")))
             .args(flags)
             .stdin(Stdio::null())
             .stderr(Stdio::from(log))
             .spawn()
             .expect("start coordinator");
-        let site = Self { home, lab: lab.to_owned(), coordinator };
+        self.coordinators.insert(name.to_owned(), child);
         wait_for("the coordinator is ready", PATIENCE, || {
-            let log = site.read("coordinator.log");
+            let log = self.read(&format!("{name}.log"));
             log.contains("coordinator ready").then_some(()).ok_or(log)
         });
-        site
+    }
+
+    /// Kills a coordinator.
+    pub(super) fn kill(&mut self, name: &str) {
+        let mut child = self.coordinators.remove(name).expect("it runs");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
     }
 
     fn read(&self, name: &str) -> String {
@@ -58,8 +84,13 @@ impl Site {
 
     /// The user of the coordinator's machine.
     pub(super) fn admin(&self) -> User<'_> {
+        self.admin_of("coordinator")
+    }
+
+    /// The same where there are several.
+    pub(super) fn admin_of(&self, coordinator: &str) -> User<'_> {
         let user = self.user("admin");
-        let socket = self.home.path().join("cr/api.sock");
+        let socket = self.home.path().join(format!("{coordinator}-run/api.sock"));
         user.ok(&["context", "add", &format!("unix:{}", socket.display())]);
         user
     }
@@ -142,8 +173,10 @@ impl Drop for Site {
                 assert!(output.status.success() || std::thread::panicking(), "{said}");
             }
         }
-        let _ = self.coordinator.kill();
-        let _ = self.coordinator.wait();
+        for child in self.coordinators.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

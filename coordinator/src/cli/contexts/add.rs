@@ -122,6 +122,8 @@ fn bare(places: &Places, name: LabName) -> Context {
         hosts: 0,
         token: String::new(),
         ephemeral: false,
+        terms: 0,
+        etcd: Default::default(),
         remote: Vec::new(),
         name,
     }

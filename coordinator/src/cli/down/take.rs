@@ -54,6 +54,14 @@ pub struct Report {
 /// Another command holds the lab for too long, or its files cannot be removed.
 pub fn take_down(places: &Places, context: &Context, wipe: bool) -> Result<Report, Failure> {
     let _lock = lock(places, &context.name)?;
+    take_down_held(places, context, wipe)
+}
+
+/// As [`take_down`], for who holds the lab already.
+///
+/// # Errors
+/// Its files cannot be removed.
+pub fn take_down_held(places: &Places, context: &Context, wipe: bool) -> Result<Report, Failure> {
     let before = inventory::processes(&context.dir);
     let listening = listeners::of_octet(context.octet);
     end_guards(&before);

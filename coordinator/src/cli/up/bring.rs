@@ -299,6 +299,8 @@ mod tests {
             hosts: 3,
             token: String::new(),
             ephemeral: false,
+            terms: 0,
+            etcd: Default::default(),
             remote: Vec::new(),
         };
         let text = welcome(&context, &testing::three_nodes());

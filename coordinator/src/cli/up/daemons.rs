@@ -89,7 +89,8 @@ pub fn coordinator(programs: &Programs, context: &Context) -> Result<Daemon, Fai
         .arg(&dir)
         .arg("--runtime")
         .arg(&context.runtime)
-        .args(["--octet", &context.octet.to_string(), "--store", &context.store]);
+        .args(["--octet", &context.octet.to_string(), "--store", &context.store])
+        .args(context.etcd.flags());
     spawn(command, "coordinator", &dir, "coordinator.log")
 }
 

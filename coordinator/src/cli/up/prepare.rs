@@ -8,7 +8,7 @@ use std::{
 
 use faultbed_common::name::LabName;
 
-use super::Plan;
+use super::{Plan, etcd};
 use crate::cli::{
     Session,
     claim::{self, CLAIMS_DIR, Claims},
@@ -70,6 +70,10 @@ pub fn prepare(session: &Session, plan: &Plan) -> Result<Lab, Failure> {
         context.must_be_own("up")?;
         return existing(places, plan, context);
     }
+    let embedded = plan.args.store.as_ref().is_none_or(|store| store == "embedded");
+    if embedded && !plan.args.etcd.is_none() {
+        return Err(etcd::without_etcd());
+    }
     let claims = Claims::lock(Path::new(CLAIMS_DIR))?;
     let dir = make_dir(places, &name, plan.args.dir.as_deref())?;
     let octet = claims.claim(None, &name, &dir)?;
@@ -81,6 +85,8 @@ pub fn prepare(session: &Session, plan: &Plan) -> Result<Lab, Failure> {
         hosts: plan.args.hosts.or(plan.file_hosts).unwrap_or(HOSTS_DEFAULT),
         token: format!("{:08x}{:08x}", dice(), dice()),
         ephemeral: plan.args.ephemeral,
+        terms: u32::from(plan.lifetime().is_some()),
+        etcd: plan.args.etcd.absolute()?,
         dir,
         name,
         remote: Vec::new(),
@@ -122,6 +128,16 @@ fn existing(places: &Places, plan: &Plan, mut context: Context) -> Result<Lab, F
     }
     let claims = Claims::lock(Path::new(CLAIMS_DIR))?;
     context.octet = claims.claim(Some(context.octet), &context.name, &context.dir)?;
+    if !plan.args.etcd.is_none() {
+        if context.store == "embedded" {
+            return Err(etcd::without_etcd());
+        }
+        // Files may have moved, and passwords changed.
+        context.etcd = plan.args.etcd.absolute()?;
+    }
+    if plan.lifetime().is_some() {
+        context.terms = context.terms.saturating_add(1);
+    }
     // More hosts can join; fewer would lose what runs on the others.
     let asked = plan.args.hosts.or(plan.file_hosts).unwrap_or(context.hosts);
     context.hosts = context.hosts.max(asked);

@@ -71,7 +71,7 @@ pub async fn foreground(
     output::say(format!("\nCtrl-C takes the lab down; meanwhile in another terminal: {typed}"));
     let end = tokio::select! {
         name = signals.next() => End::Signal(name),
-        () = deadline(begun, plan.lifetime()) => End::Time,
+        () = deadline(begun, plan.lifetime(), &lab.context) => End::Time,
         () = tell(&client) => End::Gone,
     };
     match end {
@@ -85,11 +85,16 @@ pub async fn foreground(
     finish(session, &lab, signals, Told::Whole).await
 }
 
-async fn deadline(begun: tokio::time::Instant, lifetime: Option<Duration>) {
-    match lifetime {
-        Some(lifetime) => tokio::time::sleep_until(begun + lifetime).await,
-        None => std::future::pending().await,
+/// Returns when the lab's time is up, unless another command has set it anew since.
+async fn deadline(begun: tokio::time::Instant, lifetime: Option<Duration>, context: &Context) {
+    if let Some(lifetime) = lifetime {
+        tokio::time::sleep_until(begun + lifetime).await;
+        let is_ours = |now: &Context| now.terms == context.terms;
+        if Context::read(&context.dir).ok().flatten().as_ref().is_none_or(is_ours) {
+            return;
+        }
     }
+    std::future::pending().await
 }
 
 /// Prints events until the lab is no more. A coordinator that only died is waited for.

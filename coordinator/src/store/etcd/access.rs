@@ -7,6 +7,19 @@ use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use super::EtcdAddress;
 use crate::store::StoreError;
 
+/// What etcd says to a user it does not know, or with another password.
+const WRONG_PASSWORD: &str = "invalid user ID or password";
+
+/// What etcd says where it has users and nobody said who we are.
+const NO_USER: &str = "user name is empty";
+
+/// Without the password.
+impl std::fmt::Debug for EtcdUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdUser").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// How a coordinator shows an etcd who it is. Agents and the command line never have any of this.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct EtcdAccess {
@@ -16,8 +29,19 @@ pub struct EtcdAccess {
     pub cert: Option<PathBuf>,
     /// Its private key, a file in PEM.
     pub key: Option<PathBuf>,
-    /// An etcd user, and the password.
-    pub user: Option<(String, String)>,
+    /// Who we are to etcd.
+    pub user: Option<EtcdUser>,
+}
+
+/// A user of etcd.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EtcdUser {
+    /// The name.
+    pub name: String,
+    /// The password.
+    pub password: String,
+    /// Where it was read, for messages.
+    pub from: String,
 }
 
 /// Without the password.
@@ -27,7 +51,7 @@ impl std::fmt::Debug for EtcdAccess {
             .field("ca", &self.ca)
             .field("cert", &self.cert)
             .field("key", &self.key)
-            .field("user", &self.user.as_ref().map(|(name, _)| name))
+            .field("user", &self.user)
             .finish()
     }
 }
@@ -73,10 +97,37 @@ impl EtcdAccess {
         } else if self.ca.is_some() || self.cert.is_some() || self.key.is_some() {
             return Err(refuse("--etcd-ca, --etcd-cert and --etcd-key are for https addresses"));
         }
-        if let Some((user, password)) = &self.user {
+        if let Some(EtcdUser { name, password, .. }) = &self.user {
             // Tokens end with the server that gave them.
-            options = options.with_user(user, password).with_auto_token_refresh(true);
+            options = options.with_user(name, password).with_auto_token_refresh(true);
         }
         Ok(options)
+    }
+
+    /// An error of the first call, with the file or value that is to be looked at.
+    pub(super) fn explain(&self, error: StoreError) -> StoreError {
+        let with = |said: String| {
+            if let Some(user) = self.user.as_ref().filter(|_| said.contains(WRONG_PASSWORD)) {
+                let EtcdUser { name, from, .. } = user;
+                return format!(
+                    "{said}: user {name} with the password of {from}; set it right there, or with \
+                     `etcdctl user passwd {name}`"
+                );
+            }
+            if said.contains(NO_USER) {
+                return format!(
+                    "{said}: it wants a user; give --etcd-user NAME and --etcd-password-file FILE"
+                );
+            }
+            match &self.ca {
+                Some(ca) => said.replace("--etcd-ca", &format!("--etcd-ca {}", ca.display())),
+                None => said,
+            }
+        };
+        match error {
+            StoreError::Unavailable(said) => StoreError::Unavailable(with(said)),
+            StoreError::Invalid(said) => StoreError::Invalid(with(said)),
+            other @ (StoreError::Compacted(_) | StoreError::NoLease) => other,
+        }
     }
 }
