@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use faultbed_common::{file::SHIPPED, report::NodeState};
+use faultbed_common::{file::SHIPPED, name::NodeName, report::NodeState, status::FaultState};
 use faultbed_tests::{
     bins,
     lab::{Lab, find, leader},

@@ -6,7 +6,6 @@ use std::{
 };
 
 use faultbed_common::{
-    program::Web,
     search,
     spec::{SPEC_BYTES_MAX, content},
 };
@@ -90,7 +89,10 @@ pub fn program(text: &str, base: &Path, hosts: Hosts) -> Result<String, PathProb
             message: format!("{text}: {why}"),
             help: "curl -L URL | sha256sum   # then write URL#sha256=DIGITS".to_owned(),
         };
-        return text.parse::<Web>().map(|web| web.to_string()).map_err(problem);
+        return text
+            .parse::<faultbed_common::program::Web>()
+            .map(|web| web.to_string())
+            .map_err(problem);
     }
     if let Some(on_host) = text.strip_prefix("host:") {
         // What is there, only the host knows.
