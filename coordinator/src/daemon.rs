@@ -139,6 +139,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         editor: editor.clone(),
         sessions,
         contents: Arc::clone(&contents),
+        compiled: Arc::default(),
     };
     let door = match other_machines {
         Some(listener) => {
