@@ -1,12 +1,14 @@
 #!/bin/sh
 # Benchmarks with release binaries: medians, and ratios between targets of one run.
 #
-#   deploy/bench.sh start|flip|hosts|idle|identity [--json]
+#   deploy/bench.sh start|flip|hosts|adopt|agents|idle|identity [--json]
 #   deploy/bench.sh link [--json] [--rounds N] [--only TEST,…] [--targets NAME,…] [--also NAME=BINARY]
 #   deploy/bench.sh effects [--json] [--only TEST,…]
 #   deploy/bench.sh kernel [WORD …]
 #
-# hosts is flip with three hosts in network namespaces and an etcd of three members as the store.
+# hosts is flip with three hosts in network namespaces and an etcd of three members as the store. adopt
+# kills an agent with 50 nodes and starts it again. agents has one coordinator and 200 agents that are
+# only simulated, over mutual TLS, with 10 nodes each.
 #
 # link runs our proxy next to nothing at all, HAProxy, nginx and socat, and next to toxiproxy-server
 # and etcd-proxy where their binaries are on PATH; --also adds another build of ours. Its tests are
@@ -27,7 +29,7 @@ esac
 cargo build --release --bins --locked -q
 program="${CARGO_TARGET_DIR:-target}/release/bench"
 case $bench in
-link | effects) ;;
+link | effects | agents) ;;
 kernel) shift && exec "${program%/bench}/kernel-compare" "$@" ;;
 *) exec "$program" "$@" ;;
 esac

@@ -1,6 +1,9 @@
 //! The grammar of targets and what they resolve to: `kv`, `db/tikv`, `leader:kv`, `host:h1`, `label:dc=east`, `clients`, globs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     lab::Lab,
@@ -14,8 +17,9 @@ mod resolve;
 
 use parse::{Part, What};
 
-/// Reports by host, as far as they are known and their host is up.
-pub type Reports = BTreeMap<HostName, HostReport>;
+/// Reports by host, as far as they are known and their host is up. Whoever takes a look shares them: a large
+/// lab has many, and each look takes all.
+pub type Reports = BTreeMap<HostName, Arc<HostReport>>;
 
 /// Most parts of one list of targets. Longer ones are a slip of a script.
 pub const PARTS_MAX: usize = 4096;

@@ -29,6 +29,13 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// What is due by time is looked at no more often.
 const OVERDUE: Duration = Duration::from_millis(20);
 
+/// After each look comes a rest so many times as long: a lab of hundreds of hosts has news all the time,
+/// and looking at all of it must not be all that a coordinator does.
+const REST: u32 = 4;
+
+/// No rest is longer.
+const REST_MAX: Duration = Duration::from_millis(250);
+
 /// Changes that are told one by one; a coordinator that begins late tells of many at once.
 const CHANGES_MAX: u64 = 20;
 
@@ -99,6 +106,7 @@ impl Chores {
             let seen = self.mirror.now();
             self.do_one(&seen).await;
             let seen = self.mirror.now();
+            let looked = tokio::time::Instant::now();
             let after = status_of(&seen, &self.refused.sentences(), unix_ms());
             for (kind, subject, text) in self.changes(&before, &after).await {
                 self.journal.write(kind, subject, text);
@@ -107,10 +115,15 @@ impl Chores {
                 self.journal.write(kind, subject, text);
             }
             before = after;
+            let rest = (looked.elapsed() * REST).min(REST_MAX);
             let due = chores::next_at_unix_ms(&seen.lab)
                 .map_or(RECHECK, |at| Duration::from_millis(at.saturating_sub(unix_ms())))
                 // What is overdue by our clock is not by a host's, whose report will wake us.
                 .clamp(OVERDUE, RECHECK);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(rest) => {}
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },

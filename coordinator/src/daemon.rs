@@ -147,6 +147,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         editor: editor.clone(),
         sessions,
         contents: Arc::clone(&contents),
+        compiled: Arc::default(),
         pki: pki.clone(),
     };
     let trust = TrustService { pki, joins: Arc::default(), journal: Arc::clone(&journal) };

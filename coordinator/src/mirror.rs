@@ -65,7 +65,7 @@ pub struct Mirror {
     /// The editing surface, as people left it.
     pub specs: Arc<Specs>,
     /// The last report of each host that ever sent one.
-    pub reports: BTreeMap<HostName, HostReport>,
+    pub reports: BTreeMap<HostName, Arc<HostReport>>,
     /// The hosts whose agents some coordinator holds a stream to.
     pub alive: BTreeSet<HostName>,
     /// What `pki` keeps but tokens, by what follows `pki/`.

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod agent;
+pub mod compiled;
 pub mod content;
 pub mod exec;
 pub mod operator;

@@ -49,7 +49,7 @@ pub(crate) fn leading(lab: &Lab, said: &[(&str, bool, u64)]) -> Reports {
             term: Some(*term),
             ..NodeReport::default()
         };
-        let report = reports.entry(host.clone()).or_default();
+        let report = Arc::make_mut(reports.entry(host.clone()).or_default());
         report.nodes.insert(name, seen);
     }
     reports

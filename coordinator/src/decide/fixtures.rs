@@ -1,6 +1,6 @@
 //! Labs, reports and requests for the tests of decisions.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use faultbed_common::{
     edit::{Edit, EditRequest, NodeVerb},
@@ -173,14 +173,14 @@ impl World {
                     };
                     report.faults.insert(fault, seen);
                 }
-                (host, report)
+                (host, Arc::new(report))
             })
             .collect();
     }
 
     /// The hosts as a coordinator sees them: connected, heard half a second ago.
     pub(super) fn seen(&self) -> BTreeMap<HostName, HostSeen> {
-        let seen = |report: &HostReport| HostSeen {
+        let seen = |report: &Arc<HostReport>| HostSeen {
             report: report.clone(),
             connected: true,
             age_ms: 500,
@@ -193,11 +193,16 @@ impl World {
         super::status::status(&self.lab, &self.seen(), &[], self.now)
     }
 
+    /// What a host reports, to be changed.
+    pub(super) fn said(&mut self, host: &str) -> &mut HostReport {
+        Arc::make_mut(self.reports.get_mut(&key(host)).unwrap())
+    }
+
     /// Changes what is reported of one node.
     pub(super) fn report(&mut self, name: &str, change: impl FnOnce(&mut NodeReport)) {
         let name = node(name);
         let host = self.lab.node(&name).unwrap().placement.host.clone();
-        change(self.reports.get_mut(&host).unwrap().nodes.get_mut(&name).unwrap());
+        change(self.said(host.as_str()).nodes.get_mut(&name).unwrap());
     }
 
     pub(super) fn placement(&self, name: &str) -> &faultbed_common::lab::Placement {

@@ -1,6 +1,6 @@
 //! Puts lab and reports together into what people see.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use faultbed_common::{
     generation::Generation,
@@ -29,7 +29,7 @@ const API: u32 = 1;
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostSeen {
     /// Its last report.
-    pub report: HostReport,
+    pub report: Arc<HostReport>,
     /// Whether its agent is connected to some coordinator.
     pub connected: bool,
     /// How old the report is, in milliseconds.

@@ -190,7 +190,7 @@ impl State {
                     Some(booted) => self.mirror.booted.insert(name.clone(), booted),
                     None => self.mirror.booted.remove(&name),
                 };
-                self.mirror.reports.insert(name.clone(), report);
+                self.mirror.reports.insert(name.clone(), Arc::new(report));
                 self.mirror.seen.insert(name, came);
             }
             // The last report that could be read stays, and ages.

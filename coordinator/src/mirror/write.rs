@@ -1,6 +1,6 @@
 //! How a coordinator writes: changes of the lab exactly once, reports and presence of hosts.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use faultbed_common::{edit::HistoryEntry, lab::Lab, name::HostName, report::HostReport};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -172,7 +172,7 @@ impl MirrorHandle {
     /// When the clock was at 0 that a report tells the time of.
     fn booted(&self, host: &HostName, report: &HostReport, now_unix_ms: u64) -> u64 {
         let mirror = self.now();
-        let of_this_boot = |before: &&HostReport| before.boot_id == report.boot_id;
+        let of_this_boot = |before: &&Arc<HostReport>| before.boot_id == report.boot_id;
         let before = mirror.reports.get(host).filter(of_this_boot);
         let known = before.and_then(|_| mirror.booted.get(host)).copied();
         clock::boot_unix_ms(known, report.now_ms, now_unix_ms)

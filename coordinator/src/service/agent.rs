@@ -3,7 +3,6 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
-    compile::compile,
     lab::Host,
     logs::{LogBatch, LogRequest},
     name::HostName,
@@ -23,6 +22,7 @@ use tracing::{info, warn};
 use super::{
     access::Parting,
     caller,
+    compiled::Compiled,
     content::{self, Pieces},
     decode,
 };
@@ -63,6 +63,8 @@ pub struct AgentService {
     pub sessions: Arc<Sessions>,
     /// Programs that were pushed.
     pub contents: Arc<Contents>,
+    /// What hosts must make true.
+    pub compiled: Arc<Compiled>,
     /// The lab's CA; `None` where the lab is of this machine alone.
     pub pki: Option<Arc<Pki>>,
 }
@@ -311,23 +313,17 @@ impl Session {
         if *sent == Some(seen.lab.generation) {
             return true;
         }
-        let specs = match compile(&seen.lab) {
-            Ok(specs) => specs,
-            Err(error) => {
-                warn!(%error, "compile lab");
-                return true;
-            }
-        };
+        let Some(specs) = self.service.compiled.of(&seen.lab) else { return true };
         *sent = Some(seen.lab.generation);
         if let Some(why) = removed(&seen.lab, &self.host) {
             let kind = Some(to_agent::Kind::Removed(why));
             send.send(Ok(ToAgent { kind })).await.ok();
             return false;
         }
-        let Some(spec) = specs.get(&self.host).cloned() else { return true };
+        let Some(spec) = specs.get(&self.host) else { return true };
         let now = Instant::now();
         let (fault_ages_ms, lease_ages) = (seen.fault_ages_ms(now), seen.lease_ages(now));
-        let orders = Orders { spec, fault_ages_ms, lease_ages };
+        let orders = Orders { spec: spec.clone(), fault_ages_ms, lease_ages };
         let json = serde_json::to_string(&orders).unwrap_or_default();
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
     }

@@ -32,6 +32,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// is part of how long they take.
 const WATCH_AT_MOST_EVERY: Duration = Duration::from_millis(4);
 
+/// After each status a watcher hears nothing for so many times as long as that took to make.
+const WATCH_REST: u32 = 2;
+
 type Answers = Pin<Box<dyn Stream<Item = Result<Document, Status>> + Send>>;
 
 /// The service for people.
@@ -84,8 +87,12 @@ impl Operator for OperatorService {
         Ok(Response::new(Box::pin(async_stream::try_stream! {
             loop {
                 changes.mark_unchanged();
-                yield encode(&service.status_now())?;
-                tokio::time::sleep(WATCH_AT_MOST_EVERY).await;
+                let began = tokio::time::Instant::now();
+                let status = encode(&service.status_now())?;
+                // A large lab has news all the time, and a status of it takes long to make and to read.
+                let rest = (began.elapsed() * WATCH_REST).max(WATCH_AT_MOST_EVERY);
+                yield status;
+                tokio::time::sleep(rest).await;
                 if let Ok(Err(_)) = tokio::time::timeout(WATCH_EVERY, changes.changed()).await {
                     return;
                 }

@@ -1,9 +1,12 @@
-//! Benchmarks of a whole lab (`start`, `flip`, `hosts`, `idle`), of its links (`link`, `effects`) and of who dials (`identity`), as a table or one JSON document.
+//! Benchmarks of a whole lab (`start`, `flip`, `hosts`, `adopt`, `agents`, `idle`), of its links (`link`, `effects`) and of who dials (`identity`), as a table or one JSON document.
 
 use std::io::Write as _;
 
 mod bench {
+    pub(crate) mod adopt;
+    pub(crate) mod agents;
     pub(crate) mod cost;
+    pub(crate) mod crowd;
     pub(crate) mod effects;
     pub(crate) mod flip;
     pub(crate) mod hosts;
@@ -33,6 +36,8 @@ fn main() -> anyhow::Result<()> {
     };
     let options = Options::parse(arguments.get(1..).unwrap_or_default(), known)?;
     let table: Table = match name {
+        "adopt" => bench::adopt::run()?,
+        "agents" => bench::agents::run()?,
         "start" => bench::start::run()?,
         "flip" => bench::flip::run()?,
         "hosts" => bench::hosts::run()?,
@@ -40,7 +45,9 @@ fn main() -> anyhow::Result<()> {
         "identity" => bench::identity::run()?,
         "link" => bench::link::run(&options)?,
         "effects" => bench::effects::run(&options)?,
-        _ => anyhow::bail!("usage: bench start|flip|hosts|idle|identity|link|effects [--json]"),
+        _ => anyhow::bail!(
+            "usage: bench start|flip|hosts|adopt|agents|idle|identity|link|effects [--json]"
+        ),
     };
     let text = if options.json { table.json() } else { table.text() };
     std::io::stdout().write_all(text.as_bytes())?;

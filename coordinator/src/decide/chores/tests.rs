@@ -32,7 +32,7 @@ fn a_deadline_is_its_hosts_and_no_clock_that_was_stepped_moves_it() {
     let name = world.inject("isolate = \"kv-1\"\nfor = \"30s\"").unwrap();
     world.obey();
     let say = |world: &mut super::super::fixtures::World, active: bool| {
-        for report in world.reports.values_mut() {
+        for report in world.reports.values_mut().map(std::sync::Arc::make_mut) {
             let seen = report.faults.get_mut(&name).unwrap();
             (seen.active, seen.expired) = (active, !active);
             seen.remaining_ms = active.then_some(20_000);
@@ -167,7 +167,7 @@ fn a_fault_that_a_host_healed_by_itself_ends_everywhere_with_the_reason() {
     let name = world.inject("isolate = \"kv-2\"\nfor = \"none\"").unwrap();
     world.obey();
     let revision = world.lab.faults[&name].revision;
-    let on_h2 = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
+    let on_h2 = world.said("h2").faults.get_mut(&name).unwrap();
     on_h2.active = false;
     on_h2.healed = Some("heard no coordinator for 5m".to_owned());
     let before = world.status();
@@ -176,9 +176,9 @@ fn a_fault_that_a_host_healed_by_itself_ends_everywhere_with_the_reason() {
         Some("healed: host h2 heard no coordinator for 5m")
     );
     // What a host said of an earlier revision is not meant.
-    world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap().revision.0 -= 1;
+    world.said("h2").faults.get_mut(&name).unwrap().revision.0 -= 1;
     assert_eq!(world.chores(), None);
-    world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap().revision = revision;
+    world.said("h2").faults.get_mut(&name).unwrap().revision = revision;
     let what = format!("{name} healed: host h2 heard no coordinator for 5m");
     assert_eq!(world.chores(), Some(what));
     let after = world.status();

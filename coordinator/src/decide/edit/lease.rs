@@ -8,7 +8,7 @@ use faultbed_common::{
     host_spec::{StopBy, Wanted},
     lab::{Cluster, Lab, Lease},
     name::{ClusterName, NodeName},
-    report::{HostReport, LeaseReport},
+    report::LeaseReport,
     spec::ClusterSpec,
     target::Reports,
 };
@@ -133,7 +133,7 @@ pub(in crate::decide) fn of_cluster<'a>(
     reports: &'a Reports,
     name: &'a ClusterName,
 ) -> impl Iterator<Item = &'a LeaseReport> {
-    reports.values().filter_map(move |host: &HostReport| host.leases.get(name))
+    reports.values().filter_map(move |host| host.leases.get(name))
 }
 
 /// Whether a lease ends now. Hosts count it down by a clock that nobody can set, so where any of

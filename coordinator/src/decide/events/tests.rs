@@ -125,7 +125,7 @@ fn a_fault_is_told_from_its_beginning_to_its_end() {
     );
     let hit = |world: &mut World| {
         let counted = LinkEvidence { dropped_segments: 2, ..LinkEvidence::default() };
-        let faults = &mut world.reports.get_mut(&key("h1")).unwrap().faults;
+        let faults = &mut world.said("h1").faults;
         let links = &mut faults.get_mut(&key("isolate-3")).unwrap().links;
         links.insert("kv-1>kv-2".parse().unwrap(), counted);
     };

@@ -18,7 +18,7 @@ fn fault<'a>(status: &'a Status, name: &str) -> &'a faultbed_common::status::Fau
 }
 
 fn count(world: &mut World, host: &str, name: &str, link: &str, counted: LinkEvidence) {
-    let report = world.reports.get_mut(&key(host)).unwrap();
+    let report = world.said(host);
     let link: Link = link.parse().unwrap();
     report.faults.get_mut(&key(name)).unwrap().links.insert(link, counted);
 }
@@ -74,9 +74,9 @@ fn what_a_proxy_could_not_do_is_a_warning_with_what_helps() {
     let mut world = ready();
     world.obey();
     let proxy = |refused| Some(ProxyReport { refused, ..ProxyReport::default() });
-    world.reports.get_mut(&key("h1")).unwrap().proxy = proxy(0);
+    world.said("h1").proxy = proxy(0);
     assert_eq!(world.status().hosts[0].warnings, Vec::<String>::new());
-    world.reports.get_mut(&key("h1")).unwrap().proxy = proxy(7);
+    world.said("h1").proxy = proxy(7);
     let warnings = &world.status().hosts[0].warnings;
     assert!(warnings[0].contains("refused 7 connections") && warnings[0].contains("ulimit"));
 }
@@ -106,7 +106,7 @@ fn a_crash_is_told_once_by_node_or_host() {
         seen.observed = NodeState::Crashed;
         seen.exit = Some(ExitReport::default());
     });
-    let host = world.reports.get_mut(&key("h2")).unwrap();
+    let host = world.said("h2");
     host.stuck = vec!["kv-2: crashed: ended; restarted 100 times".to_owned()];
     assert_eq!(world.status().stuck, ["kv-2: crashed, nobody saw how"]);
     world.lab.clusters.get_mut(&key("kv")).unwrap().blueprint.on_crash =
@@ -123,6 +123,7 @@ fn a_restart_that_has_not_happened_is_pending() {
     let before = world.reports.clone();
     world.obey();
     for (host, report) in &mut world.reports {
+        let report = std::sync::Arc::make_mut(report);
         report.nodes = before[host].nodes.clone();
     }
     assert_eq!(world.placement("kv-1").incarnation, Incarnation(2));
@@ -157,10 +158,10 @@ fn a_fault_is_in_force_when_every_host_of_its_links_says_so() {
     assert_eq!(seen.remaining_ms, Some(29_500));
     assert_eq!(status.nodes[0].faults, std::slice::from_ref(&name));
     // The weakest grade of all hosts is the fault's, and one that fails says why.
-    let report = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
+    let report = world.said("h2").faults.get_mut(&name).unwrap();
     report.grade = Some(faultbed_common::fault::Grade::Stream);
     assert_eq!(fault(&world.status(), name.as_str()).grade, FaultGrade::Stream);
-    let report = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
+    let report = world.said("h2").faults.get_mut(&name).unwrap();
     (report.active, report.why) = (false, Some("no proxy".to_owned()));
     let status = world.status();
     assert!(!fault(&status, name.as_str()).in_force);
@@ -226,7 +227,7 @@ fn a_connection_around_the_proxies_makes_faults_of_its_links_a_mismatch() {
     let to = |world: &mut World, from: &str, to: &str| {
         let address = "127.130.128.2:2380".parse().unwrap();
         let bypass = Bypass { from: from.to_owned(), to: node(to), address };
-        world.reports.get_mut(&key("h2")).unwrap().bypasses = vec![bypass];
+        world.said("h2").bypasses = vec![bypass];
     };
     let verdict = |world: &World, name: &str| fault(&world.status(), name).evidence.verdict;
     to(&mut world, "kv-1", "kv-2");
@@ -262,7 +263,7 @@ fn a_canary_proves_a_fault_that_no_other_traffic_met_or_contradicts_it() {
     let name = world.inject("partition = [\"kv-1\", \"kv-2\"]").unwrap();
     world.obey();
     let mut tell = |verdict| {
-        let report = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
+        let report = world.said("h2").faults.get_mut(&name).unwrap();
         let why = (verdict == CanaryVerdict::Contradicts).then(|| "kv-2 answered".to_owned());
         let canary = CanaryReport { verdict, why, ..CanaryReport::default() };
         report.canary.insert("kv-1>kv-2".parse().unwrap(), canary);
@@ -282,7 +283,7 @@ fn a_bypass_is_remembered_after_the_heal() {
     world.obey();
     let address = "127.130.128.2:2380".parse().unwrap();
     let bypass = Bypass { from: "kv-1".to_owned(), to: node("kv-2"), address };
-    let report = world.reports.get_mut(&key("h2")).unwrap().faults.get_mut(&name).unwrap();
+    let report = world.said("h2").faults.get_mut(&name).unwrap();
     (report.active, report.bypasses) = (false, vec![bypass]);
     let reports = world.reports.clone();
     world.edit(faultbed_common::edit::Edit::Heal { faults: vec![] }).unwrap();

@@ -64,6 +64,13 @@ fn parent_of(pid: u32) -> Option<u32> {
     rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// Processor time that one process has taken, in milliseconds; threads that ended included.
+pub(crate) fn process_ms(pid: i32) -> f64 {
+    let pid = u32::try_from(pid).unwrap_or_default();
+    // A tick is 10 ms.
+    ticks_of(pid, false) * 10.0
+}
+
 /// Processor time of this process with its children, and of the whole machine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Machine {

@@ -106,7 +106,7 @@ fn what_cannot_be_injected_is_refused_with_the_reason() {
         ("on = \"kv-1\"\neffect = \"slow\"", "defines no effects"),
         ("isolate = \"kv-1\"\ngrade = \"packet\"", "host h2 cannot drop packets"),
     ] {
-        let h2 = world.reports.get_mut(&key("h2")).unwrap();
+        let h2 = world.said("h2");
         let proxy = ProxyReport { best_grade: Some(Grade::Stream), ..ProxyReport::default() };
         h2.proxy = Some(proxy);
         let error = why(world.inject(text));

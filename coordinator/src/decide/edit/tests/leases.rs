@@ -40,7 +40,7 @@ fn wanted(world: &World) -> Vec<Wanted> {
 /// What every host says of the lease of `kv`.
 fn hosts_say(world: &mut World, remaining_ms: u64) {
     let revision = world.lab.clusters[&key("kv")].lease.as_ref().unwrap().revision;
-    for report in world.reports.values_mut() {
+    for report in world.reports.values_mut().map(std::sync::Arc::make_mut) {
         report.leases.insert(key("kv"), LeaseReport { revision, remaining_ms });
     }
 }
