@@ -161,9 +161,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         journal: Arc::clone(&journal),
         desk: Arc::default(),
     };
-    let grpc =
-        grpc.add_service(ExecServer::new(execs).max_decoding_message_size(DOCUMENT_BYTES_MAX));
-    let router = grpc.into_axum_router().merge(http::routes(operator));
+    let execs = ExecServer::new(execs).max_decoding_message_size(DOCUMENT_BYTES_MAX);
+    let router = grpc.add_service(execs).into_axum_router().merge(http::routes(operator));
 
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();

@@ -1,6 +1,6 @@
 //! Targets against a lab of two clusters: `kv` (etcd, three nodes) and `db` (roles meta and data).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::{prop_assert, proptest};
 
@@ -165,7 +165,7 @@ fn the_newest_term_leads_and_a_tie_names_the_candidates() {
 fn a_leader_that_is_not_ready_is_no_leader() {
     let lab = two_clusters();
     let mut reports = leading(&lab, &[("kv-1", true, 3)]);
-    for report in reports.values_mut() {
+    for report in reports.values_mut().map(Arc::make_mut) {
         report.nodes.values_mut().for_each(|node| node.observed = NodeState::Unready);
     }
     assert!(resolved(&lab, &reports, &["leader:kv"]).unwrap_err().starts_with("later"));

@@ -13,7 +13,10 @@ pub type Specs = BTreeMap<HostName, HostSpec>;
 
 /// The newest lab that somebody asked for, with what it compiles to.
 #[derive(Debug, Default)]
-pub struct Compiled(Mutex<Option<(Arc<Lab>, Option<Arc<Specs>>)>>);
+pub struct Compiled(Mutex<Option<Newest>>);
+
+/// A lab, and each host's share where it compiles.
+type Newest = (Arc<Lab>, Option<Arc<Specs>>);
 
 impl Compiled {
     /// Each host's share of a lab; `None` where it does not compile, which is logged once.

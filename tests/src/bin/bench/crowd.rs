@@ -20,7 +20,12 @@ use faultbed_common::{
     trust::{Issued, Token},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
-use faultbed_trust::{ask, credentials::Credentials, dial::Dialer, key::Key};
+use faultbed_trust::{
+    ask::{self, Bearer},
+    credentials::Credentials,
+    dial::Dialer,
+    key::Key,
+};
 use tokio::{runtime::Runtime, sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -97,8 +102,9 @@ impl Crowd {
 /// Uses a token up. A coordinator takes only so many tries within a minute.
 async fn let_in(token: &Token, key: &Key, host: &HostName) -> anyhow::Result<Issued> {
     let began = Instant::now();
+    let bearer = Bearer::Host { name: Some(host.clone()), machine: None };
     loop {
-        match ask::join(token, key, Some(host.clone()), None).await {
+        match ask::join(token, key, bearer.clone()).await {
             Ok((issued, _)) => return Ok(issued),
             Err(error) if began.elapsed() > JOIN_MAX => return Err(error.into()),
             Err(_) => tokio::time::sleep(JOIN_RETRY).await,
