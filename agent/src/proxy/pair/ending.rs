@@ -6,7 +6,7 @@ use faultbed_common::{
 };
 use rustix::io::Errno;
 
-use super::{Fate, Pair, Stage, hit_at};
+use super::{Fate, Pair, Stage, tally::hit_at};
 use crate::clock;
 use crate::proxy::{side::Side, sys, table::Acting, timers::Alarm, worker::Tools};
 
