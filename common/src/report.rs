@@ -225,6 +225,10 @@ pub struct FaultReport {
     /// Why the host healed it by itself, where it did; it stays healed at this revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healed: Option<String>,
+    /// Whether it has been in force here, also once it is over; only for faults on nodes, whose effects
+    /// nobody counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acted: bool,
     /// What it did to each link, as counted here.
     pub links: BTreeMap<Link, LinkEvidence>,
     /// What came of asking nodes of this host as their peers would; only for faults that want it.

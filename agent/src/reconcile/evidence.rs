@@ -36,6 +36,9 @@ pub struct Kept {
 struct KeptFault {
     revision: FaultRevision,
     number: u64,
+    /// Whether it was in force, where it is on nodes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    acted: bool,
     links: BTreeMap<Link, Counted>,
     canary: BTreeMap<Link, CanaryReport>,
     bypasses: Vec<Bypass>,
@@ -121,6 +124,15 @@ impl Kept {
         self.forget();
     }
 
+    /// Keeps that faults on nodes are in force, which nothing else will tell of once they are over.
+    pub fn nodes_say(&mut self, faults: &BTreeMap<FaultName, FaultReport>) {
+        // Only faults on nodes have no grade.
+        for (name, told) in faults.iter().filter(|(_, told)| told.active && told.grade.is_none()) {
+            self.fault(name, told.revision).acted = true;
+        }
+        self.forget();
+    }
+
     /// Keeps what a canary said.
     pub fn canary_says(
         &mut self,
@@ -159,6 +171,7 @@ impl Kept {
             if fault.revision == revision {
                 let sums = kept.links.iter().map(|(link, counted)| (link.clone(), counted.sum()));
                 fault.links = sums.collect();
+                fault.acted = kept.acted;
                 fault.canary.clone_from(&kept.canary);
                 fault.bypasses.clone_from(&kept.bypasses);
             }
@@ -275,6 +288,18 @@ mod tests {
         kept.fill(&mut faults);
         assert_eq!(faults.len(), 1);
         assert_eq!(faults.values().next().unwrap().bypasses, [bypass]);
+    }
+
+    #[test]
+    fn a_fault_on_nodes_that_is_over_acted_only_where_it_was_in_force() {
+        let mut kept = Kept::default();
+        let report = |active| FaultReport { active, ..FaultReport::default() };
+        let names: [FaultName; 2] = ["held".parse().unwrap(), "refused".parse().unwrap()];
+        let told = [(names[0].clone(), report(true)), (names[1].clone(), report(false))];
+        kept.nodes_say(&told.into());
+        let mut over = names.clone().map(|name| (name, report(false))).into();
+        kept.fill(&mut over);
+        assert_eq!(names.map(|name| over[&name].acted), [true, false]);
     }
 
     #[test]

@@ -116,9 +116,9 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     let mut stuck = plan.stuck.clone();
     stuck.extend(findings.refused.iter().chain(&findings.disk).map(|why| (*why).to_owned()));
     let mut faults = proxy.map(|seen| seen.faults.clone()).unwrap_or_default();
-    findings.kept.fill(&mut faults);
     faults.extend(findings.kept.ended.clone());
     faults.extend(node_faults(findings));
+    findings.kept.fill(&mut faults);
     if let (Some(why), Some(accepted)) = (&survey.slow, accepted) {
         let eager = accepted.spec.proxy.faults.iter().filter(|(_, fault)| fault.fast_heal);
         for (name, _) in eager {

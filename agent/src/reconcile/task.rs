@@ -301,6 +301,7 @@ impl<H: Hands> Reconciler<H> {
             now,
         };
         let next = report::report(&findings, &self.identity.version, &self.identity.boot_id);
+        self.kept.nodes_say(&next.faults);
         self.told.send_replace(Arc::new(next));
     }
 

@@ -58,9 +58,7 @@ fn on_our_clock(view: &View<'_>, host: &HostSeen, counted: &LinkEvidence) -> Lin
 fn acted(fault: &Fault, seen: &[(&HostSeen, &FaultReport)], evidence: &Evidence) -> bool {
     if fault.spec.on.is_some() {
         // Effects on nodes are not counted: a host that had it in force did what it says.
-        let had_it = |report: &FaultReport| {
-            report.why.is_none() && (report.active || report.expired || fault.is_ended())
-        };
+        let had_it = |report: &FaultReport| report.why.is_none() && (report.active || report.acted);
         return !seen.is_empty() && seen.iter().all(|(_, report)| had_it(report));
     }
     let counted = evidence
