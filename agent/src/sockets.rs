@@ -84,6 +84,13 @@ pub fn numbered(pid: u32) -> impl Iterator<Item = (i32, u64)> {
     })
 }
 
+/// Whether a descriptor of a process is this socket; asked without a descriptor of our own.
+#[must_use]
+pub fn is_at(pid: u32, number: i32, inode: u64) -> bool {
+    let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));
+    link.is_ok_and(|link| link.to_str() == Some(format!("socket:[{inode}]").as_str()))
+}
+
 /// Every process there is.
 pub fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

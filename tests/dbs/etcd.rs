@@ -86,11 +86,15 @@ pub(crate) fn tls_between_members_and_clients() {
     // A restart brings another certificate of the same CA, which the others take.
     let address = at("kv-3").replace("https://", "");
     let ca = fs::read(tls("kv-3").join("ca.pem")).expect("read the CA");
-    let before = serial(&tls("kv-1"), &address).expect("a certificate that verifies");
+    let shown = || {
+        wait_for("a certificate that verifies", PATIENCE, || {
+            serial(&tls("kv-1"), &address).ok_or_else(|| "none".to_owned())
+        })
+    };
+    let before = shown();
     lab.ok(&["restart", "kv-3"]);
     ready(&lab);
-    let after = serial(&tls("kv-1"), &address).expect("a certificate that verifies");
-    assert_ne!(before, after);
+    assert_ne!(before, shown());
     assert_eq!(fs::read(tls("kv-3").join("ca.pem")).expect("read the CA"), ca);
 
     // Faults act on it as on any other, and its leaders are told from outside.

@@ -54,10 +54,12 @@ fn scales(lab: &Lab) {
     lab.wait("all have learned of it", |status| {
         (status.converged && run_of(lab, "g-praefect-1") > before).then_some(())
     });
-    lab.ok(&["scale", "g/gitaly", "3"]);
-    lab.ok(&["scale", "g/praefect", "3"]);
-    lab.ok(&["scale", "g/praefect", "2"]);
-    all_ready(lab);
+    // Who lists the others starts again for each that comes or goes, and is not there meanwhile.
+    for (role, count) in [("g/gitaly", "3"), ("g/praefect", "3"), ("g/praefect", "2")] {
+        lab.ok(&["scale", role, count]);
+        lab.wait("all have learned of it", |status| status.converged.then_some(()));
+        all_ready(lab);
+    }
     let refused = lab.run(&["scale", "g/postgres", "2"]);
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("knows of 1 at most"), "{}", refused.stderr);

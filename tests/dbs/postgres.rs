@@ -117,7 +117,7 @@ pub(crate) fn standbys_follow_over_tls() {
     // A checkpoint that stands still goes on when its time is up, with nobody left but the agent.
     let bounded = format!("{whole} options='-c statement_timeout=2s'");
     let checkpoint = || said("psql", &["-XAtq", &bounded, "-c", "checkpoint"]);
-    assert!(checkpoint().is_some());
+    wait_for("a checkpoint", PATIENCE, || checkpoint().ok_or_else(|| "not yet".to_owned()));
     let on = ["--on", primary.as_str(), "--for", "10s"];
     lab.ok(&[&["inject", "checkpoint-stall"], &on[..]].concat());
     signal(lab.daemon_pid("coordinator/coordinator.pid"), rustix::process::Signal::KILL);

@@ -20,7 +20,7 @@ pub const CLAIMS_DIR: &str = "/tmp/faultbed-claims";
 const OCTET_MAX: u8 = 254;
 
 /// How long another claim may take.
-const LOCK_MAX: Duration = Duration::from_secs(10);
+const LOCK_MAX: Duration = Duration::from_secs(60);
 
 /// A held lock is asked for again after this.
 const LOCK_EVERY: Duration = Duration::from_millis(20);
@@ -185,6 +185,10 @@ pub fn flock(file: &File, limit: Duration) -> std::io::Result<()> {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < limit => {
                 std::thread::sleep(LOCK_EVERY);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let why = format!("another command has held its lock for {limit:?}; try again");
+                return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why));
             }
             Err(e) => return Err(e.into()),
         }

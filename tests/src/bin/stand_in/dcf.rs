@@ -5,6 +5,7 @@
 //! around it, as `deploy/blueprints/dcf.md` asks for one.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
@@ -165,7 +166,8 @@ impl Group {
         let term = views.clone().map(|view| view.term).max().unwrap_or(0).max(state.term);
         let own = View { term: state.term, leader: state.leader.unwrap_or(0), members };
         let newest = views.chain([own.clone()]).filter(|view| is_alive(&view.leader));
-        let newest = newest.max_by_key(|view| view.term);
+        // Two that began at once lead the same term: the lower number has it.
+        let newest = newest.max_by_key(|view| (view.term, Reverse(view.leader)));
         let first = own.members.keys().copied().find(|id| is_alive(id)).unwrap_or(self.id);
         let next = newest.unwrap_or(View { term: term + 1, leader: first, ..own });
         if !has_majority {
