@@ -132,9 +132,9 @@ fn faults_on_nodes_are_told_to_their_hosts_alone() {
     }
     expect![[r#"
         db-meta-1 still None Pause
-        db-store-1 cold None Custom { name: "freeze", on: Probe { ask: Http { method: "PUT", url: "127.130.128.4:7010/freeze", body: "{}" }, expect: None, timeout: Span(1s) }, off: Probe { ask: Http { method: "DELETE", url: "127.130.128.4:7010/freeze", body: "" }, expect: Some("status == 204"), timeout: Span(1s) } }
+        db-store-1 cold None Custom { name: "freeze", on: Probe { ask: Http { method: "PUT", url: "127.130.128.4:7010/freeze", body: "{}" }, expect: None, timeout: Span(1s) }, off: Some(Probe { ask: Http { method: "DELETE", url: "127.130.128.4:7010/freeze", body: "" }, expect: Some("status == 204"), timeout: Span(1s) }) }
         db-meta-2 forgotten Some(Span(600s)) Down(Grace)
-        db-store-2 cold None Custom { name: "freeze", on: Probe { ask: Http { method: "PUT", url: "127.130.128.5:7010/freeze", body: "{}" }, expect: None, timeout: Span(1s) }, off: Probe { ask: Http { method: "DELETE", url: "127.130.128.5:7010/freeze", body: "" }, expect: Some("status == 204"), timeout: Span(1s) } }"#]].assert_eq(&said.join("\n"));
+        db-store-2 cold None Custom { name: "freeze", on: Probe { ask: Http { method: "PUT", url: "127.130.128.5:7010/freeze", body: "{}" }, expect: None, timeout: Span(1s) }, off: Some(Probe { ask: Http { method: "DELETE", url: "127.130.128.5:7010/freeze", body: "" }, expect: Some("status == 204"), timeout: Span(1s) }) }"#]].assert_eq(&said.join("\n"));
 }
 
 #[test]

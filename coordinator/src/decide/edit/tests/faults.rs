@@ -103,7 +103,7 @@ fn what_cannot_be_injected_is_refused_with_the_reason() {
         ("isolate = \"kv-9\"", "there are kv, kv-1, kv-2, kv-3"),
         ("partition = [\"kv\"]", "two groups or more"),
         ("isolate = \"host:h7\"", "there are h1, h2, h3"),
-        ("on = \"kv-1\"\neffect = \"slow\"", "defines no effects"),
+        ("on = \"kv-1\"\neffect = \"slow\"", "it has move-leader"),
         ("isolate = \"kv-1\"\ngrade = \"packet\"", "host h2 cannot drop packets"),
     ] {
         let h2 = world.said("h2");
