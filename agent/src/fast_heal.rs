@@ -62,11 +62,14 @@ pub fn bound(order: &SurveyOrder, bounded: &mut Bounded) -> Option<String> {
         }
     }
     bounded.0.retain(|inode, place| {
-        // The number may be another socket's by now, or nobody's.
-        if there.contains(inode) || !sockets::is_at(place.pid, place.number, *inode) {
-            return there.contains(inode);
+        if there.contains(inode) {
+            return true;
         }
-        let end = take(*place).and_then(|socket| unset(&socket));
+        // It may have another number by now, or be nobody's.
+        let end = sockets::number_of(place.pid, *inode).and_then(|number| {
+            let Some(number) = number else { return Ok(()) };
+            take(Place { number, ..*place }).and_then(|socket| unset(&socket))
+        });
         match end {
             Ok(()) => false,
             // It is tried again, unless it has gone meanwhile.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -84,11 +84,16 @@ pub fn numbered(pid: u32) -> impl Iterator<Item = (i32, u64)> {
     })
 }
 
-/// Whether a descriptor of a process is this socket; asked without a descriptor of our own.
-#[must_use]
-pub fn is_at(pid: u32, number: i32, inode: u64) -> bool {
-    let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));
-    link.is_ok_and(|link| link.to_str() == Some(format!("socket:[{inode}]").as_str()))
+/// The number that a socket has in a process; `None` where it has none, or the process is over.
+///
+/// # Errors
+/// Its descriptors cannot be looked at now.
+pub fn number_of(pid: u32, inode: u64) -> io::Result<Option<i32>> {
+    match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(_) => Ok(numbered(pid).find(|(_, found)| *found == inode).map(|(number, _)| number)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Every process there is.
