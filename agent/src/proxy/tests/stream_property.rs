@@ -16,7 +16,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     io::Write as _,
-    sync::{Mutex, atomic::Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -62,6 +65,7 @@ fn streams_arrive_whole_or_end_as_promised() {
     writeln!(std::io::stderr(), "{note}").expect("print the seed");
     let began = Instant::now();
     let next = Mutex::new((first, 0_u64));
+    let was_busy = AtomicBool::new(false);
     let run = || loop {
         let seed = {
             let mut next = next.lock().expect("no round failed");
@@ -71,7 +75,8 @@ fn streams_arrive_whole_or_end_as_promised() {
             next.0 += 1;
             next.0 - 1
         };
-        let bytes = round(seed);
+        let (bytes, busy) = round(seed);
+        was_busy.fetch_or(busy, Ordering::SeqCst);
         next.lock().expect("no round failed").1 += bytes;
     };
     thread::scope(|scope| {
@@ -79,6 +84,8 @@ fn streams_arrive_whole_or_end_as_promised() {
             scope.spawn(run);
         }
     });
+    // One round may be over on a loaded machine before its streams get going; not all of them.
+    assert!(was_busy.load(Ordering::SeqCst), "no round was busy; {}", replay(first));
     let (end, bytes) = *next.lock().expect("no round failed");
     let seconds = began.elapsed().as_secs_f64();
     let (megabytes, count) = (bytes >> 20, end - first);
@@ -93,8 +100,8 @@ fn replay(seed: u64) -> String {
     )
 }
 
-/// One lab, one plan. Returns how many bytes arrived.
-fn round(seed: u64) -> u64 {
+/// One lab, one plan. Returns how many bytes arrived, and whether faults met busy streams.
+fn round(seed: u64) -> (u64, bool) {
     let promise = if seed.is_multiple_of(2) { Promise::Whole } else { Promise::Ends };
     let plan = Plan::draw(seed, promise == Promise::Ends);
     let mut lab = Lab::start(&["x", "y"]);
@@ -126,8 +133,7 @@ fn round(seed: u64) -> u64 {
     assert!(wrong.is_empty(), "replay: {}\n{trail}wrong: {wrong:#?}", replay(seed));
     let leaks = leaks(&lab);
     assert!(leaks.is_empty(), "{leaks:?}; replay: {}\n{trail}", replay(seed));
-    assert!(traffic.was_busy.load(Ordering::SeqCst), "replay: {}", replay(seed));
-    bytes
+    (bytes, traffic.was_busy.load(Ordering::SeqCst))
 }
 
 /// Bytes that crossed a cut.
