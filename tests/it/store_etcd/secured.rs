@@ -104,20 +104,35 @@ impl Drop for Secured {
 }
 
 #[test]
-fn an_etcd_with_certificates_and_passwords_opens_to_who_has_them() {
+fn an_etcd_with_certificates_and_passwords_opens_to_who_has_them_and_says_what_is_missing() {
     let lab = Lab::new("locked");
-    let ca = authority(&lab, "ca");
+    let (ca, _) = (authority(&lab, "ca"), authority(&lab, "other"));
     certify(&lab, "server", &ca);
     certify(&lab, "client", &ca);
     lab.write("password", "open\n");
+    lab.write("wrong", "shut\n");
     let etcd = Secured::start(&lab);
     let store = format!("etcd={}", etcd.url);
     let up = ["up", "-d", "--hosts", "1", "--store", &store];
     let with = |flags: &[&str]| lab.run(&[up.as_slice(), flags].concat());
     let certificate = ["--etcd-cert", "client.pem", "--etcd-key", "client.key"];
     let user = ["--etcd-user", "fb", "--etcd-password-file"];
+    let file = |name: &str| lab.home().join(name).display().to_string();
 
+    let refused = |flags: &[&str], says: &str| {
+        let refused = with(flags);
+        assert_ne!(refused.code, 0);
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    };
+    let says = format!("certificate is not of the CA in --etcd-ca {}", file("other.pem"));
+    refused(&[&certificate[..], &["--etcd-ca", "other.pem"]].concat(), &says);
+    refused(&["--etcd-ca", "ca.pem"], "give --etcd-cert and --etcd-key");
     let opened = [&certificate[..], &["--etcd-ca", "ca.pem"]].concat();
+    let wrong = [&opened[..], &user, &["wrong"]].concat();
+    let says = format!("user fb with the password of --etcd-password-file {}", file("wrong"));
+    refused(&wrong, &says);
+    refused(&wrong, "etcdctl user passwd fb");
+
     let brought = with(&[&opened[..], &user, &["password"]].concat());
     assert_eq!(brought.code, 0, "{}\n{}", brought.stderr, lab.logs());
     assert_eq!(lab.status().hosts[0].state, HostState::Up);

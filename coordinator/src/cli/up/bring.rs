@@ -83,26 +83,57 @@ pub async fn bring_up(
 }
 
 /// Starts what is missing and waits until every host is up. A coordinator that was being killed
-/// just now may still have answered: then it is begun again.
+/// just now may still have answered: then one is begun. One that this command began and that ends
+/// meanwhile is the reason.
 async fn come_up(context: &Context, programs: &Programs) -> Result<Client, Failure> {
     let begun = Instant::now();
-    let hosts = usize::try_from(context.hosts).unwrap_or(usize::MAX);
+    let mut started = Started::default();
     loop {
-        let mut started = start_missing(context, programs)?;
-        let client = connect(context, &mut started).await?;
-        // Agents of removed hosts are told so and end again.
-        let removed = client.lab().await.map_or(0, |lab| lab.removed_hosts.len());
-        let goal = Goal::Hosts(hosts.saturating_sub(removed));
-        let up = follow::until(&client, vec![goal], HOSTS_MAX).await;
-        let ended = started.iter_mut().find_map(Daemon::ended);
-        reap_later(started);
-        match (up, ended) {
-            (Ok(_), _) => return Ok(client),
-            (Err(_), Some(ended)) => return Err(ended),
-            (Err(failure), None) if failure.exit != Exit::UNREACHABLE => return Err(failure),
-            (Err(failure), None) if begun.elapsed() > SOCKET_MAX => return Err(failure),
-            (Err(_), None) => tokio::time::sleep(TRY_EVERY).await,
+        start_missing(context, programs, &mut started)?;
+        let up = tokio::select! {
+            biased;
+            ended = end_of(&mut started.coordinators) => return Err(ended),
+            up = hosts_up(context) => up,
+        };
+        let failure = match up {
+            Ok(client) => {
+                reap_later(started);
+                return Ok(client);
+            }
+            Err(failure) => failure,
+        };
+        if let Some(ended) = started.agents.iter_mut().find_map(Daemon::ended) {
+            return Err(ended);
         }
+        if failure.exit != Exit::UNREACHABLE {
+            return Err(failure);
+        }
+        if begun.elapsed() > SOCKET_MAX {
+            let log = context.coordinator_dir().join("coordinator.log");
+            return Err(failure.next(format!("less {}", log.display())));
+        }
+        tokio::time::sleep(TRY_EVERY).await;
+    }
+}
+
+/// Connects, and waits until every host of the lab is up.
+async fn hosts_up(context: &Context) -> Result<Client, Failure> {
+    let client = Client::connect(context.clone()).await?;
+    let hosts = usize::try_from(context.hosts).unwrap_or(usize::MAX);
+    // Agents of removed hosts are told so and end again.
+    let removed = client.lab().await.map_or(0, |lab| lab.removed_hosts.len());
+    let goal = Goal::Hosts(hosts.saturating_sub(removed));
+    follow::until(&client, vec![goal], HOSTS_MAX).await?;
+    Ok(client)
+}
+
+/// Waits for the first of these daemons that ends: why it has.
+async fn end_of(daemons: &mut [Daemon]) -> Failure {
+    loop {
+        if let Some(ended) = daemons.iter_mut().find_map(Daemon::ended) {
+            return ended;
+        }
+        tokio::time::sleep(TRY_EVERY).await;
     }
 }
 
@@ -140,47 +171,39 @@ fn tells_leader(role: &Role) -> bool {
     role.role_state.as_ref().is_some_and(|rule| rule.leader.is_some())
 }
 
+/// Daemons that this command began.
+#[derive(Default)]
+struct Started {
+    coordinators: Vec<Daemon>,
+    agents: Vec<Daemon>,
+}
+
 /// Starts the daemons that do not run yet, all at once: agents try until the coordinator is there.
-fn start_missing(context: &Context, programs: &Programs) -> Result<Vec<Daemon>, Failure> {
+fn start_missing(
+    context: &Context,
+    programs: &Programs,
+    started: &mut Started,
+) -> Result<(), Failure> {
     let running = inventory::processes(&context.dir);
     let runs = |kind: Kind, name: &str| {
         running.iter().any(|process| process.kind == kind && process.name == name)
     };
-    let mut started = Vec::new();
     if !runs(Kind::Coordinator, "") {
         // A socket without its coordinator would make agents wait for nobody.
         let _ = std::fs::remove_file(context.socket());
-        started.push(daemons::coordinator(programs, context)?);
+        started.coordinators.push(daemons::coordinator(programs, context)?);
     }
     for number in 1..=context.hosts {
         if !runs(Kind::Agent, &format!("h{number}")) {
-            started.push(daemons::agent(programs, context, number)?);
+            started.agents.push(daemons::agent(programs, context, number)?);
         }
     }
-    Ok(started)
-}
-
-async fn connect(context: &Context, started: &mut [Daemon]) -> Result<Client, Failure> {
-    let begun = Instant::now();
-    loop {
-        let failure = match Client::connect(context.clone()).await {
-            Ok(client) => return Ok(client),
-            Err(failure) => failure,
-        };
-        if let Some(ended) = started.iter_mut().find_map(Daemon::ended) {
-            return Err(ended);
-        }
-        if begun.elapsed() > SOCKET_MAX {
-            let log = context.coordinator_dir().join("coordinator.log");
-            return Err(failure.next(format!("less {}", log.display())));
-        }
-        tokio::time::sleep(TRY_EVERY).await;
-    }
+    Ok(())
 }
 
 /// Waits for daemons to end while this command lives, so that they leave no zombies behind.
-fn reap_later(started: Vec<Daemon>) {
-    for mut daemon in started {
+fn reap_later(started: Started) {
+    for mut daemon in started.coordinators.into_iter().chain(started.agents) {
         tokio::task::spawn_blocking(move || daemon.child.wait());
     }
 }
