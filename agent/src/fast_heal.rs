@@ -129,11 +129,10 @@ mod tests {
         io::Read as _,
         net::{IpAddr, TcpListener},
         process::{Command, Stdio},
-        time::Instant,
     };
 
     use super::*;
-    use crate::proxy::{drops, set_deaf};
+    use crate::proxy::{drops, eventually_within, set_deaf};
 
     /// The kernel doubles its waits, so that by itself it has tried so often after more than 51 s.
     const TRIES: u32 = 10;
@@ -164,21 +163,15 @@ mod tests {
         assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), PATIENCE_MS);
         let mut input = child.stdin.take().unwrap();
         std::io::Write::write_all(&mut input, b"\n").unwrap();
-        let end = Instant::now() + TIME;
-        while drops(&peer) < TRIES {
-            assert!(Instant::now() < end, "its waits grow: {} tries", drops(&peer));
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        eventually_within(TIME, "as many tries as its bounded waits allow", || {
+            drops(&peer) >= TRIES
+        });
         set_deaf(&peer, address, false).unwrap();
         peer.read_exact(&mut [0]).unwrap();
 
         order.eager.clear();
         // Other tests use up this process's descriptors for a while; then it is tried again.
-        let end = Instant::now() + TIME;
-        while let Some(why) = bound(&order, &mut bounded) {
-            assert!(Instant::now() < end, "{why}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        eventually_within(TIME, "its socket is set back", || bound(&order, &mut bounded).is_none());
         assert!(bounded.0.is_empty());
         assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 0);
         child.kill().unwrap();

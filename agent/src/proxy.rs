@@ -80,6 +80,8 @@ use splice::PIPES_MAX;
 pub(crate) use sys::bound_backoff;
 #[cfg(test)]
 pub(crate) use sys::{drops, set_deaf};
+#[cfg(test)]
+pub(crate) use tests::eventually_within;
 use worker::{Mailbox, Share, WAITING_MAX, Worker};
 
 /// More workers than this gain nothing for a lab on one machine.

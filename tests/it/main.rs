@@ -10,6 +10,7 @@ mod effects;
 mod faults;
 mod hosts;
 mod people;
+mod proof;
 mod store_etcd;
 mod tidy;
 mod trust;

@@ -30,6 +30,7 @@ use self::{
 use crate::{
     bins, heard,
     lab::{Ran, summary},
+    mini::{self, Mini},
     wait::wait_for,
 };
 
@@ -88,7 +89,7 @@ impl Field {
     #[must_use]
     pub fn new(shape: Shape) -> Self {
         let mut field = Self::bare(shape);
-        field.write("mini.toml", &blueprint());
+        field.write("mini.toml", &mini::blueprint(Mini::Echoes));
         field.settle("");
         let hosts = shape.hosts;
         let status = field.wait("all nodes ready", |status| {
@@ -397,26 +398,4 @@ fn words(words: &[&str]) -> Vec<String> {
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// A database that streams to every peer, and gives clients back what they send.
-fn blueprint() -> String {
-    format!(
-        r#"
-name = "mini"
-summary = "streams to every peer and echoes"
-[role.mini]
-program = "{program}"
-count = 3
-port.client = {{ default = 7000 }}
-port.peer = {{ default = 7001 }}
-port.http = {{ default = 7002, url = "http", proxied = false }}
-args = ["--name={{{{ node.name }}}}", "--listen={{{{ node.port.peer.bind }}}}", "--http={{{{ node.port.http.bind }}}}",
-        "--echo={{{{ node.port.client.bind }}}}",
-        "--peers={{% for n in role.mini %}}{{{{ n.name }}}}={{{{ n.port.peer.advertise }}}},{{% endfor %}}"]
-ready = {{ http = "{{{{ node.port.http.bind }}}}/status", expect = "status == 200" }}
-role_state = {{ http = "{{{{ node.port.http.bind }}}}/status", leader = "json.id == json.leader", term = "json.term" }}
-"#,
-        program = bins::path("mini-node").display()
-    )
 }

@@ -5,5 +5,6 @@ pub mod field;
 pub mod heard;
 pub mod kernel;
 pub mod lab;
+pub mod mini;
 pub mod wait;
 pub mod wires;

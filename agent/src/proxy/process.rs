@@ -179,6 +179,7 @@ mod tests {
     const WAITS: &str = "FAULTBED_TEST_WAITS";
 
     use super::*;
+    use crate::proxy::eventually_within;
 
     #[test]
     fn a_process_is_found_by_its_record_while_it_runs() {
@@ -215,11 +216,7 @@ mod tests {
         assert!(process.is_alive().unwrap());
         child.kill().unwrap();
         // Not waited for yet: it is a zombie, or about to be one.
-        let end = Instant::now() + START_MAX;
-        while process.is_alive().unwrap() {
-            assert!(Instant::now() < end, "a zombie counts as alive");
-            std::thread::sleep(START_POLL);
-        }
+        eventually_within(START_MAX, "a zombie is not alive", || !process.is_alive().unwrap());
         child.wait().unwrap();
         assert!(!process.is_alive().unwrap());
     }

@@ -172,7 +172,6 @@ fn acts(
         kernel: made.kernel,
         probability: fault.probability,
         seed: fault.seed,
-        fast_heal: fault.fast_heal,
     };
     match memory.acting.get(name) {
         Some(before) if **before == one => Arc::clone(before),

@@ -18,3 +18,5 @@ mod rates;
 mod rounds;
 mod stream_property;
 mod streams;
+
+pub(crate) use harness::eventually_within;

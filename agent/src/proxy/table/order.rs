@@ -49,7 +49,6 @@ pub(crate) struct Acting {
     /// The share of connections that it acts on.
     pub(crate) probability: Option<Ratio>,
     pub(crate) seed: u64,
-    pub(crate) fast_heal: bool,
 }
 
 /// What of an order is one connection's.

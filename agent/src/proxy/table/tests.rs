@@ -54,7 +54,6 @@ pub(crate) fn acting(life: u32) -> Arc<Acting> {
         kernel: Kernel::default(),
         probability: None,
         seed: u64::from(life),
-        fast_heal: false,
     })
 }
 

@@ -16,6 +16,7 @@ use faultbed_common::{
 use faultbed_tests::{
     bins,
     lab::{Lab, signal},
+    mini::{self, Mini},
     wait::wait_for,
 };
 use rustix::process::Signal;
@@ -37,7 +38,7 @@ type Pids = BTreeMap<String, u32>;
 
 pub(crate) fn run() -> anyhow::Result<Table> {
     let lab = Lab::new("benchadopt");
-    lab.write("mini.toml", &blueprint());
+    lab.write("mini.toml", &mini::blueprint(Mini::Idle));
     let file = format!(
         "[lab]\nhosts = 1\n\n[cluster.m]\nblueprint = \"./mini.toml\"\n\n[cluster.m.mini]\ncount = {NODES}\n"
     );
@@ -167,22 +168,4 @@ impl Drop for Agent {
             let _gone = child.wait();
         }
     }
-}
-
-/// Nodes that answer when they are asked and do nothing else.
-fn blueprint() -> String {
-    format!(
-        r#"
-name = "mini"
-summary = "answers when it is asked"
-[role.mini]
-program = "{program}"
-count = 1
-port.peer = {{ default = 7001 }}
-port.http = {{ default = 7002, url = "http", proxied = false }}
-args = ["--name={{{{ node.name }}}}", "--listen={{{{ node.port.peer.bind }}}}", "--http={{{{ node.port.http.bind }}}}", "--peers="]
-ready = {{ http = "{{{{ node.port.http.bind }}}}/status", expect = "status == 200" }}
-"#,
-        program = bins::path("mini-node").display()
-    )
 }

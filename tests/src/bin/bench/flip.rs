@@ -7,9 +7,9 @@ use std::{
 };
 
 use faultbed_tests::{
-    bins,
     heard::{heard_ns, monotonic_ns},
     lab::Lab,
+    mini::{self, Mini},
     wait::wait_for,
 };
 
@@ -20,7 +20,7 @@ const CUTS: usize = 50;
 
 pub(crate) fn run() -> anyhow::Result<Table> {
     let lab = Lab::new("benchflip");
-    lab.write("mini.toml", &blueprint());
+    lab.write("mini.toml", &mini::blueprint(Mini::Streams));
     let file =
         lab.write("lab.toml", "[lab]\nhosts = 3\n\n[cluster.m]\nblueprint = \"./mini.toml\"\n");
     lab.ok(&["up", "-d", &file.display().to_string()]);
@@ -72,24 +72,6 @@ pub(crate) fn run() -> anyhow::Result<Table> {
             Row::new("last byte less start-up", "faultbed partition", "ms", apart),
         ],
     })
-}
-
-fn blueprint() -> String {
-    format!(
-        r#"
-name = "mini"
-summary = "streams to every peer"
-[role.mini]
-program = "{program}"
-count = 3
-port.peer = {{ default = 7001 }}
-port.http = {{ default = 7002, url = "http", proxied = false }}
-args = ["--name={{{{ node.name }}}}", "--listen={{{{ node.port.peer.bind }}}}", "--http={{{{ node.port.http.bind }}}}",
-        "--peers={{% for n in role.mini %}}{{{{ n.name }}}}={{{{ n.port.peer.advertise }}}},{{% endfor %}}"]
-ready = {{ http = "{{{{ node.port.http.bind }}}}/status", expect = "status == 200" }}
-"#,
-        program = bins::path("mini-node").display()
-    )
 }
 
 fn last_ns(address: &str, from: &str) -> anyhow::Result<u64> {

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::proxy::tests::harness::{Lab, begin, finish, noise};
+use crate::proxy::tests::harness::{Lab, begin, eventually, finish, noise};
 
 /// The whole pattern of a stream; its first bytes are replaced by its place.
 const BLOCK: usize = 4096;
@@ -23,6 +23,8 @@ const BLOCK: usize = 4096;
 const WRITE_BYTES: usize = 64 * 1024;
 /// Bytes after which a steady stream waits for the end of the plan, so that a round is bounded.
 const STEADY_BYTES_MAX: u64 = 24 << 20;
+/// What of it flows before the plan begins: the rest is there for the plan, however late that comes.
+const HEAD_BYTES: u64 = 1 << 20;
 /// Bytes of a connection that comes and goes, each way, at most.
 const SHORT_BYTES_MAX: u64 = 1 << 20;
 /// Steady connections, dialled by turns from both sides.
@@ -91,8 +93,10 @@ pub(super) struct Traffic {
     last: AtomicU64,
     open: AtomicU64,
     records: Mutex<std::collections::BTreeMap<u64, Record>>,
-    /// Whether bytes flowed at all.
-    pub(super) was_busy: AtomicBool,
+    /// Directions of steady connections whose first bytes have arrived.
+    flowing: AtomicU64,
+    /// Whether steady streams may go on beyond their heads: the plan begins.
+    goes_on: AtomicBool,
 }
 
 impl Traffic {
@@ -106,7 +110,8 @@ impl Traffic {
             last: AtomicU64::new(0),
             open: AtomicU64::new(0),
             records: Mutex::default(),
-            was_busy: AtomicBool::new(false),
+            flowing: AtomicU64::new(0),
+            goes_on: AtomicBool::new(false),
         }
     }
 
@@ -152,6 +157,14 @@ impl Traffic {
                 }
             });
         }
+    }
+
+    /// Waits until bytes of every steady connection arrive at both of its ends, and lets them go on.
+    pub(super) fn wait_busy(&self) {
+        eventually("bytes flow through every steady connection", || {
+            self.flowing.load(Ordering::SeqCst) == 2 * STEADY
+        });
+        self.goes_on.store(true, Ordering::SeqCst);
     }
 
     /// A guard that lets no thread wait for the end of a plan that has failed.
@@ -301,7 +314,8 @@ impl Traffic {
             let sent = sent.and_then(|sent| out.shutdown(Shutdown::Write).map(|()| sent));
             self.note(connection, |record| record.sent[own] = sent.ok());
         });
-        let (got, ending) = self.read(&stream, Pattern::new(self.seed, connection, !forward));
+        let pattern = Pattern::new(self.seed, connection, !forward);
+        let (got, ending) = self.read(&stream, pattern, connection < STEADY);
         self.note(connection, |record| record.read[other] = Some((got, ending, Instant::now())));
         writer.join().expect("the writer does not panic");
     }
@@ -317,7 +331,8 @@ impl Traffic {
         let mut sent = 0;
         let mut size = 1;
         while !self.stop.load(Ordering::SeqCst) {
-            if sent >= length {
+            let is_held = steady && sent >= HEAD_BYTES && !self.goes_on.load(Ordering::SeqCst);
+            if sent >= length || is_held {
                 if !steady {
                     break;
                 }
@@ -334,7 +349,7 @@ impl Traffic {
         Ok(sent)
     }
 
-    fn read(&self, mut stream: &TcpStream, pattern: Pattern) -> (u64, Ending) {
+    fn read(&self, mut stream: &TcpStream, pattern: Pattern, steady: bool) -> (u64, Ending) {
         let mut bytes = vec![0; WRITE_BYTES];
         let mut wanted = vec![0; WRITE_BYTES];
         let mut got = 0;
@@ -346,8 +361,10 @@ impl Traffic {
                     if bytes[..count] != wanted[..count] {
                         return (got, Ending::Altered);
                     }
+                    if got == 0 && steady {
+                        self.flowing.fetch_add(1, Ordering::SeqCst);
+                    }
                     got += count as u64;
-                    self.was_busy.store(true, Ordering::Relaxed);
                 }
                 Err(error) if self.may_wait(&error) => {}
                 Err(error) => return (got, Ending::Error(error.kind())),
