@@ -195,6 +195,8 @@ pub enum Why {
     Wipe,
     /// The node left the lab.
     Remove,
+    /// The machine went down and took it along.
+    Reboot,
 }
 
 /// An incarnation that is over.
@@ -208,7 +210,7 @@ pub struct Ended {
     pub signal: Option<i32>,
     /// When.
     pub at: BootTime,
-    /// What we asked it to end for; a crash was not asked for.
+    /// What it was asked to end for, by us or by its machine; a crash was not asked for.
     pub asked: Option<Why>,
 }
 

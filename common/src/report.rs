@@ -171,6 +171,9 @@ pub struct ExitReport {
     pub at_ms: u64,
     /// Whether it was asked to end: this, not the code, tells a stop from a crash.
     pub asked: bool,
+    /// Whether its machine went down and took it along: it is started again, and that is no crash.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebooted: bool,
     /// Its last lines of output, at most 20; kept for crashes.
     pub last_lines: Vec<String>,
     /// The faults in force on the host at that moment.

@@ -64,6 +64,9 @@ pub struct HostStatus {
     pub version: String,
     /// How old its last report is; `None` where there never was one.
     pub seen_age_ms: Option<u64>,
+    /// Which boot of the machine that report is of; empty where there never was one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot_id: String,
     /// What is not as it should be there although everything wanted is in force, and what helps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -36,6 +36,8 @@ pub enum RunState {
         exit: ExitRecord,
         /// That its end was asked for; see [`ExitRecord::was_asked`].
         asked: Option<AskedRecord>,
+        /// Whether the machine was started again since it ran.
+        rebooted: bool,
     },
     /// Processes of it may or may not live. For a moment also while a run begins or ends.
     Unknown {
@@ -58,7 +60,10 @@ fn unknown(why: impl Into<String>) -> io::Result<RunState> {
 /// The exit record, if there is one.
 fn exited(run_dir: &Path) -> io::Result<Option<RunState>> {
     let Some(exit) = read_record::<ExitRecord>(run_dir, EXIT_FILE)? else { return Ok(None) };
-    Ok(Some(RunState::Exited { exit, asked: read_record(run_dir, ASKED_FILE)? }))
+    let record = read_record::<RunRecord>(run_dir, RUN_FILE)?;
+    let this_boot = clock::boot_id()?;
+    let rebooted = record.is_some_and(|record| record.boot_id != this_boot);
+    Ok(Some(RunState::Exited { exit, asked: read_record(run_dir, ASKED_FILE)?, rebooted }))
 }
 
 fn look(run_dir: &Path) -> io::Result<RunState> {
@@ -72,7 +77,7 @@ fn look(run_dir: &Path) -> io::Result<RunState> {
         return unknown(format!("its shim is of a later release (records {})", record.version));
     }
     if record.boot_id != clock::boot_id()? {
-        return settle(run_dir, "the machine was started again");
+        return settle(run_dir, "the machine was started again", true);
     }
     let shim = record.shim.open()?.filter(|(_, stat)| !stat.ended());
     let node = record.node.open()?.filter(|(_, stat)| !stat.ended());
@@ -89,7 +94,7 @@ fn look(run_dir: &Path) -> io::Result<RunState> {
         (None, Some(_)) => {
             unknown(format!("its shim is gone, but pid {} still lives", record.node.pid))
         }
-        (None, None) => settle(run_dir, "its shim was killed"),
+        (None, None) => settle(run_dir, "its shim was killed", false),
     }
 }
 
@@ -107,7 +112,7 @@ fn before_the_record(run_dir: &Path) -> io::Result<RunState> {
 }
 
 /// Nobody saw the end: makes sure that nothing is left, and writes the exit record for the shim.
-fn settle(run_dir: &Path, why: &str) -> io::Result<RunState> {
+fn settle(run_dir: &Path, why: &str, rebooted: bool) -> io::Result<RunState> {
     let Some(_lock) = try_lock(run_dir)? else {
         return unknown("its shim is gone, but something still holds its lock");
     };
@@ -123,8 +128,9 @@ fn settle(run_dir: &Path, why: &str) -> io::Result<RunState> {
     let exit = ExitRecord {
         at_boot_ms: clock::boottime_ms(),
         unseen: Some(why.to_owned()),
+        told_to_end: rebooted,
         ..ExitRecord::default()
     };
     write_record(run_dir, EXIT_FILE, &exit)?;
-    Ok(RunState::Exited { exit, asked: read_record(run_dir, ASKED_FILE)? })
+    Ok(RunState::Exited { exit, asked: read_record(run_dir, ASKED_FILE)?, rebooted })
 }

@@ -164,6 +164,10 @@ pub struct ExitRecord {
     /// Why there is neither code nor signal: it never ran, or nobody saw its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unseen: Option<String>,
+    /// Whether its shim was told to end, as a machine tells everybody before it goes down, or was gone
+    /// with the machine. Once the machine was started again, this tells its end from a crash.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub told_to_end: bool,
 }
 
 impl ExitRecord {

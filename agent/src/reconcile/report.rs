@@ -104,7 +104,9 @@ pub fn state(observed: &ObservedNode, has_probe: bool) -> NodeState {
         Run::Ended(ended) => match ended.asked {
             None => NodeState::Crashed,
             Some(Why::Kill) => NodeState::Killed,
-            Some(Why::Stop | Why::Restart | Why::Wipe | Why::Remove) => NodeState::Stopped,
+            Some(Why::Stop | Why::Restart | Why::Wipe | Why::Remove | Why::Reboot) => {
+                NodeState::Stopped
+            }
         },
     }
 }
@@ -232,6 +234,7 @@ pub fn exit(
         at_ms: ended.at.ms(),
         asked: ended.asked.is_some(),
         last_lines,
+        rebooted: ended.asked == Some(Why::Reboot),
         faults,
         probe: probe.filter(|_| ended.asked.is_none()),
     }

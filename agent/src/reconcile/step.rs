@@ -112,7 +112,7 @@ pub enum NodeAct {
 pub enum Cause {
     /// Somebody wants it: it runs the file that is now at its path.
     Command,
-    /// A fault kept it down and is over: it runs what it ran before.
+    /// A fault, or its machine, kept it down and does no more: it runs what it ran before.
     FaultOver,
     /// It crashed and may come back: it runs what it ran before.
     Crash,

@@ -128,6 +128,8 @@ impl Shim {
         }
         let killed = self.end_tree(&mut chunk);
         self.drain_log(&mut chunk);
+        // Where the machine goes down, all are told at about the same time: the node may be faster.
+        self.hear_end();
         self.write_identity_now();
         self.write_exit(killed);
     }
@@ -148,6 +150,13 @@ impl Shim {
             }
         }
         self.collect_dead();
+    }
+
+    /// Notes whether it is told to end while the run ends anyway.
+    fn hear_end(&mut self) {
+        while let Some(signal) = next_signal(&self.signals) {
+            self.told_to_end |= matches!(signal, libc::SIGTERM | libc::SIGINT);
+        }
     }
 
     /// Collects children; true when there is none left.
@@ -258,7 +267,7 @@ impl Shim {
             self.read_log(chunk, CHUNKS_MAX);
             let mut fds = [PollFd::new(&self.signals, PollFlags::IN)];
             let _interrupted = poll(&mut fds, timespec(pause).as_ref());
-            while next_signal(&self.signals).is_some() {}
+            self.hear_end();
             pause = (pause * 2).min(KILL_ROUND_MAX);
         }
         killed.remove(&self.node);
@@ -283,6 +292,7 @@ impl Shim {
             killed_descendants,
             log_bytes_dropped: self.output.dropped(),
             unseen: ended.is_none().then(|| "the main process was collected unseen".to_owned()),
+            told_to_end: self.told_to_end,
         };
         for _ in 0..EXIT_TRIES {
             let written = write_exit_file(&self.dir, self.exit_file.take(), &exit).is_ok();

@@ -50,7 +50,7 @@ fn a_signal_that_was_asked_for_is_told_from_one_that_was_not() {
     assert!(exit.was_asked(asked.as_ref()));
 
     let run = lab.launch("kill -SEGV $$");
-    let RunState::Exited { exit, asked } = run.settled() else { panic!() };
+    let RunState::Exited { exit, asked, .. } = run.settled() else { panic!() };
     assert_eq!(exit.signal, Some(libc::SIGSEGV));
     assert!(!exit.was_asked(asked.as_ref()));
 }
@@ -306,7 +306,9 @@ fn a_record_of_used_pids_is_not_taken_for_a_run() {
     assert!(node::signal_node(&record, &dir, &end).is_err());
     assert!(node::kill_tree(&record, &dir, &end).is_err());
     // Another boot of the machine.
-    assert!(over(fake("rebooted", &|record| record.boot_id = "another".to_owned()).0));
+    let (state, ..) = fake("rebooted", &|record| record.boot_id = "another".to_owned());
+    let RunState::Exited { exit, rebooted: true, .. } = state else { panic!("{state:?}") };
+    assert!(exit.unseen.is_some() && exit.told_to_end);
     // The shim's pid is another's, the node's is not: nobody can tell.
     let (state, ..) = fake("half", &|record| record.shim.start_ticks += 1);
     assert!(matches!(state, RunState::Unknown { .. }), "{state:?}");

@@ -48,6 +48,7 @@ fn host(number: u8) -> HostStatus {
         generation: Generation(4),
         version: "0.1.0".into(),
         seen_age_ms: Some(120),
+        boot_id: String::new(),
         warnings: Vec::new(),
     }
 }
@@ -99,6 +100,7 @@ pub(crate) fn crash_second(status: &mut Status) {
         signal: None,
         at_ms: 0,
         asked: false,
+        rebooted: false,
         last_lines: vec!["panic: index out of range".into(), "goroutine 1 [running]:".into()],
         faults: vec!["split".parse().unwrap()],
         probe: Some("http 127.128.128.2:2379/health: connection refused".into()),

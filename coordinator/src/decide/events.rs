@@ -49,9 +49,16 @@ pub fn change(lab: &LabName, entry: &HistoryEntry) -> Found {
 }
 
 fn hosts(before: &Status, after: &Status, found: &mut Vec<Found>) {
-    let old: BTreeMap<_, _> = before.hosts.iter().map(|host| (&host.name, host.state)).collect();
+    let old: BTreeMap<_, _> = before.hosts.iter().map(|host| (&host.name, host)).collect();
     for host in &after.hosts {
-        let was = old.get(&host.name).copied().unwrap_or(HostState::Down);
+        let was = old.get(&host.name).copied();
+        let booted = was.map(|was| was.boot_id.as_str()).filter(|boot_id| !boot_id.is_empty());
+        let is_known = !host.boot_id.is_empty();
+        if is_known && booted.is_some_and(|booted| booted != host.boot_id) {
+            let text = format!("{} rebooted; its nodes start again, which is no crash", host.name);
+            found.push((EventKind::Host, host.name.to_string(), text));
+        }
+        let was = was.map_or(HostState::Down, |was| was.state);
         let text = match (was, host.state) {
             (HostState::Down, HostState::Up) => format!("{} is up", host.name),
             (HostState::Up, HostState::Down) => format!("{} is down", host.name),
@@ -138,6 +145,9 @@ fn role_text(was: Option<&NodeStatus>, node: &NodeStatus) -> Option<String> {
         (_, Some(true)) => Some(format!("{} leads{in_term}", node.name)),
         (Some(true), _) => Some(format!("{} leads no longer", node.name)),
         (_, Some(false) | None) => {
+        NodeState::Stopped if node.exit.as_ref().is_some_and(|exit| exit.rebooted) => {
+            format!("{name} went down with its host")
+        }
             let old = was.and_then(|was| was.role_state.as_ref());
             // The first word of a start is no change worth a line.
             let role = node.role_state.as_ref().filter(|role| old.is_some_and(|old| old != *role));

@@ -98,6 +98,7 @@ fn host(view: &View<'_>, name: &HostName) -> HostStatus {
         generation: seen.map_or(Generation::default(), |seen| seen.report.generation),
         version: seen.map(|seen| seen.report.version.clone()).unwrap_or_default(),
         seen_age_ms: seen.map(|seen| seen.age_ms),
+        boot_id: seen.map(|seen| seen.report.boot_id.clone()).unwrap_or_default(),
         warnings: seen.and_then(|seen| seen.report.proxy.as_ref()).map_or(Vec::new(), warnings),
     }
 }

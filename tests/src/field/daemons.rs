@@ -83,6 +83,27 @@ impl Daemon {
         fs::rename(&fresh, &self.program).expect("replace a program");
     }
 
+    /// Makes what it left on disk that of an earlier boot of its machine.
+    ///
+    /// # Panics
+    /// Where its files cannot be changed.
+    pub fn age_by_a_boot(&self) {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read boot id");
+        let mut dirs = vec![self.dir.clone()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).expect("list files").flatten() {
+                let path = entry.path();
+                if entry.file_type().expect("look at file").is_dir() {
+                    dirs.push(path);
+                } else if path.extension().is_some_and(|name| name == "json") {
+                    let text = fs::read_to_string(&path).expect("read record");
+                    let aged = text.replace(boot_id.trim(), "the-boot-before");
+                    fs::write(&path, aged).expect("write record");
+                }
+            }
+        }
+    }
+
     /// SIGKILL, at whatever moment this is.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

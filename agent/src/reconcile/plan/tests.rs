@@ -2,6 +2,7 @@
 
 mod effects;
 mod leases;
+mod reboots;
 
 use std::collections::BTreeMap;
 
@@ -249,7 +250,7 @@ prop_compose! {
 }
 
 fn why() -> impl Strategy<Value = Why> {
-    select(vec![Why::Stop, Why::Kill, Why::Restart, Why::Wipe, Why::Remove])
+    select(vec![Why::Stop, Why::Kill, Why::Restart, Why::Wipe, Why::Remove, Why::Reboot])
 }
 
 fn run() -> impl Strategy<Value = Run> {

@@ -56,6 +56,8 @@ pub(super) fn asked_record(asked: &Asked) -> AskedRecord {
         Why::Restart => AskedWhy::Restart,
         Why::Wipe => AskedWhy::Wipe,
         Why::Remove => AskedWhy::Remove,
+        // Nobody asks for that; what it could be is a stop.
+        Why::Reboot => AskedWhy::Stop,
     };
     AskedRecord { why, signal: asked.signal, at_boot_ms: asked.at.ms() }
 }
@@ -84,13 +86,19 @@ pub(super) fn run(incarnation: Incarnation, state: RunState) -> Run {
             paused,
             asked: request.as_ref().map(asked),
         }),
-        RunState::Exited { exit, asked: request } => Run::Ended(Ended {
-            incarnation,
-            code: exit.code,
-            signal: exit.signal,
-            at: BootTime::from_ms(exit.at_boot_ms),
-            asked: request.filter(|r| exit.was_asked(Some(r))).map(|r| asked(&r).why),
-        }),
+        RunState::Exited { exit, asked: request, rebooted } => {
+            let asked = request.filter(|r| exit.was_asked(Some(r))).map(|r| asked(&r).why);
+            let went_down = rebooted && exit.told_to_end;
+            // A time of an earlier boot may lie years ahead of this one: nobody must wait for it.
+            let at_boot_ms = if rebooted { 0 } else { exit.at_boot_ms };
+            Run::Ended(Ended {
+                incarnation,
+                code: exit.code,
+                signal: exit.signal,
+                at: BootTime::from_ms(at_boot_ms),
+                asked: asked.or(went_down.then_some(Why::Reboot)),
+            })
+        }
     }
 }
 

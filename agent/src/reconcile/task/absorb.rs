@@ -14,7 +14,7 @@ use crate::{
     binaries::Binary,
     probe::{Fact, Found},
     reconcile::{
-        Hands, NodeAct, ObservedNode, Readiness, Run, StepKind,
+        Hands, NodeAct, ObservedNode, Readiness, Run, StepKind, Why,
         execute::Done,
         report::{self, NodeFacts},
     },
@@ -230,8 +230,12 @@ impl<H: Hands> Reconciler<H> {
                 observed.failures.remove(&StepKind::KillTree);
                 observed.failures.remove(&StepKind::Signal);
                 observed.orders = None;
-                let known = observed.record.exit.as_ref().map(|exit| exit.incarnation);
-                if known != Some(ended.incarnation) {
+                let is_reboot = ended.asked == Some(Why::Reboot);
+                let known = observed.record.exit.as_ref();
+                // Who saw its last moments before the machine went down took them for a crash.
+                if known.map(|exit| (exit.incarnation, exit.rebooted))
+                    != Some((ended.incarnation, is_reboot))
+                {
                     let lines = match ended.asked {
                         Some(_) => Vec::new(),
                         None => self.hands.last_lines(node, ended.incarnation, LAST_LINES),

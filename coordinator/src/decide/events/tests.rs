@@ -163,6 +163,34 @@ fn a_host_that_goes_takes_its_nodes_out_of_sight() {
 }
 
 #[test]
+fn a_reboot_is_told_once_and_no_node_is_said_to_have_crashed() {
+    let mut world = obeying();
+    world.said("h2").boot_id = "first".to_owned();
+    let reboot = |world: &mut World| {
+        world.said("h2").boot_id = "second".to_owned();
+        world.report("kv-2", |seen| {
+            seen.observed = NodeState::Stopped;
+            seen.exit = Some(ExitReport { rebooted: true, ..ExitReport::default() });
+        });
+    };
+    tells(
+        &mut world,
+        reboot,
+        &expect![[r#"
+            Host h2: h2 rebooted; its nodes start again, which is no crash
+            Node kv-2: kv-2 went down with its host
+        "#]],
+    );
+    tells(
+        &mut world,
+        World::obey,
+        &expect![[r#"
+            Node kv-2: kv-2 is ready
+        "#]],
+    );
+}
+
+#[test]
 fn a_change_says_who_asked_for_what_and_what_it_changed() {
     let object = |kind: &str, name: &str| ObjectChange {
         kind: kind.to_owned(),

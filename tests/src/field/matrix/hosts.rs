@@ -232,11 +232,12 @@ fn host_reboots(field: &mut Field, notes: &mut Notes) {
     let before = pids(field);
     let client = field.client();
     client_is_served(&client, &ALL);
-    let deadline = cut_clients(field, "m-2", "due", CUT * 4);
+    let planned = cut_clients(field, "m-2", "due", CUT * 4);
     client.forget();
     let mut host = field.hosts.remove(1);
     host.kill();
     host.place.reboot(&field.net);
+    host.age_by_a_boot();
     field.hosts.insert(1, host);
     let gone = Instant::now();
     field.wait("it is down", |status| {
@@ -253,6 +254,18 @@ fn host_reboots(field: &mut Field, notes: &mut Notes) {
     });
     recovered(field, since, notes);
     assert_eq!(in_force(&field.status()), ["due"]);
+    // It goes on from the age that the host knew when it went down.
+    let deadline = wait_for("the host knows the new deadline", PATIENCE, || {
+        let known = look::deadlines(&field.hosts[1].dir).get("due").copied();
+        known.filter(|ns| *ns > planned).ok_or_else(|| format!("{known:?}, {planned}"))
+    });
+    notes.say(format!("the cut lasts {:.1} s longer", (deadline - planned) as f64 / 1e9));
+    let status = field.status();
+    let node = crate::lab::find(&status, "m-2");
+    let exit = node.exit.as_ref().expect("it ended");
+    assert!(node.restarts == 0 && exit.rebooted, "no crash: {node:?}");
+    let events = field.ok(&["events"]);
+    assert!(events.contains("h2 rebooted") && !events.contains("m-2 crashed"), "{events}");
     ends_in_time(field, "m-2", deadline, notes);
     let after = pids(field);
     assert_ne!(after["m-2"], before["m-2"]);
