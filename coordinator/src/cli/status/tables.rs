@@ -112,10 +112,13 @@ fn binary(node: &NodeStatus) -> Cell {
     }
 }
 
-/// `3.4.23` of `etcd Version: 3.4.23`: the first word that begins with a digit, or `v` and a digit.
+/// `3.4.23` of `etcd Version: 3.4.23`, `7.0.15` of `Redis server v=7.0.15 sha=…`: the first word that
+/// begins with a digit, perhaps after `v` or `v=`.
 fn short_version(line: &str) -> &str {
+    let begins = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
     line.split_whitespace()
-        .find(|word| word.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit()))
+        .map(|word| word.strip_prefix("v=").unwrap_or(word).trim_end_matches([',', ';']))
+        .find(|word| begins(word.trim_start_matches('v')))
         .unwrap_or(line)
 }
 

@@ -139,3 +139,21 @@ fn a_node_with_many_faults_keeps_its_row_short() {
     let row = text.lines().find(|line| line.starts_with("kv-1")).unwrap();
     assert!(row.ends_with("  split wan ocean +2"), "{row}");
 }
+
+#[test]
+fn of_what_programs_say_about_themselves_only_the_number_is_shown() {
+    for (says, shown) in [
+        ("etcd Version: 3.4.23", "9f86d081 3.4.23  "),
+        ("nats-server: v2.9.10", "9f86d081 v2.9.10  "),
+        ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0", "9f86d081 7.0.15  "),
+        ("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)", "9f86d081 15.14  "),
+        ("Gitaly, version 18.9.0-rc4", "9f86d081 18.9.0-rc4  "),
+    ] {
+        let mut status = testing::three_nodes();
+        for node in &mut status.nodes {
+            node.binary.as_mut().expect("a binary").version = Some(says.into());
+        }
+        let table = anstream::adapter::strip_str(&overview(&status)).to_string();
+        assert!(table.contains(shown), "{table}");
+    }
+}
