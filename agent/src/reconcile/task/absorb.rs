@@ -5,13 +5,14 @@ mod steps;
 
 use std::time::Duration;
 
-use faultbed_common::{name::NodeName, session::Orders};
+use faultbed_common::name::NodeName;
 use tokio::task::{Id, JoinError};
 
 use self::steps::{step_failed, step_succeeded};
 use super::{Reconciler, Wake};
 use crate::{
     binaries::Binary,
+    ledger::{Told, Unknown},
     probe::{Fact, Found},
     reconcile::{
         Hands, NodeAct, ObservedNode, Readiness, Run, StepKind, Why,
@@ -30,7 +31,7 @@ impl<H: Hands> Reconciler<H> {
     pub(super) fn absorb(&mut self, wake: Wake) {
         match wake {
             Wake::Startup => self.startup(),
-            Wake::Orders(orders) => self.take_orders(*orders),
+            Wake::Orders(told) => self.take_orders(told),
             Wake::StepDone(done) => self.step_done(*done),
             Wake::NodeEnded(node) => self.inspect(&node),
             Wake::ProxyTold(told) => self.proxy_told(*told),
@@ -103,9 +104,23 @@ impl<H: Hands> Reconciler<H> {
         }
     }
 
-    fn take_orders(&mut self, orders: Orders) {
+    fn take_orders(&mut self, told: Told) {
+        let (orders, unknown) = match told {
+            Told::Orders(orders, unknown) => (*orders, unknown),
+            Told::Unreadable(why) => {
+                tracing::error!(why, "cannot follow orders");
+                self.refused = Some(why);
+                return;
+            }
+        };
+        if unknown != Unknown::default() {
+            tracing::warn!(
+                ?unknown,
+                "orders of a later release are followed as far as they are known"
+            );
+        }
         let before = self.ledger.accepted().cloned();
-        match self.ledger.accept(orders, self.hands.now()) {
+        match self.ledger.accept_partly(orders, unknown, self.hands.now()) {
             Ok(()) => self.refused = None,
             Err(refusal) => {
                 tracing::warn!(error = %refusal, "refuse orders");
