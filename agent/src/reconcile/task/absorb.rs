@@ -151,8 +151,26 @@ impl<H: Hands> Reconciler<H> {
         }
         self.take_canaries();
         new.iter().for_each(|node| self.meet(node));
+        self.meet_kept();
         self.look_for_programs();
         self.settle();
+    }
+
+    /// Looks at nodes that went some time ago and left their data, which shall go now.
+    fn meet_kept(&mut self) {
+        let Some(accepted) = self.ledger.accepted() else { return };
+        let is_unmet = |node: &&NodeName| !self.observed.nodes.contains_key(*node);
+        let unmet: Vec<NodeName> =
+            accepted.spec.wipe_removed.iter().filter(is_unmet).cloned().collect();
+        if unmet.is_empty() {
+            return;
+        }
+        match self.hands.nodes() {
+            Ok(here) => {
+                unmet.iter().filter(|node| here.contains(node)).for_each(|node| self.meet(node));
+            }
+            Err(error) => tracing::error!(%error, "list nodes"),
+        }
     }
 
     /// Which of the pushed programs that nodes are to run are here.
@@ -287,6 +305,7 @@ impl<H: Hands> Reconciler<H> {
             if self.ledger.accepted().is_some_and(|a| a.spec.nodes.contains_key(&node)) {
                 self.meet(&node);
             }
+            self.meet_kept();
             return;
         }
         let Some(observed) = self.observed.nodes.get_mut(&node) else { return };
