@@ -12,7 +12,7 @@ use std::{
 };
 
 use faultbed_common::{
-    generation::{FaultRevision, Generation},
+    generation::FaultRevision,
     host_spec::{HostSpec, NodeSpec},
     name::{ClusterName, FaultName, HostName, LabName, NodeName},
     proxy_spec::{Deadline, Listener, ProxyFile, ProxySpec},
@@ -20,10 +20,14 @@ use faultbed_common::{
 };
 use serde::{Deserialize, Serialize};
 
+mod error;
 pub mod terms;
+pub mod unknown;
 
 use crate::clock::BootTime;
+pub use error::{LedgerError, Refusal};
 pub use terms::Kept;
+pub use unknown::{Told, Unknown};
 
 /// The version of the ledger's format that this release writes.
 const VERSION: u32 = 1;
@@ -56,6 +60,9 @@ pub struct Accepted {
     /// When leases end, and which faults this host healed by itself.
     #[serde(default)]
     pub terms: Kept,
+    /// What of it this release does not know.
+    #[serde(default)]
+    pub unknown: Unknown,
     /// Nodes that left the spec and are not gone yet, as they were last wanted.
     #[serde(default)]
     pub retiring: BTreeMap<NodeName, Retiring>,
@@ -70,61 +77,14 @@ pub struct Retiring {
     pub wipe: bool,
 }
 
-/// Why orders are not followed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// They are of another lab or host.
-    #[error("refuse orders for {lab}/{host}: this is {own_lab}/{own_host}")]
-    NotOurs {
-        /// The lab they name.
-        lab: LabName,
-        /// The host they name.
-        host: HostName,
-        /// This lab.
-        own_lab: LabName,
-        /// This host.
-        own_host: HostName,
-    },
-    /// The host would go back in time.
-    #[error("refuse orders of generation {offered}: generation {held} was accepted before")]
-    Older {
-        /// What was accepted.
-        held: Generation,
-        /// What was offered.
-        offered: Generation,
-    },
-}
-
-/// Why a ledger cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// The disk does not let us.
-    #[error("{verb} {}", path.display())]
-    Disk {
-        /// What was tried.
-        verb: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// It is not a ledger of this release.
-    #[error("read {}: {why}", path.display())]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
 impl Accepted {
     /// What the proxy process must do, with the deadlines of its faults.
     #[must_use]
     pub fn proxy_file(&self) -> ProxyFile {
         let mut spec = self.proxy_spec();
-        spec.faults.retain(|name, _| !self.terms.healed.contains_key(name));
+        spec.faults.retain(|name, _| {
+            !self.terms.healed.contains_key(name) && !self.unknown.faults.contains_key(name)
+        });
         let faults = &spec.faults;
         ProxyFile {
             version: PROXY_FILE_VERSION,
@@ -164,9 +124,12 @@ impl Accepted {
         spec
     }
 
-    /// When a fault ends here; `None` is until healed.
+    /// When a fault ends here; `None` is until healed. One that cannot be understood never was.
     #[must_use]
     pub fn ends(&self, fault: &FaultName) -> Option<BootTime> {
+        if self.unknown.faults.contains_key(fault) {
+            return Some(BootTime::default());
+        }
         if let Some(healed) = self.terms.healed.get(fault) {
             return Some(BootTime::from_ns(healed.at_ns));
         }
@@ -235,6 +198,7 @@ pub fn merge(
         spec,
         deadlines,
         terms,
+        unknown: Unknown::default(),
         retiring,
     })
 }
@@ -334,6 +298,19 @@ impl Ledger {
     /// They are refused. A disk that cannot be written is logged, and the orders are followed:
     /// a full disk must not keep a fault from being healed.
     pub fn accept(&mut self, orders: Orders, now: BootTime) -> Result<(), Refusal> {
+        self.accept_partly(orders, Unknown::default(), now)
+    }
+
+    /// The same with orders that were not understood in full.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub fn accept_partly(
+        &mut self,
+        orders: Orders,
+        unknown: Unknown,
+        now: BootTime,
+    ) -> Result<(), Refusal> {
         if orders.spec.lab != self.lab || orders.spec.host != self.host {
             return Err(Refusal::NotOurs {
                 lab: orders.spec.lab,
@@ -342,7 +319,8 @@ impl Ledger {
                 own_host: self.host.clone(),
             });
         }
-        self.accepted = Some(merge(self.accepted.as_ref(), orders, &self.boot_id, now)?);
+        let accepted = merge(self.accepted.as_ref(), orders, &self.boot_id, now)?;
+        self.accepted = Some(Accepted { unknown, ..accepted });
         self.put();
         Ok(())
     }

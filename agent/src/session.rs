@@ -10,7 +10,7 @@ use faultbed_common::{
     host_spec::HostSpec,
     logs::{LogBatch, LogRequest},
     name::NodeName,
-    session::{Hello, Orders},
+    session::Hello,
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
 use tokio::{
@@ -25,6 +25,7 @@ pub use self::known::{ConnectError, Coordinator, Known};
 use crate::{
     allow::{self, Allow},
     exec::{self, Attending},
+    ledger::Told,
     line::Line,
     logs::{self, Places},
     reconcile::report::{Shared, Urgency, urgency},
@@ -73,7 +74,7 @@ pub struct Session {
     /// What this agent says first.
     pub hello: Hello,
     /// Where orders go.
-    pub orders: mpsc::Sender<Orders>,
+    pub orders: mpsc::Sender<Told>,
     /// Where reports come from.
     pub reports: watch::Receiver<Shared>,
     /// Who must know whether a coordinator is on the line.
@@ -105,7 +106,7 @@ impl Session {
     pub fn new(
         known: Known,
         hello: Hello,
-        orders: mpsc::Sender<Orders>,
+        orders: mpsc::Sender<Told>,
         reports: watch::Receiver<Shared>,
     ) -> Self {
         Self {
@@ -239,14 +240,14 @@ impl Session {
         batches: &mpsc::Sender<LogBatch>,
     ) {
         match message.kind {
-            Some(to_agent::Kind::Orders(text)) => match serde_json::from_str::<Orders>(&text) {
-                Ok(orders) => {
+            Some(to_agent::Kind::Orders(text)) => {
+                let told = Told::read(&text);
+                if let Told::Orders(orders, _) = &told {
                     self.knows(&orders.spec);
-                    // The loop is gone only when the agent stops.
-                    self.orders.send(orders).await.ok();
                 }
-                Err(error) => tracing::error!(%error, "read orders"),
-            },
+                // The loop is gone only when the agent stops.
+                self.orders.send(told).await.ok();
+            }
             Some(to_agent::Kind::Logs(text)) => match serde_json::from_str::<LogRequest>(&text) {
                 Ok(request) => requests.take(request, self.places.clone(), batches),
                 Err(error) => tracing::error!(%error, "read a request for logs"),

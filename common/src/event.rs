@@ -45,4 +45,7 @@ pub struct EventQuery {
     pub follow: bool,
     /// How many of the past to begin with; `None` is all that are kept.
     pub tail: Option<u32>,
+    /// Only those with higher numbers: who was cut off goes on from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
 }

@@ -19,6 +19,7 @@ use crate::{
     editor::{Editor, asked, reports_of_living, unix_ms},
     journal::Journal,
     mirror::{Mirror, MirrorHandle},
+    pki,
     store::keys::{HandEdit, SpecKey, hand_edits},
     view::status_of,
 };
@@ -102,6 +103,7 @@ impl Chores {
     pub async fn run(self, stop: CancellationToken) {
         let mut changes = self.mirror.subscribe();
         let mut before = status_of(&self.mirror.now(), &[], unix_ms());
+        let mut ca_before = pki::seen(&self.mirror.now());
         loop {
             let seen = self.mirror.now();
             self.do_one(&seen).await;
@@ -111,10 +113,12 @@ impl Chores {
             for (kind, subject, text) in self.changes(&before, &after).await {
                 self.journal.write(kind, subject, text);
             }
-            for (kind, subject, text) in events(&before, &after) {
+            let ca = pki::seen(&seen);
+            let of_ca = events::authority(ca_before.as_ref(), ca.as_ref());
+            for (kind, subject, text) in of_ca.into_iter().chain(events(&before, &after)) {
                 self.journal.write(kind, subject, text);
             }
-            before = after;
+            (before, ca_before) = (after, ca);
             let rest = (looked.elapsed() * REST).min(REST_MAX);
             let due = chores::next_at_unix_ms(&seen.lab)
                 .map_or(RECHECK, |at| Duration::from_millis(at.saturating_sub(unix_ms())))

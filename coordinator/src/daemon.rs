@@ -150,7 +150,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         compiled: Arc::default(),
         pki: pki.clone(),
     };
-    let trust = TrustService { pki, joins: Arc::default(), journal: Arc::clone(&journal) };
+    let trust = TrustService { pki, joins: Arc::default() };
     let grpc = tonic::service::Routes::new(
         OperatorServer::new(operator.clone()).max_decoding_message_size(DOCUMENT_BYTES_MAX),
     )

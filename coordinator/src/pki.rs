@@ -23,6 +23,7 @@ use faultbed_common::{
 use faultbed_trust::{TrustError, certificate};
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use self::succession::seen;
 use self::{
     authority::{Authority, Terms},
     record::{CoordinatorRecord, Rejected, TokenRecord},

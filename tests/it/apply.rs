@@ -1,5 +1,7 @@
 //! Files: `plan` says what `apply` does, apply replaces what the last one made, and history keeps it.
 
+use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
+
 use faultbed_common::{report::NodeState, status::FaultState};
 use faultbed_tests::lab::{ETCD, Lab, find};
 
@@ -60,8 +62,16 @@ fn apply_removes_what_left_the_file_and_keeps_what_verbs_made() {
         .map(|f| f.name.to_string())
         .collect();
     assert_eq!(active, ["mine"]);
-    lab.ok(&["delete", "cluster", "kv", "--wipe"]);
+    lab.ok(&["delete", "cluster", "kv"]);
     assert!(lab.status().nodes.is_empty(), "delete waits until its nodes are gone");
+    let kept = || {
+        let dirs = (1..=3).map(|n| lab.dir().join(format!("hosts/h{n}/nodes/kv-{n}")));
+        dirs.filter(|dir| dir.exists()).count()
+    };
+    assert_eq!(kept(), 3, "its data is kept");
+    let said = lab.ok(&["delete", "cluster", "kv", "--wipe"]);
+    assert!(said.contains("kv-1, kv-2, kv-3") && said.contains("what was kept of"), "{said}");
+    assert_eq!(kept(), 0, "what is said to be deleted is gone");
 }
 
 #[test]
@@ -81,12 +91,18 @@ fn set_and_upgrade_change_one_node_and_show_both_binaries() {
     let mut bytes = std::fs::read(&other).expect("read");
     bytes.extend_from_slice(b"another build");
     std::fs::write(&other, bytes).expect("write");
+    let tool = lab.home().join("own-tool");
+    std::fs::write(&tool, "#!/bin/sh\necho of this release\n").expect("write");
+    std::fs::set_permissions(&tool, Permissions::from_mode(0o755)).expect("let it run");
     let before = lab.node("kv-2").binary.expect("binary");
     lab.ok(&["upgrade", "kv-2", "--path", "./etcd-next"]);
     lab.wait_ready();
     let after = lab.node("kv-2").binary.expect("binary");
     assert_ne!(before.sha256, after.sha256);
     assert_eq!(lab.node("kv-1").binary.expect("binary").sha256, before.sha256);
+    // What lies beside a node's program is found for it, and for no other.
+    assert_eq!(lab.ok(&["exec", "kv-2", "--", "own-tool"]), "of this release\n");
+    assert_eq!(lab.run(&["exec", "kv-1", "--", "own-tool"]).code, 1);
     lab.ok(&["set", "kv-1", "args=--snapshot-count=7000"]);
     lab.wait_ready();
     let shown = lab.ok(&["get", "cluster", "kv"]);

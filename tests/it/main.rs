@@ -7,6 +7,7 @@ mod binaries;
 mod crash;
 mod deploy;
 mod effects;
+mod events;
 mod faults;
 mod hosts;
 mod people;

@@ -16,8 +16,13 @@ use tonic::Streaming;
 
 use super::{Next, Place, next};
 use crate::{
+    node::records::read_record,
     probe::command::{Group, PROXY_VARIABLES, die_with_us},
-    reconcile::real::prepare::user,
+    reconcile::{
+        NodeRecord,
+        real::{RECORD_FILE, prepare::user},
+    },
+    search,
 };
 
 /// How long output may go on after the program has ended: something it started may still hold it.
@@ -47,7 +52,8 @@ async fn try_run(
 ) -> Result<Done, String> {
     let [program, args @ ..] = command else { return Err("there is nothing to run".to_owned()) };
     place.allow.check_user(place.spec.launch.user.as_deref())?;
-    place.allow.check_command(program, &place.spec.launch.env)?;
+    let env = environment(place);
+    place.allow.check_command(program, &env)?;
     let who = user(place.spec.launch.user.as_deref())?;
     let mut command = Command::new(program);
     command
@@ -61,7 +67,7 @@ async fn try_run(
     for name in PROXY_VARIABLES.iter().chain(&SERVICE_VARIABLES) {
         command.env_remove(name);
     }
-    command.envs(&place.spec.launch.env).envs(about(place));
+    command.envs(&env).envs(about(place));
     if let Some(who) = who {
         command.uid(who.uid).gid(who.gid);
     }
@@ -88,6 +94,22 @@ async fn try_run(
     }
     drop(group);
     Ok(Done { code: status.code(), signal: status.signal(), ..Done::default() })
+}
+
+/// The node's own environment. Programs are looked for beside the one that the node runs, so that they are
+/// of the same release, then where its blueprint looks.
+fn environment(place: &Place) -> BTreeMap<String, String> {
+    let launch = &place.spec.launch;
+    let mut env = search::environment(&launch.env, &launch.search);
+    let record = read_record::<NodeRecord>(&place.dir, RECORD_FILE).ok().flatten();
+    let ran = record.and_then(|record| record.binary).map(|binary| binary.path);
+    // One that has never run says no more than its orders do.
+    let program = ran.unwrap_or_else(|| launch.program.clone().into());
+    if let Some(own) = program.parent().filter(|own| own.is_absolute()) {
+        let rest = env.get("PATH").cloned().unwrap_or_else(|| search::path(&[]));
+        env.insert("PATH".to_owned(), format!("{}:{rest}", own.display()));
+    }
+    env
 }
 
 /// What a program is told of its node beside the node's own environment. Not `FAULTBED_NODE`: that

@@ -129,7 +129,7 @@ pub(super) fn merge(held: Option<&Kept>, spec: &HostSpec, ages: &LeaseAges, now:
 }
 
 /// Every fault of a spec, once, with its revision.
-fn faults(spec: &HostSpec) -> impl Iterator<Item = (FaultName, FaultRevision)> + '_ {
+pub(super) fn faults(spec: &HostSpec) -> impl Iterator<Item = (FaultName, FaultRevision)> + '_ {
     let of_links = spec.proxy.faults.iter().map(|(name, fault)| (name.clone(), fault.revision));
     let of_nodes = spec.nodes.values().flat_map(|node| &node.faults);
     of_links.chain(of_nodes.map(|(name, fault)| (name.clone(), fault.revision)))

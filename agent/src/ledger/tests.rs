@@ -1,6 +1,7 @@
 //! What a host keeps to over restarts, reboots and reorders.
 
 mod terms;
+mod unknown;
 
 use std::{collections::BTreeMap, time::Duration};
 

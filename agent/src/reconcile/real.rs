@@ -65,7 +65,7 @@ use crate::{
 };
 
 /// The file of a node's marks, in its directory.
-const RECORD_FILE: &str = "node.json";
+pub(crate) const RECORD_FILE: &str = "node.json";
 
 /// The file of what faults did, in the agent's directory.
 const EVIDENCE_FILE: &str = "evidence.json";
@@ -382,9 +382,9 @@ impl Hands for RealHands {
         }
         prepare::files(&dir, &order.spec).map_err(failed)?;
         self.allow.check_user(launch.user.as_deref()).map_err(failed)?;
-        self.may_run(&order.argv, &launch.env).map_err(failed)?;
-        let who = prepare::user(launch.user.as_deref()).map_err(failed)?;
         let env = search::environment(&launch.env, &launch.search);
+        self.may_run(&order.argv, &env).map_err(failed)?;
+        let who = prepare::user(launch.user.as_deref()).map_err(failed)?;
         let ran =
             command::run(&order.argv, &dir, &env, order.timeout, who).await.map_err(failed)?;
         let output = format!("{}{}", ran.stdout, ran.stderr);

@@ -150,6 +150,7 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
     };
     if let Some(accepted) = accepted {
         accepted.terms.fill(&mut report, now);
+        accepted.unknown.fill(&accepted.spec, &mut report);
     }
     report
 }
@@ -233,8 +234,8 @@ pub fn exit(
         signal: ended.signal,
         at_ms: ended.at.ms(),
         asked: ended.asked.is_some(),
-        last_lines,
         rebooted: ended.asked == Some(Why::Reboot),
+        last_lines,
         faults,
         probe: probe.filter(|_| ended.asked.is_none()),
     }

@@ -18,7 +18,6 @@ use faultbed_common::{
     generation::Incarnation,
     name::NodeName,
     report::{HostReport, NodeState},
-    session::Orders,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -39,7 +38,7 @@ use crate::{
     binaries::Binary,
     canary::{Answer, Asking, Canaries, Key, Try},
     clock::BootTime,
-    ledger::Ledger,
+    ledger::{Ledger, Told},
     line::Heard,
     probe::{Fact, Prober},
 };
@@ -69,7 +68,7 @@ enum Wake {
     /// The agent began.
     Startup,
     /// A coordinator sent orders.
-    Orders(Box<Orders>),
+    Orders(Told),
     /// A step for a node is over, or was interrupted.
     StepDone(Box<Result<(Id, Done), JoinError>>),
     /// An incarnation is over.
@@ -224,7 +223,7 @@ impl<H: Hands> Reconciler<H> {
     }
 
     /// Passes, until `stop`. Nodes and the proxy process go on without us.
-    pub async fn run(mut self, mut orders: mpsc::Receiver<Orders>, stop: CancellationToken) {
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Told>, stop: CancellationToken) {
         let mut due = self.pass(Wake::Startup);
         let mut recheck = tokio::time::interval_at(Instant::now() + RECHECK, RECHECK);
         let mut evidence = tokio::time::interval_at(Instant::now() + EVIDENCE, EVIDENCE);
@@ -238,7 +237,7 @@ impl<H: Hands> Reconciler<H> {
             let wake = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(orders) = orders.recv() => Wake::Orders(Box::new(orders)),
+                Some(orders) = orders.recv() => Wake::Orders(orders),
                 Some(done) = self.steps.join_next_with_id() => Wake::StepDone(Box::new(done)),
                 Some(wake) = self.inbox.recv() => wake,
                 () = self.heard.changed() => Wake::Line,

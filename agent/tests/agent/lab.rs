@@ -228,15 +228,29 @@ impl Lab {
 
     /// Orders the spec as it is now, as a new generation.
     pub(crate) fn order(&mut self) {
+        let orders = self.next_orders();
+        self.send(orders);
+    }
+
+    /// The same as a later release might write it.
+    pub(crate) fn order_changed(&mut self, change: impl FnOnce(&mut serde_json::Value)) {
+        let mut json = serde_json::to_value(self.next_orders()).unwrap();
+        change(&mut json);
+        let kind = to_agent::Kind::Orders(json.to_string());
+        let heard = self.heard.0.lock().unwrap();
+        let session = heard.session.as_ref().unwrap();
+        session.try_send(Ok(ToAgent { kind: Some(kind) })).unwrap();
+    }
+
+    fn next_orders(&mut self) -> Orders {
         self.spec.generation = self.spec.generation.next();
         self.spec.proxy.generation = self.spec.generation;
         self.spec.proxy.listeners = self.spec.nodes.iter().flat_map(listeners).collect();
-        let orders = Orders {
+        Orders {
             spec: self.spec.clone(),
             fault_ages_ms: BTreeMap::new(),
             lease_ages: Default::default(),
-        };
-        self.send(orders);
+        }
     }
 
     pub(crate) fn send(&self, orders: Orders) {

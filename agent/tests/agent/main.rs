@@ -4,6 +4,7 @@
 
 mod etcd;
 mod lab;
+mod newer;
 mod reboot;
 mod reload;
 mod upgrade;

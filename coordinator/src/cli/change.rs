@@ -181,7 +181,9 @@ fn told(request: &EditRequest, reply: &EditReply) -> String {
         lines.extend(reply.objects.iter().map(|o| format!("healed   {}", o.name)));
     }
     if let Edit::DeleteCluster { name, .. } = &request.edit {
-        lines.push(format!("deleted  cluster {name}"));
+        let is_gone = !reply.objects.iter().any(|object| object.kind == "cluster");
+        let what = if is_gone { "what was kept of " } else { "" };
+        lines.push(format!("deleted  {what}cluster {name}"));
     }
     if let (Edit::Set { field, .. }, true, true) =
         (&request.edit, reply.changed, reply.nodes.is_empty())

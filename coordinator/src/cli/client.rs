@@ -216,6 +216,18 @@ impl Client {
         answer.map(tonic::Response::into_inner)
     }
 
+    /// Another connection to the same coordinator.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn again(&self) -> Result<Self, Failure> {
+        let remote = match &self.via {
+            Some(url) => vec![url.clone()],
+            None => self.context.remote.clone(),
+        };
+        Self::connect(Context { remote, ..self.context.clone() }).await
+    }
+
     /// The lab's other coordinators, as far as they answer.
     pub async fn others(&self) -> Vec<Self> {
         self.each_other().await.into_iter().filter_map(|(_, reached)| reached.ok()).collect()

@@ -1,5 +1,6 @@
 //! `events` and `history`: what happened, and which changes were accepted.
 
+mod follow;
 mod merge;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,10 @@ use faultbed_common::{
 };
 use futures::{StreamExt, stream::select_all};
 
-use self::merge::{Merger, Told};
+use self::{
+    follow::{Heard, Thread},
+    merge::{Merger, Told},
+};
 use crate::cli::{
     Session,
     client::Client,
@@ -62,7 +66,7 @@ pub async fn events(session: &Session, args: &EventsArgs) -> Outcome {
     let mut merger = Merger::default();
     let mut last: BTreeMap<String, u64> = BTreeMap::new();
     // One at least, to know from where to go on.
-    let past = EventQuery { follow: false, tail: Some(args.tail.max(1)) };
+    let past = EventQuery { follow: false, tail: Some(args.tail.max(1)), after: None };
     let mut told = Vec::new();
     for (place, teller) in &tellers {
         let mut events = teller.events(&past).await?;
@@ -86,44 +90,41 @@ pub async fn events(session: &Session, args: &EventsArgs) -> Outcome {
     Ok(Exit::DONE)
 }
 
-/// Goes on with what each tells from here on; what several tell is shown when the first does.
+/// Goes on with what each tells from here on; what several tell is shown when the first does. Who goes
+/// away is waited for.
 async fn follow(
     tellers: Vec<(String, Client)>,
     last: BTreeMap<String, u64>,
     mut merger: Merger,
     args: &EventsArgs,
 ) -> Result<(), Failure> {
-    let mut streams = Vec::new();
-    for (place, teller) in &tellers {
-        let after = last.get(place).copied().unwrap_or(0);
-        // What came since the past was asked for is in these.
-        let query = EventQuery { follow: true, tail: Some(args.tail.max(TAIL_DEFAULT)) };
-        let events = teller.events(&query).await?;
-        let known = move |event: &Event| event.seq <= after;
-        let events =
-            events.filter(move |event| std::future::ready(!event.as_ref().is_ok_and(&known)));
-        let named = place.clone();
-        let ending = futures::stream::iter([(place.clone(), None)]);
-        streams.push(events.map(move |event| (named.clone(), Some(event))).chain(ending).boxed());
-    }
-    let mut streams = select_all(streams);
-    while let Some((place, event)) = streams.next().await {
-        match event {
-            Some(Ok(event)) => {
+    let heard = tellers.into_iter().map(|(place, teller)| {
+        let last = last.get(&place).copied().unwrap_or(0);
+        let heard = follow::follow(teller, Thread { last });
+        heard.map(move |heard| (place.clone(), heard)).boxed()
+    });
+    let mut streams = select_all(heard);
+    let mut given_up = None;
+    while let Some((place, heard)) = streams.next().await {
+        match heard {
+            Heard::Event(event) => {
                 if let Some(told) = merger.take(&place, event) {
                     // Whether others tell it too is not known yet.
                     show(&told, told.from.len(), args)?;
                 }
             }
-            Some(Err(failure)) if tellers.len() == 1 => return Err(failure),
-            Some(Err(_)) => {}
-            None if tellers.len() > 1 => {
-                output::say(format!("{place} tells no more; what it alone sees is missing"));
+            Heard::Lost(why) => {
+                output::say(format!("{place} tells no more: {why}; it is asked again"));
             }
-            None => {}
+            Heard::Back(None) => output::say(format!("{place} tells again")),
+            Heard::Back(Some(but)) => output::say(format!("{place} tells again, but {but}")),
+            Heard::GivenUp(failure) => {
+                output::say(format!("{place} is given up; what it alone sees is missing"));
+                given_up = Some(failure);
+            }
         }
     }
-    Ok(())
+    given_up.map_or(Ok(()), Err)
 }
 
 fn show(told: &Told, tellers: usize, args: &EventsArgs) -> Result<(), Failure> {

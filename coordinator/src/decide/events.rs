@@ -48,6 +48,35 @@ pub fn change(lab: &LabName, entry: &HistoryEntry) -> Found {
     (EventKind::Change, lab.to_string(), text)
 }
 
+/// The lab's CA, as far as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaSeen {
+    /// The certificate of the one that signs.
+    pub signs: String,
+    /// The one that it replaced and that is still believed.
+    pub ends: Option<String>,
+    /// Who made it so; `None` where nobody did.
+    pub by: Option<String>,
+}
+
+/// What became of the lab's CA. It is in the store, so every coordinator tells it, whoever was asked.
+#[must_use]
+pub fn authority(before: Option<&CaSeen>, after: Option<&CaSeen>) -> Option<Found> {
+    let (before, after) = (before?, after?);
+    let text = if before.signs != after.signs {
+        let by = after.by.as_deref().unwrap_or("somebody");
+        format!("{by} lets another CA take over")
+    } else if before.ends.is_some() && after.ends.is_none() {
+        match &after.by {
+            Some(by) => format!("{by} ends the CA that was replaced"),
+            None => "the CA that was replaced has ended: its time was over".to_owned(),
+        }
+    } else {
+        return None;
+    };
+    Some((EventKind::Change, "ca".to_owned(), text))
+}
+
 fn hosts(before: &Status, after: &Status, found: &mut Vec<Found>) {
     let old: BTreeMap<_, _> = before.hosts.iter().map(|host| (&host.name, host)).collect();
     for host in &after.hosts {
@@ -116,6 +145,9 @@ fn state_text(was: Option<&NodeStatus>, node: &NodeStatus) -> Option<String> {
         }
         NodeState::Ready => format!("{name} is ready"),
         NodeState::Unready => format!("{name} is not ready{why}"),
+        NodeState::Stopped if node.exit.as_ref().is_some_and(|exit| exit.rebooted) => {
+            format!("{name} went down with its host")
+        }
         NodeState::Stopped => format!("{name} is stopped"),
         // What it waits for is told; that a step is being done is what preparing means.
         NodeState::Preparing if node.why.as_deref().is_none_or(is_step) => {
@@ -145,9 +177,6 @@ fn role_text(was: Option<&NodeStatus>, node: &NodeStatus) -> Option<String> {
         (_, Some(true)) => Some(format!("{} leads{in_term}", node.name)),
         (Some(true), _) => Some(format!("{} leads no longer", node.name)),
         (_, Some(false) | None) => {
-        NodeState::Stopped if node.exit.as_ref().is_some_and(|exit| exit.rebooted) => {
-            format!("{name} went down with its host")
-        }
             let old = was.and_then(|was| was.role_state.as_ref());
             // The first word of a start is no change worth a line.
             let role = node.role_state.as_ref().filter(|role| old.is_some_and(|old| old != *role));

@@ -35,6 +35,10 @@ pub struct Authority {
     /// The CA that signed before, which is one of `trusted` until its time is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
+    /// Who had it take over, or had the one before it end; `None` where that was its beginning or its
+    /// time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// A CA that signs nothing any more: its key is gone.
@@ -95,6 +99,7 @@ impl Authority {
             key: key.serialize_pem(),
             trusted: Vec::new(),
             ending: None,
+            by: None,
         })
     }
 
@@ -133,7 +138,7 @@ impl Authority {
                 trusted.push(ca.clone());
             }
         }
-        Ok(Self { trusted, ending: None, ..self.clone() })
+        Ok(Self { trusted, ending: None, by: None, ..self.clone() })
     }
 
     /// The hash by which a host knows whether it has the CAs that count now.

@@ -161,11 +161,13 @@ impl Pki {
             Who::User(_, role) => Some(*role),
             Who::Host(_) | Who::Coordinator(_) => None,
         };
+        // Whoever comes in has a key by now; without one there is nothing to enter.
+        let Some(Used { key, .. }) = used.used.clone() else { return Ok(false) };
         let member = MemberRecord {
             by: used.by.clone(),
             since_unix_ms: unix_ms(),
             role,
-            key: used.used.as_ref().map(|used| used.key.clone()),
+            key,
             until_unix_s: Some(issuing.terms.until_unix_s()),
             ca: Some(issuing.ca.clone()),
         };

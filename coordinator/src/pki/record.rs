@@ -45,10 +45,10 @@ pub struct MemberRecord {
     /// What a user may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<faultbed_common::trust::Role>,
-    /// The hash of the one key whose certificates count: that of who came in last under the name.
-    /// `None` was written by an earlier version, and is settled by the next renewal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
+    /// The hash of the one key whose certificates count: that of who came in last under the name. A
+    /// record without one would let in whoever has any certificate of that name, so it is no record:
+    /// its member comes in anew.
+    pub key: String,
     /// When the newest certificate of that key ends, in seconds since the epoch: streams that began
     /// under an older one go on until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,7 +190,7 @@ pub fn judge(member: Option<&MemberRecord>, shown: &Facts) -> Standing {
         return Standing::Member { until_unix_s: shown.until_unix_s };
     }
     let Some(member) = member else { return Standing::Stranger };
-    if member.key.as_ref().is_some_and(|key| *key != shown.key) {
+    if member.key != shown.key {
         return Standing::Replaced;
     }
     if !has_role(member, &shown.identity.who) {
@@ -215,12 +215,11 @@ pub fn renewed(
     key: &str,
     (ca, until_unix_s): (&str, u64),
 ) -> Option<MemberRecord> {
-    if !has_role(&member, who) || member.key.as_ref().is_some_and(|held| held != key) {
+    if !has_role(&member, who) || member.key != key {
         return None;
     }
     let until_unix_s = Some(until_unix_s.max(member.until_unix_s.unwrap_or(0)));
-    let (key, ca) = (Some(key.to_owned()), Some(ca.to_owned()));
-    Some(MemberRecord { key, ca, until_unix_s, ..member })
+    Some(MemberRecord { ca: Some(ca.to_owned()), until_unix_s, ..member })
 }
 
 /// Where somebody's record is, below `pki/member/`.
@@ -293,8 +292,8 @@ mod tests {
         Facts { identity, key: key.to_owned(), from_unix_s: 0, until_unix_s: 100 }
     }
 
-    fn member(key: Option<&str>, until_unix_s: Option<u64>) -> MemberRecord {
-        let (by, key) = ("ada".to_owned(), key.map(str::to_owned));
+    fn member(key: &str, until_unix_s: Option<u64>) -> MemberRecord {
+        let (by, key) = ("ada".to_owned(), key.to_owned());
         let ca = Some("ca".to_owned());
         MemberRecord { by, since_unix_ms: 1, role: Some(Role::Operator), key, until_unix_s, ca }
     }
@@ -314,20 +313,26 @@ mod tests {
         let ada = shown("faultbed://prod/user/ada/operator", "k1");
         let stands = |member: &MemberRecord| judge(Some(member), &ada);
         assert_eq!(judge(None, &ada), Standing::Stranger);
-        assert_eq!(stands(&member(Some("k2"), None)), Standing::Replaced);
-        assert_eq!(stands(&member(Some("k1"), Some(70))), Standing::Member { until_unix_s: 100 });
-        assert_eq!(stands(&member(Some("k1"), Some(170))), Standing::Member { until_unix_s: 170 });
-        // Written before keys were kept.
-        assert_eq!(stands(&member(None, None)), Standing::Member { until_unix_s: 100 });
-        let lowered = MemberRecord { role: Some(Role::Viewer), ..member(Some("k1"), None) };
+        assert_eq!(stands(&member("k2", None)), Standing::Replaced);
+        assert_eq!(stands(&member("k1", Some(70))), Standing::Member { until_unix_s: 100 });
+        assert_eq!(stands(&member("k1", Some(170))), Standing::Member { until_unix_s: 170 });
+        let lowered = MemberRecord { role: Some(Role::Viewer), ..member("k1", None) };
         assert_eq!(stands(&lowered), Standing::Stranger);
     }
 
     #[test]
-    fn a_renewal_keeps_the_key_and_settles_it_where_it_was_not_kept() {
+    fn a_record_without_a_key_lets_nobody_in() {
+        let mut json = serde_json::to_value(member("k1", Some(70))).unwrap();
+        assert!(serde_json::from_value::<MemberRecord>(json.clone()).is_ok());
+        json.as_object_mut().unwrap().remove("key");
+        assert!(serde_json::from_value::<MemberRecord>(json).is_err());
+    }
+
+    #[test]
+    fn a_renewal_keeps_the_key() {
         let who = Who::User("ada".parse().unwrap(), Role::Operator);
-        let after = renewed(member(None, None), &who, "k1", ("ca", 70)).unwrap();
-        assert_eq!(after, member(Some("k1"), Some(70)));
+        let after = renewed(member("k1", None), &who, "k1", ("ca", 70)).unwrap();
+        assert_eq!(after, member("k1", Some(70)));
         assert_eq!(renewed(after.clone(), &who, "k2", ("ca", 90)), None);
         // A coordinator whose clock is behind does not shorten what another one gave.
         assert_eq!(renewed(after.clone(), &who, "k1", ("ca", 60)), Some(after));

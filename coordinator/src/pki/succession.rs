@@ -19,12 +19,25 @@ use super::{
     text,
 };
 use crate::{
+    decide::events::CaSeen,
     editor::unix_ms,
+    mirror::Mirror,
     store::{Compare, Kv, Op, Txn},
 };
 
 /// The longest time that a CA is believed after it was replaced: ten years, as long as CAs last.
 const OVERLAP_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+fn by_whom(changed: Option<Authority>, by: &str) -> Option<Authority> {
+    changed.map(|authority| Authority { by: Some(by.to_owned()), ..authority })
+}
+
+/// What every coordinator can tell of the lab's CA; `None` where the lab is of one machine alone.
+#[must_use]
+pub fn seen(mirror: &Mirror) -> Option<CaSeen> {
+    let Authority { certificate, ending, by, .. } = read(mirror.pki.get("ca")?)?;
+    Some(CaSeen { signs: certificate, ends: ending.map(|ending| ending.ca), by })
+}
 
 impl Pki {
     /// Shows, replaces or ends.
@@ -34,6 +47,7 @@ impl Pki {
     pub async fn authority_asked(
         &self,
         asked: &AuthorityRequest,
+        by: &str,
     ) -> Result<AuthorityReply, PkiError> {
         match asked {
             AuthorityRequest::Show => {}
@@ -46,10 +60,10 @@ impl Pki {
                         Span(OVERLAP_MAX)
                     )));
                 }
-                self.change(|held| self.next(held, overlap)).await?;
+                self.change(|held| Ok(by_whom(self.next(held, overlap)?, by))).await?;
             }
             AuthorityRequest::End { force } => {
-                self.change(|held| self.without(held, *force)).await?;
+                self.change(|held| Ok(by_whom(self.without(held, *force)?, by))).await?;
             }
         }
         let authority = self.authority()?;

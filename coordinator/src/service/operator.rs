@@ -127,11 +127,11 @@ impl Operator for OperatorService {
         let journal = Arc::clone(&self.journal);
         let mut newest = journal.subscribe();
         Ok(Response::new(Box::pin(async_stream::try_stream! {
-            let mut events = journal.after(0);
+            let mut events = journal.after(query.after.unwrap_or(0));
             if let Some(tail) = query.tail {
                 events.drain(..events.len().saturating_sub(tail as usize));
             }
-            let mut last = 0;
+            let mut last = query.after.unwrap_or(0);
             loop {
                 newest.mark_unchanged();
                 for event in events {

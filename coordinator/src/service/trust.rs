@@ -2,12 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use faultbed_common::{
-    event::EventKind,
-    trust::{
-        AuthorityRequest, ExpelReply, ExpelRequest, JoinRequest, Presence, RenewRequest, Role,
-        TokenRequest, Who,
-    },
+use faultbed_common::trust::{
+    AuthorityRequest, ExpelReply, ExpelRequest, JoinRequest, Presence, RenewRequest, Role,
+    TokenRequest, Who,
 };
 use faultbed_proto::v1::{Document, trust_server::Trust};
 use tokio::time::Instant;
@@ -15,10 +12,7 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
 use super::{caller, decode, encode};
-use crate::{
-    journal::Journal,
-    pki::{self, Pki, PkiError},
-};
+use crate::pki::{self, Pki, PkiError};
 
 /// The largest message taken: a token or a certificate request is below a tenth of it.
 pub const TRUST_BYTES_MAX: usize = 64 << 10;
@@ -37,8 +31,6 @@ pub struct TrustService {
     pub pki: Option<Arc<Pki>>,
     /// Bounds how often anybody can try to join.
     pub joins: Arc<Mutex<Window>>,
-    /// Where it is told who replaced the CA.
-    pub journal: Arc<Journal>,
 }
 
 /// Counts what happens within a time.
@@ -139,20 +131,10 @@ impl Trust for TrustService {
     async fn authority(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
         let caller = caller(&request)?;
         let asked: AuthorityRequest = decode("question about the CA", &request.get_ref().json)?;
-        let done = match &asked {
-            AuthorityRequest::Show => None,
-            AuthorityRequest::Rotate { .. } => Some("lets another CA take over"),
-            AuthorityRequest::End { .. } => Some("ends the CA that was replaced"),
-        };
-        if done.is_some() {
+        if asked != AuthorityRequest::Show {
             caller.must_be(Role::Admin).map_err(Status::permission_denied)?;
         }
-        let reply = self.pki()?.authority_asked(&asked).await?;
-        if let Some(done) = done {
-            let text = format!("{} {done}", caller.user);
-            info!("{text}");
-            self.journal.write(EventKind::Change, "ca".to_owned(), text);
-        }
+        let reply = self.pki()?.authority_asked(&asked, &caller.user).await?;
         Ok(Response::new(encode(&reply)?))
     }
 

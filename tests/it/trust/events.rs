@@ -51,6 +51,15 @@ fn events_of_all_coordinators_are_one_story_and_a_context_can_be_forgotten() {
         let is_once = lines.len() == 1 && !lines[0].contains("told by");
         if is_once { Ok(told) } else { Err(told) }
     });
+    // So is what becomes of the CA, whichever of them was asked, by each of them alone too.
+    site.admin_of("c1").ok(&["ca", "rotate"]);
+    for place in ["c1", "c2"] {
+        wait_for("it is told who let another CA take over", PATIENCE, || {
+            let told = site.admin_of(place).ok(&["events"]);
+            let count = told.matches("lets another CA take over").count();
+            if count == 1 { Ok(()) } else { Err(format!("{place}: {told}")) }
+        });
+    }
     let at = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
     let times: Vec<String> = told.lines().map(at).collect();
     assert!(times.is_sorted(), "{told}");

@@ -5,13 +5,14 @@ mod steps;
 
 use std::time::Duration;
 
-use faultbed_common::{name::NodeName, session::Orders};
+use faultbed_common::name::NodeName;
 use tokio::task::{Id, JoinError};
 
 use self::steps::{step_failed, step_succeeded};
 use super::{Reconciler, Wake};
 use crate::{
     binaries::Binary,
+    ledger::{Told, Unknown},
     probe::{Fact, Found},
     reconcile::{
         Hands, NodeAct, ObservedNode, Readiness, Run, StepKind, Why,
@@ -30,7 +31,7 @@ impl<H: Hands> Reconciler<H> {
     pub(super) fn absorb(&mut self, wake: Wake) {
         match wake {
             Wake::Startup => self.startup(),
-            Wake::Orders(orders) => self.take_orders(*orders),
+            Wake::Orders(told) => self.take_orders(told),
             Wake::StepDone(done) => self.step_done(*done),
             Wake::NodeEnded(node) => self.inspect(&node),
             Wake::ProxyTold(told) => self.proxy_told(*told),
@@ -103,9 +104,23 @@ impl<H: Hands> Reconciler<H> {
         }
     }
 
-    fn take_orders(&mut self, orders: Orders) {
+    fn take_orders(&mut self, told: Told) {
+        let (orders, unknown) = match told {
+            Told::Orders(orders, unknown) => (*orders, unknown),
+            Told::Unreadable(why) => {
+                tracing::error!(why, "cannot follow orders");
+                self.refused = Some(why);
+                return;
+            }
+        };
+        if unknown != Unknown::default() {
+            tracing::warn!(
+                ?unknown,
+                "orders of a later release are followed as far as they are known"
+            );
+        }
         let before = self.ledger.accepted().cloned();
-        match self.ledger.accept(orders, self.hands.now()) {
+        match self.ledger.accept_partly(orders, unknown, self.hands.now()) {
             Ok(()) => self.refused = None,
             Err(refusal) => {
                 tracing::warn!(error = %refusal, "refuse orders");
@@ -136,8 +151,26 @@ impl<H: Hands> Reconciler<H> {
         }
         self.take_canaries();
         new.iter().for_each(|node| self.meet(node));
+        self.meet_kept();
         self.look_for_programs();
         self.settle();
+    }
+
+    /// Looks at nodes that went some time ago and left their data, which shall go now.
+    fn meet_kept(&mut self) {
+        let Some(accepted) = self.ledger.accepted() else { return };
+        let is_unmet = |node: &&NodeName| !self.observed.nodes.contains_key(*node);
+        let unmet: Vec<NodeName> =
+            accepted.spec.wipe_removed.iter().filter(is_unmet).cloned().collect();
+        if unmet.is_empty() {
+            return;
+        }
+        match self.hands.nodes() {
+            Ok(here) => {
+                unmet.iter().filter(|node| here.contains(node)).for_each(|node| self.meet(node));
+            }
+            Err(error) => tracing::error!(%error, "list nodes"),
+        }
     }
 
     /// Which of the pushed programs that nodes are to run are here.
@@ -272,6 +305,7 @@ impl<H: Hands> Reconciler<H> {
             if self.ledger.accepted().is_some_and(|a| a.spec.nodes.contains_key(&node)) {
                 self.meet(&node);
             }
+            self.meet_kept();
             return;
         }
         let Some(observed) = self.observed.nodes.get_mut(&node) else { return };

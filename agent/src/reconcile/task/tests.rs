@@ -33,7 +33,7 @@ struct Harness {
     hands: Arc<FakeHands>,
     dir: tempfile::TempDir,
     spec: HostSpec,
-    orders: mpsc::Sender<Orders>,
+    orders: mpsc::Sender<Told>,
     reports: watch::Receiver<report::Shared>,
     task: JoinHandle<()>,
 }
@@ -72,7 +72,7 @@ impl Harness {
         let nodes = self.spec.nodes.clone();
         self.spec.proxy.listeners = host_spec(nodes).proxy.listeners;
         self.spec.proxy.generation = self.spec.generation;
-        self.orders.send(orders(self.spec.clone())).await.unwrap();
+        self.orders.send(orders(self.spec.clone()).into()).await.unwrap();
     }
 
     async fn wait(&mut self, what: &str, is_so: impl Fn(&HostReport) -> bool) -> HostReport {
@@ -103,7 +103,7 @@ impl Harness {
     }
 }
 
-type Ends = (mpsc::Sender<Orders>, watch::Receiver<report::Shared>, JoinHandle<()>);
+type Ends = (mpsc::Sender<Told>, watch::Receiver<report::Shared>, JoinHandle<()>);
 
 fn begin(hands: &Arc<FakeHands>, dir: &tempfile::TempDir) -> Ends {
     let (lab, host) = ("try".parse().unwrap(), "h1".parse().unwrap());
@@ -398,14 +398,14 @@ async fn outcome(kills: &[u64]) -> BTreeMap<NodeName, (NodeState, Incarnation)> 
     lab.order().await;
     kill(&mut lab).await;
     // Orders that were lost with an agent are sent again, as a coordinator does.
-    lab.orders.send(orders(lab.spec.clone())).await.unwrap();
+    lab.orders.send(orders(lab.spec.clone()).into()).await.unwrap();
     lab.edit("kv-1").incarnation = Incarnation(2);
     lab.edit("kv-2").wanted = Wanted::Stopped;
     lab.order().await;
     kill(&mut lab).await;
-    lab.orders.send(orders(lab.spec.clone())).await.unwrap();
+    lab.orders.send(orders(lab.spec.clone()).into()).await.unwrap();
     kill(&mut lab).await;
-    lab.orders.send(orders(lab.spec.clone())).await.unwrap();
+    lab.orders.send(orders(lab.spec.clone()).into()).await.unwrap();
     let report = lab.wait_done().await;
     let nodes = report.nodes.into_iter();
     nodes.map(|(name, node)| (name, (node.observed, node.incarnation))).collect()

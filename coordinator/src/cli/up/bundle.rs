@@ -66,7 +66,7 @@ async fn ask(context: &Context, dir: &Path) {
     if let Ok(history) = client.history().await {
         write_json(&dir.join("history.json"), &history);
     }
-    if let Ok(mut all) = client.events(&EventQuery { follow: false, tail: None }).await {
+    if let Ok(mut all) = client.events(&EventQuery::default()).await {
         let mut lines = String::new();
         while let Some(Ok(event)) = all.next().await {
             lines.push_str(&anstream::adapter::strip_str(&events::line(&event)).to_string());

@@ -102,7 +102,7 @@ async fn tell(client: &Client) {
     let context = &client.context;
     let mut said = false;
     loop {
-        let query = EventQuery { follow: true, tail: Some(0) };
+        let query = EventQuery { follow: true, tail: Some(0), after: None };
         if let Ok(client) = Client::connect(context.clone()).await
             && let Ok(mut events) = client.events(&query).await
         {

@@ -86,6 +86,18 @@ pub(super) fn accept(
     spec: &ClusterSpec,
     origin: Origin,
 ) -> Result<(), Refusal> {
+    accept_without(change, name, spec, origin, &BTreeSet::new())
+}
+
+/// The same with nodes taken out that `spec` does not count any more: what follows when nodes go is
+/// the same whether they are named or only fewer are asked for.
+pub(super) fn accept_without(
+    change: &mut Change<'_>,
+    name: &ClusterName,
+    spec: &ClusterSpec,
+    origin: Origin,
+    going: &BTreeSet<NodeName>,
+) -> Result<(), Refusal> {
     let old = change.lab.clusters.get(name).cloned();
     let blueprint = find_blueprint(change, name, spec, old.as_ref())?;
     check(change, name, spec, &blueprint)?;
@@ -104,6 +116,7 @@ pub(super) fn accept(
             authority: None,
         },
     };
+    next.nodes.retain(|node, _| !going.contains(node));
     next.authority = authority(change, name, &next, old.as_ref())?;
     if old.as_ref().is_none_or(|old| old.spec.lease != spec.lease) {
         next.lease = spec.lease.map(|lasts| lease::begin(change, lasts));

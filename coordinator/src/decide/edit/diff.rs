@@ -97,6 +97,12 @@ pub(super) fn fates(
             fates.insert(node.name.clone(), fate);
         }
     }
+    // Of clusters that went some time ago and kept their data until now.
+    for (host, names) in &after.removed_wiped {
+        let known = before.removed_wiped.get(host);
+        let new = names.iter().filter(|name| !known.is_some_and(|known| known.contains(*name)));
+        fates.extend(new.map(|name| (name.clone(), NodeFate::Wipe)));
+    }
     for node in after.nodes() {
         let old = before.node(node.name).map(|node| node.placement);
         let down = observed(node.name).is_some_and(NodeState::is_down);

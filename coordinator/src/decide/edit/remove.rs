@@ -8,7 +8,7 @@ use faultbed_common::{
     target,
 };
 
-use super::{Refusal, change::Change, cluster, invalid, kept};
+use super::{Refusal, change::Change, cluster, invalid};
 
 /// Takes the nodes that `targets` name out of their clusters; the others keep their names.
 pub(super) fn remove(change: &mut Change<'_>, targets: &[String]) -> Result<(), Refusal> {
@@ -19,12 +19,11 @@ pub(super) fn remove(change: &mut Change<'_>, targets: &[String]) -> Result<(), 
         by_cluster.entry(node.cluster_name.clone()).or_default().insert(node.name.clone());
     }
     for (name, going) in by_cluster {
-        let Some(cluster) = change.lab.clusters.get_mut(&name) else { continue };
+        let Some(cluster) = change.lab.clusters.get(&name) else { continue };
         let mut spec = cluster.spec.clone();
         let mut counts = counts(&spec, &cluster.blueprint);
-        let mut left = Vec::new();
         for node in &going {
-            let Some(place) = cluster.nodes.remove(node) else { continue };
+            let Some(place) = cluster.nodes.get(node) else { continue };
             let count = counts.entry(place.role.clone()).or_default();
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -34,18 +33,12 @@ pub(super) fn remove(change: &mut Change<'_>, targets: &[String]) -> Result<(), 
                     place.role
                 )));
             }
-            let role = spec.roles.entry(place.role).or_default();
+            let role = spec.roles.entry(place.role.clone()).or_default();
             role.count = Some(*count);
             role.node.remove(&place.index);
-            left.push((node, place.host));
         }
         let origin = cluster.origin.clone();
-        cluster::accept(change, &name, &spec, origin)?;
-        for (node, host) in left {
-            kept::keep_node(change, &name, node, &host);
-        }
-        let list: Vec<&str> = going.iter().map(NodeName::as_str).collect();
-        change.note(format!("the data of {} is kept", list.join(", ")));
+        cluster::accept_without(change, &name, &spec, origin, &going)?;
     }
     Ok(())
 }

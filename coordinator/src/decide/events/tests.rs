@@ -7,7 +7,7 @@ use faultbed_common::{
     report::{ExitReport, LinkEvidence, NodeState},
 };
 
-use super::{change, events};
+use super::{CaSeen, authority, change, events};
 use crate::decide::fixtures::{World, key, ready};
 
 /// The events of one act.
@@ -188,6 +188,27 @@ fn a_reboot_is_told_once_and_no_node_is_said_to_have_crashed() {
             Node kv-2: kv-2 is ready
         "#]],
     );
+}
+
+#[test]
+fn what_becomes_of_the_ca_is_told_with_who_did_it() {
+    let seen = |signs: &str, ends: Option<&str>, by: Option<&str>| CaSeen {
+        signs: signs.to_owned(),
+        ends: ends.map(str::to_owned),
+        by: by.map(str::to_owned),
+    };
+    let first = seen("one", None, None);
+    let second = seen("two", Some("one"), Some("ann"));
+    let alone = seen("two", None, Some("ada"));
+    let told = |before: &CaSeen, after: &CaSeen| {
+        authority(Some(before), Some(after)).map(|(_, _, text)| text).unwrap_or_default()
+    };
+    assert_eq!(told(&first, &second), "ann lets another CA take over");
+    assert_eq!(told(&second, &alone), "ada ends the CA that was replaced");
+    let overdue = told(&second, &seen("two", None, None));
+    assert_eq!(overdue, "the CA that was replaced has ended: its time was over");
+    assert_eq!(told(&alone, &alone), "");
+    assert_eq!(authority(None, Some(&first)), None, "its beginning is no news");
 }
 
 #[test]

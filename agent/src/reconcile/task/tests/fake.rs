@@ -340,8 +340,11 @@ impl Hands for FakeHands {
         Ok(())
     }
 
-    fn retire(&self, node: &NodeName, _: bool) -> Result<(), String> {
-        self.change(|world| world.nodes.remove(node));
+    fn retire(&self, node: &NodeName, wipe: bool) -> Result<(), String> {
+        self.change(|world| match world.nodes.get_mut(node).filter(|_| !wipe) {
+            Some(kept) => *kept = Node::default(),
+            None => drop(world.nodes.remove(node)),
+        });
         Ok(())
     }
 

@@ -37,6 +37,26 @@ fn exactly_the_named_node_goes_and_its_number_is_not_given_again() {
 }
 
 #[test]
+fn who_lists_a_node_that_is_removed_restarts_as_when_fewer_are_asked_for() {
+    let mut world = empty();
+    world.apply("[cluster.g]\nblueprint = \"gitaly\"\n").unwrap();
+    for _ in 0..3 {
+        world.obey();
+        world.chores();
+    }
+    let gone = remove(&mut world, "g-gitaly-2").unwrap();
+    assert_eq!(gone, [("g-gitaly-2".parse().unwrap(), NodeFate::Remove)], "and nobody yet");
+    assert_eq!(world.chores(), None, "it is not gone yet");
+    for praefect in ["g-praefect-1", "g-praefect-2"] {
+        world.obey();
+        let restarts = format!("restart {praefect}, which lists g-gitaly-2");
+        assert_eq!(world.chores(), Some(restarts));
+    }
+    world.obey();
+    assert_eq!(world.chores(), None);
+}
+
+#[test]
 fn nodes_that_have_no_safe_way_to_leave_are_taken_away_only_by_force() {
     let mut world = empty();
     world.apply("[cluster.db]\nblueprint = \"tidb\"\n").unwrap();
