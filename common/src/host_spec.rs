@@ -138,7 +138,7 @@ pub struct NodeSpec {
 }
 
 /// What is run and with what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// With a slash a file, else a name looked up in the agent's PATH.
     pub program: String,
