@@ -24,7 +24,7 @@ const SO_MEMINFO: libc::c_int = 55;
 const TCP_RTO_MAX_MS: libc::c_int = 44;
 /// `TCP_RTO_MAX`: what the kernel does by itself.
 const BACKOFF_DEFAULT: Duration = Duration::from_secs(120);
-const SIOCOUTQNSD: libc::c_ulong = 0x894B;
+const SIOCOUTQNSD: libc::Ioctl = 0x894B;
 /// Unsent bytes above which a socket is not writable. A receiver that keeps up leaves none unsent;
 /// with one that does not, this is what a cut of bytes lets pass besides its window (a cut of packets
 /// has the peer drop it too). Half of it costs a fifth more processor time; more gains nothing.
