@@ -91,20 +91,25 @@ fn a_canary_proves_a_cut_and_its_heal_and_a_fast_heal_reaches_the_nodes() {
 
 #[test]
 fn a_database_notices_corruption_between_members_and_keeps_its_data() {
-    let lab = Lab::up("corrupt", ETCD);
+    // Etcd 3.4 crashes where a bit of its peer's version header is not what it was. And the two must stay
+    // followers on a busy machine: an altered log would be in their data for good.
+    let more = "on_crash = \"restart\"\n\n[cluster.kv.etcd]\n\
+                args = [\"--heartbeat-interval=300\", \"--election-timeout=3000\"]\n";
+    let lab = Lab::up("corrupt", &format!("{ETCD}{more}"));
     let [a, b] = followers(lab.wait_ready().as_str());
     let all = ["kv-1", "kv-2", "kv-3"];
     assert_eq!(lab.etcdctl(&all, &["put", "before", "1"]).stdout, "OK\n");
     // Between followers there are only signs of life: the log of writes goes from the leader to each.
     lab.ok(&["inject", "corrupt", "100%", "--between", a, b, "--name", "noise", "--for", "10m"]);
-    wait_for("a member says that its peer's words make no sense", PATIENCE, || {
+    lab.wait("a member says that its peer's words make no sense, or dies of them", |status| {
+        let is_dead = status.nodes.iter().any(|node| node.restarts > 0);
         let said = [a, b].map(|node| lab.ok(&["logs", node, "-n", "all"])).join("\n");
         let is_told = |line: &str| {
             line.contains("lost TCP streaming connection")
                 || line.contains("peer became inactive")
                 || line.contains("failed to dial in stream")
         };
-        if said.lines().any(is_told) { Ok(()) } else { Err("nothing about its peer".to_owned()) }
+        (is_dead || said.lines().any(is_told)).then_some(())
     });
     lab.ok(&["heal", "noise", "--require", "confirmed"]);
     lab.wait_ready();

@@ -225,9 +225,12 @@ fn judge_in_force(fault: &FaultStatus) -> Judgement {
             fault.name,
             because(fault.why.as_deref())
         )),
-        FaultState::Expired | FaultState::Healed => {
-            Judgement::Never(format!("fault {} is over", fault.name))
-        }
+        FaultState::Expired => Judgement::Never(format!(
+            "fault {} was over before all of its hosts had said that it is in force: \
+             give it a longer `--for`",
+            fault.name
+        )),
+        FaultState::Healed => Judgement::Never(format!("fault {} is over", fault.name)),
     }
 }
 

@@ -14,8 +14,10 @@ use rustix::{
     time::Timespec,
 };
 
+use super::harness::Lab;
 use crate::proxy::{
     acceptor::Acceptor,
+    client::ProxyError,
     control::Control,
     engine::{Crew, Engine},
     identify::Lookup,
@@ -114,4 +116,23 @@ fn fuzz_files_that_a_proxy_makes_true() {
         stage.lock().unwrap().say(b"{\"v\":1,\"op\":\"apply\"}");
     });
     assert!(stage.lock().unwrap().lives());
+}
+
+/// The same with workers, listeners and the acceptor behind it: what the agent asks is answered, whatever
+/// the file says.
+#[test]
+fn fuzz_files_that_a_running_proxy_makes_true() {
+    let lab = Lab::start(&["x", "y"]);
+    let (path, client) = (lab.home().join("proxy.json"), lab.client());
+    let own = serde_json::to_vec(&lab.file).unwrap();
+    let files = faultbed_fuzz::corpus("proxy_file").into_iter().chain([own]);
+    faultbed_fuzz::fuzz!(files, |file: &[u8]| {
+        fs::write(&path, file).unwrap();
+        if let Err(error @ ProxyError::Unreachable(_)) = client.apply() {
+            panic!("it answers: {error:?}");
+        }
+    });
+    lab.write();
+    assert!(lab.client().apply().is_ok());
+    lab.join("x", "y");
 }

@@ -73,6 +73,9 @@ fn faults_are_in_force_when_every_host_has_them() {
     status.faults[0].why = Some("h2 is down".into());
     let Judgement::NotYet(why) = judge(&status, &goal, NOW) else { panic!("not in force") };
     assert!(why.ends_with("h2 is down"), "{why}");
+    status.faults[0].state = FaultState::Expired;
+    let Judgement::Never(why) = judge(&status, &goal, NOW) else { panic!("it is over") };
+    assert!(why.ends_with("give it a longer `--for`"), "{why}");
 }
 
 #[test]
