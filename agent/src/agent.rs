@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::net::UnixDatagram,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -40,8 +40,7 @@ const BLOCKING_THREADS_MAX: usize = 16;
 /// # Errors
 /// It cannot begin: another agent has the directory, or the disk refuses it.
 pub fn run(args: &Settings, program: Program) -> anyhow::Result<()> {
-    let dir = std::path::absolute(&args.dir)?;
-    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let dir = make_dir(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
     // Held as long as we live.
     let lock = Lock::take(&dir)?;
     note_runtime(&dir, &args.runtime)?;
@@ -71,6 +70,15 @@ pub fn run(args: &Settings, program: Program) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Makes the agent's directory, and gives it a path that does not climb: those of nodes begin with it, and
+/// one that climbs could lead anywhere.
+fn make_dir(dir: &Path) -> io::Result<PathBuf> {
+    let dir = std::path::absolute(dir)?;
+    fs::create_dir_all(&dir)?;
+    let climbs = dir.components().any(|part| part == Component::ParentDir);
+    if climbs { fs::canonicalize(dir) } else { Ok(dir) }
 }
 
 /// Why an agent ends.
@@ -224,5 +232,19 @@ fn notify_ready() {
     });
     if let Err(error) = sent {
         tracing::warn!(%error, "tell systemd that the agent is ready");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_directory_that_is_named_by_climbing_does_not_climb() {
+        let home = tempfile::tempdir().unwrap();
+        let home = fs::canonicalize(home.path()).unwrap();
+        fs::create_dir(home.join("here")).unwrap();
+        assert_eq!(make_dir(&home.join("here/../h1")).unwrap(), home.join("h1"));
+        assert_eq!(make_dir(&home.join("h2")).unwrap(), home.join("h2"));
     }
 }

@@ -3,6 +3,7 @@
 mod events;
 mod refused;
 mod rotation;
+mod sessions;
 mod site;
 mod ssh;
 mod withdrawn;

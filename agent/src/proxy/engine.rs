@@ -142,12 +142,7 @@ impl Engine {
         lookup.set_lab(file.lab.clone());
         if let Some(dir) = self.path.parent() {
             let known = Diallers::of(&file.spec);
-            // Both would share the port, and each get some of the other's connections.
-            let is_taken = |desk: &SocketAddr| {
-                file.spec.listeners.iter().any(|listener| listener.listen == *desk)
-            };
-            let desk = file.spec.desk.filter(|desk| !is_taken(desk));
-            lookup.origin().follow(lookup, file.lab.clone(), (desk, &known), dir);
+            lookup.origin().follow(lookup, file.lab.clone(), (file.spec.desk, &known), dir);
         }
         (self.file, self.unknown) = (file, unknown);
         Ok(())
@@ -251,6 +246,11 @@ impl Engine {
             }
         }
         self.failed.clear();
+        let spec = &self.file.spec;
+        if let Some(desk) = spec.desk.filter(|desk| table::is_at(spec, *desk)) {
+            let why = "this host answers there who dialled: a port of control is no node's";
+            self.failed.insert(desk, why.to_owned());
+        }
         self.retry_ns = clock::boottime_ns() + RETRY_NS;
         for listener in difference.open {
             let address = listener.listen;

@@ -11,7 +11,7 @@ use faultbed_common::{
     generation::{FaultRevision, Generation},
     link::{Link, Party},
     name::{FaultName, NodeName},
-    proxy_spec::{Cut, Dials, LinkFault, Listener, ProxyFile},
+    proxy_spec::{Cut, Dials, LinkFault, Listener, ProxyFile, ProxySpec},
 };
 
 use serde::{Deserialize, Serialize};
@@ -146,7 +146,13 @@ pub(crate) fn read(file: &ProxyFile, memory: &mut Memory, here: Here<'_>) -> Tab
     let active = |state: &&FaultState| state.standing == Standing::Active;
     Table {
         generation: spec.generation,
-        listeners: spec.listeners.iter().map(|l| (l.listen, l.clone())).collect(),
+        // Where control answers, both would share the port, and a fault of that node would meet it.
+        listeners: spec
+            .listeners
+            .iter()
+            .filter(|listener| Some(listener.listen) != spec.desk)
+            .map(|listener| (listener.listen, listener.clone()))
+            .collect(),
         diallers: Arc::clone(&memory.diallers),
         changed: changed(&old, &memory.links),
         kept_out: kept_out(&memory.links),
@@ -154,6 +160,11 @@ pub(crate) fn read(file: &ProxyFile, memory: &mut Memory, here: Here<'_>) -> Tab
         deadline_ns: faults.values().filter(active).filter_map(|state| state.deadline_ns).min(),
         faults,
     }
+}
+
+/// Whether some node is to be reached at this address.
+pub(crate) fn is_at(spec: &ProxySpec, address: SocketAddr) -> bool {
+    spec.listeners.iter().any(|listener| listener.listen == address)
 }
 
 /// The share of a fault in the orders of its links; the one there was, where that says the same.

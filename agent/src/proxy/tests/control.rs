@@ -147,6 +147,19 @@ fn a_port_in_use_names_its_holder_and_is_taken_when_it_is_free() {
 }
 
 #[test]
+fn a_port_of_control_is_no_nodes_and_so_no_faults() {
+    let mut lab = Lab::prepare(&["x", "y"]);
+    lab.file.spec.desk = Some(lab.listen("y"));
+    lab.run();
+    lab.inject("split", cut(Cut::Packets), &["x>y", "y>x"]);
+    let applied = lab.apply();
+    let [failed] = applied.failed.as_slice() else { panic!("{applied:?}") };
+    assert_eq!(failed.listener, lab.listen("y"));
+    assert!(failed.why.contains("a port of control is no node's"), "{}", failed.why);
+    assert_eq!(lab.report().report.listeners, 1, "the others are served");
+}
+
+#[test]
 fn a_listener_that_another_proxy_has_is_not_shared_with_it() {
     let mut lab = Lab::start(&["x"]);
     let mut other = Lab::prepare(&["z"]);

@@ -488,8 +488,7 @@ fn new_rules_come_before_everything_else() {
 fn a_step_that_fails_is_tried_again_and_given_up_at_last() {
     let failed = |attempts| {
         let failure = Failure { why: "start: no".to_owned(), attempts, at: NOW };
-        let failures = BTreeMap::from([(StepKind::Start, failure)]);
-        ObservedNode { failures, ..ObservedNode::default() }
+        ObservedNode { failures: [(StepKind::Start, failure)].into(), ..ObservedNode::default() }
     };
     let plan = check(node_spec(), failed(2), NOW);
     assert_eq!(plan.wake_after, Some(RETRY_FIRST * 2));
