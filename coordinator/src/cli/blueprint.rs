@@ -1,6 +1,6 @@
 //! `blueprint list|show|check`: how databases are run, and whether a file of one's own says it well.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use faultbed_common::{blueprint::Blueprint, duration::Span};
 
@@ -92,12 +92,32 @@ fn show(name: &str, format: Format) -> Result<(), Failure> {
         return output::json(&blueprint);
     }
     match blueprints::shipped_text(&name) {
-        Some(text) => output::data(text.trim_end()),
+        Some(text) => output::data(text.trim_end())?,
         None => {
             let text = paths::read_text(Path::new(&name)).map_err(Failure::refused)?;
-            output::data(text.trim_end())
+            output::data(text.trim_end())?;
         }
     }
+    let find = |program: &str, search: &[String]| {
+        paths::in_path(program).or_else(|| paths::in_search(program, search))
+    };
+    output::data(places(&blueprint, &find))
+}
+
+/// Where each program is looked for, and what is found; comments, so that the whole stays a blueprint.
+fn places(blueprint: &Blueprint, find: &dyn Fn(&str, &[String]) -> Option<PathBuf>) -> String {
+    let mut lines = Vec::new();
+    for (name, role) in &blueprint.roles {
+        let searched: Vec<&str> =
+            std::iter::once("PATH").chain(role.search.iter().map(String::as_str)).collect();
+        lines.push(format!("\n# Programs of {name} on this machine, of {}:", searched.join(", ")));
+        for program in std::iter::once(&role.program).chain(&role.needs) {
+            let found = find(program, &role.search);
+            let found = found.map_or("not found".to_owned(), |path| path.display().to_string());
+            lines.push(format!("#   {program}: {found}"));
+        }
+    }
+    lines.join("\n")
 }
 
 async fn check(session: &Session, args: &CheckArgs) -> Outcome {
@@ -125,4 +145,25 @@ async fn check(session: &Session, args: &CheckArgs) -> Outcome {
         return Ok(Exit::DONE);
     }
     up::trial(session, &name, blueprint, args.timeout.0).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_programs_are_looked_for_and_found_is_said_in_comments() {
+        let text = blueprints::shipped_text("postgres").unwrap();
+        let postgres = &blueprints::shipped()["postgres"];
+        let find = |program: &str, search: &[String]| {
+            assert!(search.iter().any(|dir| dir == "/usr/lib/postgresql/*/bin"), "{search:?}");
+            (program == "postgres").then(|| PathBuf::from("/usr/lib/postgresql/15/bin/postgres"))
+        };
+        let places = places(postgres, &find);
+        assert!(places.contains("of PATH, /usr/lib/postgresql/*/bin"), "{places}");
+        assert!(places.contains("#   postgres: /usr/lib/postgresql/15/bin/postgres"), "{places}");
+        assert!(places.contains("#   initdb: not found"), "{places}");
+        let whole = format!("{text}\n{places}");
+        assert_eq!(&faultbed_common::file::parse_blueprint(&whole).unwrap(), postgres);
+    }
 }

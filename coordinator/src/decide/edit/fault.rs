@@ -143,6 +143,9 @@ pub(super) fn accept(
             Err(error) => return Err(refuse(&error)),
         };
     note_untouched(change, name, spec, &resolved);
+    if spec.disk_stall {
+        change.notes.push(DISK_STALL_NOTE.to_owned());
+    }
     let revision = change.revision();
     let fault = Fault {
         spec: spec.clone(),
@@ -156,6 +159,10 @@ pub(super) fn accept(
     change.lab.faults.insert(name.clone(), fault);
     Ok(())
 }
+
+/// What a stall of a disk does not hold: it cannot be told from other calls by its arguments.
+const DISK_STALL_NOTE: &str = "syncs wait; reads, writes into memory, and writes to files that were opened with \
+     O_DIRECT, O_DSYNC or O_SYNC go on";
 
 /// Whether the hosts can make the disks of these nodes stand still, as far as they have said.
 fn check_disk(change: &Change<'_>, spec: &FaultSpec, resolved: &Resolved) -> Result<(), String> {

@@ -6,7 +6,7 @@ use faultbed_common::{
     fault::Grade,
     lab::{ENDED_FAULTS_MAX, Phase},
     name::FaultName,
-    report::ProxyReport,
+    report::{Identity, NO_LISTENER, ProxyReport},
 };
 
 use super::why;
@@ -103,7 +103,7 @@ fn what_cannot_be_injected_is_refused_with_the_reason() {
         ("isolate = \"kv-9\"", "there are kv, kv-1, kv-2, kv-3"),
         ("partition = [\"kv\"]", "two groups or more"),
         ("isolate = \"host:h7\"", "there are h1, h2, h3"),
-        ("on = \"kv-1\"\neffect = \"slow\"", "it has move-leader"),
+        ("on = \"kv-1\"\neffect = \"slow\"", "move-leader"),
         ("isolate = \"kv-1\"\ngrade = \"packet\"", "host h2 cannot drop packets"),
     ] {
         let h2 = world.said("h2");
@@ -251,6 +251,24 @@ fn healing_all_and_deleting_touch_ones_own() {
     heal(&mut world, &[]).unwrap();
     assert!(world.lab.faults[&mine].is_ended());
     world.verb("kv-1", stop).unwrap();
+}
+
+#[test]
+fn a_disk_stands_still_only_where_the_kernel_asks_before_a_node_syncs() {
+    let mut world = ready();
+    let stall = "on = \"kv-1\"\ndisk_stall = true";
+    let why_not = format!("{NO_LISTENER}: Operation not permitted");
+    world.report("kv-1", |seen| seen.identity = Identity::Lookup(why_not));
+    let before = world.lab.clone();
+    let refused = why(world.inject(stall));
+    for part in ["disk of kv-1 cannot", "Operation not permitted", "faultbed doctor"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert_eq!(world.lab, before);
+    world.report("kv-1", |seen| seen.identity = Identity::Address);
+    let edit = Edit::Inject { name: None, spec: fault(stall) };
+    let notes = world.edit(edit).unwrap().reply.notes.join("\n");
+    assert!(notes.contains("O_DIRECT"), "{notes}");
 }
 
 #[test]
