@@ -210,7 +210,7 @@ pub fn merge(
     boot_id: &str,
     now: BootTime,
 ) -> Result<Accepted, Refusal> {
-    let Orders { spec, fault_ages_ms, lease_ages } = orders;
+    let Orders { spec, keeps_around: _, fault_ages_ms, lease_ages } = orders;
     if let Some(held) = held
         && held.spec.generation > spec.generation
     {

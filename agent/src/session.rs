@@ -7,7 +7,7 @@ mod tests;
 use std::{collections::BTreeMap, time::Duration};
 
 use faultbed_common::{
-    host_spec::HostSpec,
+    host_spec::{Around, HostSpec},
     logs::{LogBatch, LogRequest},
     name::NodeName,
     session::{Hello, Orders},
@@ -210,6 +210,7 @@ impl Session {
         let _attending = Attending::begin(attend, self.hello.host.clone(), self.execs.clone());
         let (batches, mut batched) = mpsc::channel::<LogBatch>(LOG_BATCHES_MAX);
         let mut requests = Requests::default();
+        let mut around = None;
         loop {
             // Every arm is cancel-safe; sending happens outside of the select.
             let next = tokio::select! {
@@ -218,7 +219,7 @@ impl Session {
                         return Err(Over::Removed(why));
                     }
                     Some(message) => {
-                        self.take(message, &mut requests, &batches).await;
+                        self.take(message, &mut around, &mut requests, &batches).await;
                         continue;
                     }
                     None => return Err(Over::Closed),
@@ -235,12 +236,17 @@ impl Session {
     async fn take(
         &mut self,
         message: ToAgent,
+        around: &mut Option<Around>,
         requests: &mut Requests,
         batches: &mpsc::Sender<LogBatch>,
     ) {
         match message.kind {
             Some(to_agent::Kind::Orders(text)) => match serde_json::from_str::<Orders>(&text) {
                 Ok(orders) => {
+                    let Some(orders) = whole(orders, around) else {
+                        tracing::error!("refuse orders: the rest of the lab was not told before");
+                        return;
+                    };
                     self.knows(&orders.spec);
                     // The loop is gone only when the agent stops.
                     self.orders.send(orders).await.ok();
@@ -260,6 +266,19 @@ impl Session {
             Some(to_agent::Kind::Removed(_)) | None => {}
         }
     }
+}
+
+/// Orders with what they say of the rest of the lab, which is told only where it has changed; `None` where
+/// that was never told on this stream.
+fn whole(mut orders: Orders, around: &mut Option<Around>) -> Option<Orders> {
+    if orders.keeps_around {
+        orders.spec.put_around(around.clone()?);
+        orders.keeps_around = false;
+    } else {
+        let told = orders.spec.take_around();
+        orders.spec.put_around(around.insert(told).clone());
+    }
+    Some(orders)
 }
 
 /// The requests for logs that are being answered. They end with the session.
