@@ -107,6 +107,7 @@ async fn serve(args: &Settings, dir: PathBuf, program: &Program) -> anyhow::Resu
         Reconciler::new(hands, ledger, Identity { version: version.clone(), boot_id });
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
     let hello = Hello {
+        remembers: true,
         lab: args.lab.clone(),
         host: args.host.clone(),
         address: args.address,

@@ -27,7 +27,7 @@ pub mod unknown;
 use crate::clock::BootTime;
 pub use error::{LedgerError, Refusal};
 pub use terms::Kept;
-pub use unknown::{Told, Unknown};
+pub use unknown::{Told, ToldAround, Unknown};
 
 /// The version of the ledger's format that this release writes.
 const VERSION: u32 = 1;
@@ -173,7 +173,7 @@ pub fn merge(
     boot_id: &str,
     now: BootTime,
 ) -> Result<Accepted, Refusal> {
-    let Orders { spec, fault_ages_ms, lease_ages } = orders;
+    let Orders { spec, keeps_around: _, fault_ages_ms, lease_ages } = orders;
     if let Some(held) = held
         && held.spec.generation > spec.generation
     {

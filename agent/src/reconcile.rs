@@ -22,6 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::PathBuf,
+    sync::Arc,
 };
 
 use faultbed_common::{
@@ -242,8 +243,8 @@ pub enum Readiness {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeOrders {
     /// Proxies of the lab on this machine.
-    pub dials: BTreeSet<SocketAddr>,
-    /// Those on others.
+    pub dials: Arc<BTreeSet<SocketAddr>>,
+    /// Where some are on others: all.
     #[serde(default)]
     pub far: Option<FarDials>,
     /// Its own proxies, which others may be told to dial too.

@@ -25,7 +25,7 @@ pub use self::known::{ConnectError, Coordinator, Known};
 use crate::{
     allow::{self, Allow},
     exec::{self, Attending},
-    ledger::Told,
+    ledger::{Told, ToldAround},
     line::Line,
     logs::{self, Places},
     reconcile::report::{Shared, Urgency, urgency},
@@ -211,6 +211,7 @@ impl Session {
         let _attending = Attending::begin(attend, self.hello.host.clone(), self.execs.clone());
         let (batches, mut batched) = mpsc::channel::<LogBatch>(LOG_BATCHES_MAX);
         let mut requests = Requests::default();
+        let mut around = None;
         loop {
             // Every arm is cancel-safe; sending happens outside of the select.
             let next = tokio::select! {
@@ -219,7 +220,7 @@ impl Session {
                         return Err(Over::Removed(why));
                     }
                     Some(message) => {
-                        self.take(message, &mut requests, &batches).await;
+                        self.take(message, &mut around, &mut requests, &batches).await;
                         continue;
                     }
                     None => return Err(Over::Closed),
@@ -236,12 +237,13 @@ impl Session {
     async fn take(
         &mut self,
         message: ToAgent,
+        around: &mut Option<ToldAround>,
         requests: &mut Requests,
         batches: &mpsc::Sender<LogBatch>,
     ) {
         match message.kind {
             Some(to_agent::Kind::Orders(text)) => {
-                let told = Told::read(&text);
+                let told = Told::read(&text).whole(around);
                 if let Told::Orders(orders, _) = &told {
                     self.knows(&orders.spec);
                 }

@@ -6,8 +6,9 @@ mod tests;
 mod parties;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use parties::Parties;
@@ -16,7 +17,7 @@ use crate::{
     duration::Span,
     fault::{FOR_DEFAULT, Lasts},
     generation::FaultRevision,
-    host_spec::{HostSpec, LeaseTerm, NodeFault, NodeSpec, Terms},
+    host_spec::{HostSpec, LeaseTerm, NodeEffect, NodeFault, NodeSpec, Terms},
     lab::{Fault, Lab, Lease, Phase},
     link::{Link, Party},
     name::{ClusterName, FaultName, HostName, NodeName},
@@ -25,27 +26,22 @@ use crate::{
     shape,
 };
 
+/// Each host's share.
+pub type Specs = BTreeMap<HostName, HostSpec>;
+
 /// Every host's share of the lab.
 ///
 /// # Errors
 /// A node cannot be rendered. `edit` refuses such a lab, so an accepted one always compiles.
-pub fn compile(lab: &Lab) -> Result<BTreeMap<HostName, HostSpec>, RenderError> {
+pub fn compile(lab: &Lab) -> Result<Specs, RenderError> {
     let mut nodes: BTreeMap<NodeName, NodeSpec> = BTreeMap::new();
     for (name, cluster) in &lab.clusters {
         let scene = Scene::new(lab, name, cluster)?;
         for node in cluster.nodes.keys() {
-            let mut spec = scene.node(node)?;
-            spec.faults = node_faults(lab, &scene, node)?;
-            nodes.insert(node.clone(), spec);
+            nodes.insert(node.clone(), scene.node(node)?);
         }
     }
     let parties = Parties::new(lab, &nodes);
-    for node in lab.nodes() {
-        if let Some(spec) = nodes.get_mut(node.name) {
-            parties.tell(spec, node.placement);
-        }
-    }
-
     let mut by_host: BTreeMap<HostName, BTreeMap<NodeName, NodeSpec>> =
         lab.hosts.keys().map(|host| (host.clone(), BTreeMap::new())).collect();
     for (name, place) in lab.clusters.values().flat_map(|cluster| &cluster.nodes) {
@@ -53,12 +49,72 @@ pub fn compile(lab: &Lab) -> Result<BTreeMap<HostName, HostSpec>, RenderError> {
             host.insert(name.clone(), spec);
         }
     }
-    Ok(by_host
-        .into_iter()
-        .map(|(host, nodes)| (host.clone(), host_spec(lab, host, nodes, &parties)))
-        .collect())
+    let share = |(host, nodes): (HostName, BTreeMap<NodeName, NodeSpec>)| {
+        (host.clone(), host_spec(lab, host, nodes, &parties))
+    };
+    let mut specs: Specs = by_host.into_iter().map(share).collect();
+    put_faults(lab, &mut specs)?;
+    Ok(specs)
 }
 
+/// The same as [`compile`], from what an earlier lab was compiled to: where nothing but faults and times
+/// has changed, as in most changes, nobody is placed or rendered anew.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_after((before, compiled): (&Lab, &Specs), lab: &Lab) -> Result<Specs, RenderError> {
+    if !has_same_nodes(before, lab) {
+        return compile(lab);
+    }
+    let mut specs = compiled.clone();
+    for (host, spec) in &mut specs {
+        spec.generation = lab.generation;
+        spec.proxy.generation = lab.generation;
+        spec.wipe_removed = lab.removed_wiped.get(host).cloned().unwrap_or_default();
+        spec.terms = host_terms(lab, &spec.nodes);
+        spec.proxy.faults.clear();
+        spec.nodes.values_mut().for_each(|node| node.faults.clear());
+    }
+    put_faults(lab, &mut specs)?;
+    Ok(specs)
+}
+
+/// Whether a lab that came from one that compiles does so as well: what is as it was is not tried again.
+///
+/// # Errors
+/// As [`compile`].
+pub fn check_after(before: &Lab, lab: &Lab) -> Result<(), RenderError> {
+    let same_hosts = before.name == lab.name && before.hosts == lab.hosts;
+    for (name, cluster) in &lab.clusters {
+        let is_same = same_hosts && before.clusters.get(name) == Some(cluster);
+        let of_cluster = |node: &&NodeName| cluster.nodes.contains_key(*node);
+        let custom =
+            lab.faults.values().filter(|fault| is_active(fault) && fault.spec.effect.is_some());
+        let met: Vec<(&Fault, &NodeName)> = custom
+            .flat_map(|fault| {
+                fault.resolved.nodes.iter().filter(of_cluster).map(move |n| (fault, n))
+            })
+            .collect();
+        if is_same && met.is_empty() {
+            continue;
+        }
+        let scene = Scene::new(lab, name, cluster)?;
+        for node in cluster.nodes.keys().filter(|_| !is_same) {
+            scene.node(node)?;
+        }
+        for (fault, node) in met {
+            node_effect(&scene, node, fault)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether two labs are of the same nodes in the same places, whatever their faults.
+fn has_same_nodes(before: &Lab, lab: &Lab) -> bool {
+    before.name == lab.name && before.hosts == lab.hosts && before.clusters == lab.clusters
+}
+
+/// A host's share without its faults.
 fn host_spec(
     lab: &Lab,
     host: HostName,
@@ -72,25 +128,92 @@ fn host_spec(
         generation: lab.generation,
         listeners,
         diallers: parties.diallers(&host),
-        blocks: parties.blocks.clone(),
+        blocks: Arc::clone(&parties.blocks),
         hosts: parties.others(&host),
         desk: parties.desk(&host),
         sources: parties.sources(&host, &nodes),
-        faults: lab
-            .faults
-            .iter()
-            .filter_map(|(name, fault)| Some((name.clone(), link_fault(name, fault, &nodes)?)))
-            .collect(),
+        faults: BTreeMap::new(),
     };
     HostSpec {
         lab: lab.name.clone(),
         generation: lab.generation,
-        clusters: lab.clusters.keys().cloned().collect(),
+        dials: Arc::new(parties.dials(&host)),
+        clusters: Arc::clone(&parties.clusters),
         wipe_removed: lab.removed_wiped.get(&host).cloned().unwrap_or_default(),
         terms: host_terms(lab, &nodes),
         host,
         nodes,
         proxy,
+    }
+}
+
+/// Puts the faults in force where they act.
+fn put_faults(lab: &Lab, specs: &mut Specs) -> Result<(), RenderError> {
+    for (name, fault) in lab.faults.iter().filter(|(_, fault)| is_active(fault)) {
+        put_on_nodes(lab, (name, fault), specs)?;
+        put_on_links(lab, (name, fault), specs);
+    }
+    Ok(())
+}
+
+/// What a fault in force does to nodes themselves.
+fn put_on_nodes(
+    lab: &Lab,
+    (name, fault): (&FaultName, &Fault),
+    specs: &mut Specs,
+) -> Result<(), RenderError> {
+    let mut scenes: BTreeMap<&ClusterName, Scene<'_>> = BTreeMap::new();
+    for node in fault.resolved.nodes.iter().filter_map(|node| lab.node(node)) {
+        let scene = match scenes.entry(node.cluster_name) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(free) => free.insert(Scene::new(lab, node.cluster_name, node.cluster)?),
+        };
+        let spec = specs.get_mut(&node.placement.host);
+        let spec = spec.and_then(|spec| spec.nodes.get_mut(node.name));
+        if let (Some(effect), Some(spec)) = (node_effect(scene, node.name, fault)?, spec) {
+            let FaultTerms { revision, lasts } = terms(fault);
+            spec.faults.insert(name.clone(), NodeFault { revision, lasts, effect });
+        }
+    }
+    Ok(())
+}
+
+fn node_effect(
+    scene: &Scene<'_>,
+    node: &NodeName,
+    fault: &Fault,
+) -> Result<Option<NodeEffect>, RenderError> {
+    match &fault.spec.effect {
+        Some(effect) => scene.effect(node, effect, &fault.spec.values).map(Some),
+        None => Ok(shape::node_effect(&fault.spec, node)),
+    }
+}
+
+/// A fault in force, for each host as far as it meets the links of its nodes.
+fn put_on_links(lab: &Lab, (name, fault): (&FaultName, &Fault), specs: &mut Specs) {
+    let host_of = |party: &Party| Some(&lab.node(party.node()?)?.placement.host);
+    let mut by_host: BTreeMap<&HostName, BTreeSet<Link>> = BTreeMap::new();
+    for link in &fault.resolved.links {
+        for host in [&link.from, &link.to].into_iter().filter_map(host_of) {
+            by_host.entry(host).or_default().insert(link.clone());
+        }
+    }
+    for (host, links) in by_host {
+        let Some(spec) = specs.get_mut(host) else { continue };
+        let FaultTerms { revision, lasts } = terms(fault);
+        let fault = LinkFault {
+            revision,
+            lasts,
+            effect: shape::effect(&fault.spec),
+            grade: fault.spec.grade,
+            heal: fault.spec.heal.unwrap_or_default(),
+            links,
+            seed: fault.spec.seed_for(name),
+            probability: fault.spec.probability,
+            canary: fault.spec.canary,
+            fast_heal: fault.spec.fast_heal,
+        };
+        spec.proxy.faults.insert(name.clone(), fault);
     }
 }
 
@@ -121,65 +244,8 @@ fn listeners<'a>(name: &'a NodeName, spec: &'a NodeSpec) -> impl Iterator<Item =
     })
 }
 
-/// What the faults in force do to one node itself.
-fn node_faults(
-    lab: &Lab,
-    scene: &Scene<'_>,
-    node: &NodeName,
-) -> Result<BTreeMap<FaultName, NodeFault>, RenderError> {
-    let mut faults = BTreeMap::new();
-    let meets = |fault: &&Fault| is_active(fault) && fault.resolved.nodes.contains(node);
-    for (name, fault) in lab.faults.iter().filter(|(_, fault)| meets(fault)) {
-        let effect = match &fault.spec.effect {
-            Some(effect) => Some(scene.effect(node, effect, &fault.spec.values)?),
-            None => shape::node_effect(&fault.spec, node),
-        };
-        if let Some(effect) = effect {
-            let FaultTerms { revision, lasts } = terms(fault);
-            faults.insert(name.clone(), NodeFault { revision, lasts, effect });
-        }
-    }
-    Ok(faults)
-}
-
-/// A fault as far as it meets the links of the nodes of one host; `None` where it does not.
-fn link_fault(
-    name: &FaultName,
-    fault: &Fault,
-    nodes: &BTreeMap<NodeName, NodeSpec>,
-) -> Option<LinkFault> {
-    if !is_active(fault) {
-        return None;
-    }
-    let meets = |link: &&Link| touches_any(link, nodes);
-    let links: BTreeSet<Link> = fault.resolved.links.iter().filter(meets).cloned().collect();
-    if links.is_empty() {
-        return None;
-    }
-    let FaultTerms { revision, lasts } = terms(fault);
-    Some(LinkFault {
-        revision,
-        lasts,
-        effect: shape::effect(&fault.spec),
-        grade: fault.spec.grade,
-        heal: fault.spec.heal.unwrap_or_default(),
-        links,
-        seed: fault.spec.seed_for(name),
-        probability: fault.spec.probability,
-        canary: fault.spec.canary,
-        fast_heal: fault.spec.fast_heal,
-    })
-}
-
 fn is_active(fault: &Fault) -> bool {
     matches!(fault.phase, Phase::Active { .. })
-}
-
-fn touches_any(link: &Link, nodes: &BTreeMap<NodeName, NodeSpec>) -> bool {
-    [&link.from, &link.to].iter().any(|party| match party {
-        Party::Node(name) => nodes.contains_key(name),
-        Party::Clients => false,
-    })
 }
 
 /// What every host is told of a fault beside its effect.

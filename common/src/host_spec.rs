@@ -2,8 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    mem::take,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -15,10 +17,10 @@ use crate::{
     name::{
         BlueprintName, ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName,
     },
-    port_block::FarDials,
+    port_block::PortBlock,
     probe::{Probe, RoleProbe},
     program::Pushed,
-    proxy_spec::ProxySpec,
+    proxy_spec::{BlockOwner, DialSources, HostDesk, ProxySpec},
     spec::OnCrash,
     tls::NodeTls,
 };
@@ -35,10 +37,14 @@ pub struct HostSpec {
     /// The nodes that must exist here. One that is missing is stopped, and its data kept
     /// unless `wipe_removed` names it.
     pub nodes: BTreeMap<NodeName, NodeSpec>,
+    /// Proxies that the nodes here dial, and where from. Like much of `proxy` it changes with the nodes of
+    /// the lab and never with faults.
+    #[serde(default)]
+    pub dials: Arc<Dials>,
     /// The clusters of the whole lab. A node that goes runs its `leave` only where its cluster
     /// stays: the members of one that goes as a whole, data kept, must find each other again.
     #[serde(default)]
-    pub clusters: BTreeSet<ClusterName>,
+    pub clusters: Arc<BTreeSet<ClusterName>>,
     /// Nodes whose data goes with them.
     #[serde(default)]
     pub wipe_removed: BTreeSet<NodeName>,
@@ -47,6 +53,42 @@ pub struct HostSpec {
     /// Until when all this holds.
     #[serde(default, skip_serializing_if = "Terms::is_default")]
     pub terms: Terms,
+}
+
+/// What a host is told of the rest of the lab. In a large lab it is most of what there is to tell, and only
+/// nodes and hosts that come and go change it, never a fault.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Around {
+    dials: Arc<Dials>,
+    clusters: Arc<BTreeSet<ClusterName>>,
+    diallers: BTreeMap<IpAddr, NodeName>,
+    blocks: Arc<BTreeMap<IpAddr, Vec<BlockOwner>>>,
+    hosts: BTreeMap<IpAddr, HostDesk>,
+    sources: DialSources,
+}
+
+impl HostSpec {
+    /// Takes out what it says of the rest of the lab; [`HostSpec::put_around`] makes it whole again.
+    pub fn take_around(&mut self) -> Around {
+        let proxy = &mut self.proxy;
+        Around {
+            dials: take(&mut self.dials),
+            clusters: take(&mut self.clusters),
+            diallers: take(&mut proxy.diallers),
+            blocks: take(&mut proxy.blocks),
+            hosts: take(&mut proxy.hosts),
+            sources: take(&mut proxy.sources),
+        }
+    }
+
+    /// Says this of the rest of the lab.
+    pub fn put_around(&mut self, around: Around) {
+        let Around { dials, clusters, diallers, blocks, hosts, sources } = around;
+        (self.dials, self.clusters) = (dials, clusters);
+        let proxy = &mut self.proxy;
+        (proxy.diallers, proxy.blocks, proxy.hosts, proxy.sources) =
+            (diallers, blocks, hosts, sources);
+    }
 }
 
 /// Until when a host keeps to its spec where it hears nothing more. Durations only.
@@ -130,11 +172,20 @@ pub struct NodeSpec {
     /// Faults on the node itself.
     #[serde(default)]
     pub faults: BTreeMap<FaultName, NodeFault>,
-    /// Proxies on this machine: a connect to one of these is bound to the private address.
-    pub dials: BTreeSet<std::net::SocketAddr>,
-    /// Proxies that see it come from its host's address: those of other hosts.
+    /// Its ports for dials to other hosts; without them these are named by asking its host's proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub far: Option<FarDials>,
+    pub block: Option<PortBlock>,
+}
+
+/// Proxies of the lab, by where connects to them come from: the same for all nodes of a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dials {
+    /// Those on this machine: a connect to one of these is bound to the node's private address.
+    pub near: Arc<BTreeSet<SocketAddr>>,
+    /// Where some are not near: all of the lab, so that every host is told the same. Those that are not
+    /// near see the node come from its host's address.
+    pub all: Arc<BTreeSet<SocketAddr>>,
 }
 
 /// What is run and with what.

@@ -176,7 +176,12 @@ impl Lab {
     /// The node of this name.
     #[must_use]
     pub fn node(&self, name: &NodeName) -> Option<NodeRef<'_>> {
-        self.clusters.iter().find_map(|(cluster_name, cluster)| {
+        // A node is called after its cluster, so only clusters are looked at whose names it begins with:
+        // labs of hundreds are asked for each of their nodes again and again.
+        let text = name.as_str();
+        text.rmatch_indices('-').find_map(|(at, _)| {
+            let cluster = ClusterName::parse(text.get(..at)?).ok()?;
+            let (cluster_name, cluster) = self.clusters.get_key_value(&cluster)?;
             let (name, placement) = cluster.nodes.get_key_value(name)?;
             Some(NodeRef { name, placement, cluster_name, cluster })
         })
@@ -378,6 +383,27 @@ pub enum Ended {
     Healed,
 }
 
+/// Names of which sentences for people tell all; of more they tell fewer, and how many there are.
+const TOLD_MAX: usize = 20;
+/// Names that are told of many.
+const TOLD_OF_MANY: usize = 5;
+
+/// Names in a sentence: `kv-1,kv-2`, or `kv-1,kv-2,… (700 in all)`.
+#[must_use]
+pub fn few<S: AsRef<str>>(names: impl ExactSizeIterator<Item = S>, comma: &str) -> String {
+    let count = names.len();
+    let told = if count > TOLD_MAX { TOLD_OF_MANY } else { count };
+    let mut text = String::new();
+    for (at, name) in names.take(told).enumerate() {
+        text.push_str(if at == 0 { "" } else { comma });
+        text.push_str(name.as_ref());
+    }
+    if told < count {
+        text.push_str(&format!("{comma}… ({count} in all)"));
+    }
+    text
+}
+
 /// What a fault's targets turned out to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -408,6 +434,17 @@ impl Resolved {
             self.links.contains(&Link { from: link.to.clone(), to: link.from.clone() })
         };
         if self.links.is_empty() || self.links.iter().any(has_opposite) { " | " } else { " > " }
+    }
+
+    /// Its groups in words, or its nodes where there are none: `kv-1 | kv-2,kv-3`, and of many names only
+    /// the first. `comma` is written between names.
+    #[must_use]
+    pub fn sides(&self, comma: &str) -> String {
+        let groups: Vec<String> = match self.groups.is_empty() {
+            true => vec![few(self.nodes.iter(), comma)],
+            false => self.groups.iter().map(|group| few(group.iter(), comma)).collect(),
+        };
+        groups.join(self.between())
     }
 
     /// Whether there is nothing to act on.

@@ -1,6 +1,6 @@
 //! The block of ports a node dials from when it dials a proxy on another host.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,9 +50,9 @@ pub struct FarDials {
     /// Its ports; without them its dials are named by asking its host's proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<PortBlock>,
-    /// The proxies that see it come from there: those of other hosts, and those of its own host
-    /// where the private address is of another protocol.
-    pub dials: BTreeSet<SocketAddr>,
+    /// The proxies that see it come from there, unless they are named as near as well: those of other
+    /// hosts, and those of its own host where the private address is of another protocol.
+    pub dials: Arc<BTreeSet<SocketAddr>>,
 }
 
 #[cfg(test)]

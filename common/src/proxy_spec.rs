@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,8 @@ pub struct ProxySpec {
     pub diallers: BTreeMap<IpAddr, NodeName>,
     /// Who dials from which ports of which host's address, for every node of the lab that has some;
     /// in the order of ports. A node of this host may come from there too.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub blocks: BTreeMap<IpAddr, Vec<BlockOwner>>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub blocks: Arc<BTreeMap<IpAddr, Vec<BlockOwner>>>,
     /// Addresses of the lab's other hosts, and where they can be asked who dialled from there. What
     /// dials from elsewhere, by no name, is no node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -42,6 +43,10 @@ pub struct ProxySpec {
     pub sources: DialSources,
     /// The faults in force on links that touch this host's nodes.
     pub faults: BTreeMap<FaultName, LinkFault>,
+}
+
+fn is_empty(blocks: &Arc<BTreeMap<IpAddr, Vec<BlockOwner>>>) -> bool {
+    blocks.is_empty()
 }
 
 /// Where connections to some nodes come from: the address of the dialler's host, as without a proxy.

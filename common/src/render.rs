@@ -54,7 +54,7 @@ pub fn node_dir(host_dir: &Path, node: &NodeName) -> PathBuf {
     host_dir.join("nodes").join(node.as_str())
 }
 
-/// Renders everything of one node except its faults and dials, which `compile` adds.
+/// Renders everything of one node except its faults, which `compile` adds.
 ///
 /// # Errors
 /// Names the template that cannot be rendered and why.
@@ -126,8 +126,7 @@ impl Scene<'_> {
             },
             on_crash: self.cluster.spec.on_crash.unwrap_or(self.cluster.blueprint.on_crash),
             faults: BTreeMap::new(),
-            dials: std::collections::BTreeSet::new(),
-            far: None,
+            block: place.block,
         })
     }
 

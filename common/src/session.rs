@@ -36,6 +36,10 @@ pub struct Hello {
     /// What its own settings say of it. They count until somebody gives the host others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Whether it remembers, for as long as the stream lasts, what it was told of the rest of the lab, and
+    /// need be told that only where it has changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remembers: bool,
 }
 
 /// A host spec on its way to its host.
@@ -43,6 +47,10 @@ pub struct Hello {
 pub struct Orders {
     /// What must be true.
     pub spec: HostSpec,
+    /// Whether `spec` lacks its [`Around`](crate::host_spec::Around), which is what was last told on the
+    /// same stream.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_around: bool,
     /// How long ago each fault began, in milliseconds, when this was sent. A host that sees a
     /// fault for the first time sets its deadline from this; wall times never travel.
     pub fault_ages_ms: BTreeMap<FaultName, u64>,

@@ -3,7 +3,7 @@
 mod terms;
 mod unknown;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use faultbed_common::{
     blueprint::DialSource,
@@ -33,6 +33,7 @@ fn faulty(generation: u64, revision: u64, age_ms: u64) -> Orders {
     spec.generation = Generation(generation);
     Orders {
         spec,
+        keeps_around: false,
         fault_ages_ms: BTreeMap::from([(fault(), age_ms)]),
         lease_ages: LeaseAges::default(),
     }
@@ -193,7 +194,8 @@ fn the_proxy_goes_on_for_a_node_that_leaves_a_cluster_that_stays() {
         leaver.launch.leave = has_leave.then(|| vec!["leave".to_owned()]);
         ledger.accept(orders(host_spec([(node("kv-1"), leaver.clone())])), NOW).unwrap();
         let mut without = host_spec([]);
-        without.clusters = clusters.iter().map(|name| name.parse().unwrap()).collect();
+        let clusters = clusters.iter().map(|name| name.parse().unwrap());
+        without.clusters = Arc::new(clusters.collect());
         without.generation = Generation(2);
         without.proxy.listeners.clear();
         ledger.accept(orders(without), NOW).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use faultbed_common::{
-    host_spec::HostSpec,
+    host_spec::{Around, HostSpec},
     name::FaultName,
     report::{FaultReport, HostReport},
     session::Orders,
@@ -55,7 +55,44 @@ impl Told {
     }
 }
 
+/// What a coordinator told of the rest of the lab, which it says again only where it has changed.
+#[derive(Debug, Clone)]
+pub struct ToldAround {
+    around: Around,
+    /// What of it is not known here.
+    fields: BTreeSet<String>,
+}
+
+impl Told {
+    /// The same with what was said before of the rest of the lab, where it is left out; else that is noted.
+    #[must_use]
+    pub fn whole(self, before: &mut Option<ToldAround>) -> Self {
+        let Self::Orders(mut orders, mut unknown) = self else { return self };
+        if std::mem::take(&mut orders.keeps_around) {
+            let Some(before) = before else {
+                let why = "read orders: the rest of the lab was not told before";
+                return Self::Unreadable(why.to_owned());
+            };
+            orders.spec.put_around(before.around.clone());
+            unknown.fields.extend(before.fields.iter().cloned());
+        } else {
+            let around = orders.spec.take_around();
+            orders.spec.put_around(around.clone());
+            *before = Some(ToldAround { around, fields: unknown.of_around() });
+        }
+        Self::Orders(orders, unknown)
+    }
+}
+
 impl Unknown {
+    /// Fields beside those of nodes and listeners, which are told with all orders.
+    fn of_around(&self) -> BTreeSet<String> {
+        let always = |field: &&String| {
+            ["nodes.", "proxy.listeners."].iter().any(|told| field.starts_with(told))
+        };
+        self.fields.iter().filter(|field| !always(field)).cloned().collect()
+    }
+
     fn note(&mut self, path: &str) {
         let words: Vec<&str> = path.split('.').collect();
         let of_fault = match words.as_slice() {

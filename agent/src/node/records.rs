@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use faultbed_common::{
@@ -79,8 +80,8 @@ pub struct LaunchSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimOrders {
     /// Proxies on this machine: a connect to one of these is bound to the private address.
-    pub dials: BTreeSet<SocketAddr>,
-    /// Proxies on others: a connect to one of these is bound to a port of a block.
+    pub dials: Arc<BTreeSet<SocketAddr>>,
+    /// Proxies on others, and maybe those above: a connect to another one is bound to a port of a block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub far: Option<FarDials>,
     /// The node's own advertised addresses: what dials one that nothing listens behind is refused, as

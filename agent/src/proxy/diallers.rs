@@ -55,7 +55,7 @@ impl Diallers {
     pub(crate) fn of(spec: &ProxySpec) -> Self {
         Self {
             addresses: spec.diallers.clone(),
-            blocks: spec.blocks.clone(),
+            blocks: spec.blocks.as_ref().clone(),
             hosts: spec.hosts.clone(),
             sources: spec.sources.clone(),
         }
@@ -64,7 +64,7 @@ impl Diallers {
     /// Whether this is what the orders say.
     pub(crate) fn is_of(&self, spec: &ProxySpec) -> bool {
         self.addresses == spec.diallers
-            && self.blocks == spec.blocks
+            && self.blocks == *spec.blocks
             && self.hosts == spec.hosts
             && self.sources == spec.sources
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -52,8 +53,7 @@ pub(crate) fn node_spec() -> NodeSpec {
         stop: Stop { signal: 15, grace: Span(Duration::from_secs(5)) },
         on_crash: OnCrash::Stay,
         faults: BTreeMap::new(),
-        dials: BTreeSet::new(),
-        far: None,
+        block: None,
     }
 }
 
@@ -68,7 +68,8 @@ pub(crate) fn host_spec(nodes: impl IntoIterator<Item = (NodeName, NodeSpec)>) -
             listeners: nodes.keys().zip(2379..).map(|(n, port)| listener(n, port)).collect(),
             ..ProxySpec::default()
         },
-        clusters: BTreeSet::from(["kv".parse().unwrap()]),
+        dials: Arc::default(),
+        clusters: Arc::new(["kv".parse().unwrap()].into()),
         nodes,
         wipe_removed: BTreeSet::new(),
         terms: Terms::default(),
@@ -100,7 +101,12 @@ pub(crate) fn link_fault() -> LinkFault {
 }
 
 pub(crate) fn orders(spec: HostSpec) -> Orders {
-    Orders { spec, fault_ages_ms: BTreeMap::new(), lease_ages: LeaseAges::default() }
+    Orders {
+        spec,
+        keeps_around: false,
+        fault_ages_ms: BTreeMap::new(),
+        lease_ages: LeaseAges::default(),
+    }
 }
 
 pub(crate) fn probe() -> Probe {

@@ -109,7 +109,7 @@ pub(super) fn bindable(address: SocketAddr, socket_is_v6: bool) -> Option<Socket
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv6Addr;
+    use std::{net::Ipv6Addr, sync::Arc};
 
     use super::*;
 
@@ -161,7 +161,7 @@ mod tests {
         let far = FarDials {
             address: "10.0.0.1".parse().unwrap(),
             block: Some(PortBlock { first: 10240, count: 8 }),
-            dials: ["10.0.0.2:2379".parse().unwrap()].into(),
+            dials: Arc::new(["10.0.0.2:2379".parse().unwrap()].into()),
         };
         let table = DialTable::new(
             &["10.0.0.1:2379".parse().unwrap()].into(),

@@ -126,6 +126,7 @@ impl Lab {
             generation: Generation(0),
             host: "h1".parse().unwrap(),
             nodes: BTreeMap::new(),
+            dials: Default::default(),
             clusters: Default::default(),
             wipe_removed: Default::default(),
             proxy: ProxySpec::default(),
@@ -248,6 +249,7 @@ impl Lab {
         self.spec.proxy.listeners = self.spec.nodes.iter().flat_map(listeners).collect();
         Orders {
             spec: self.spec.clone(),
+            keeps_around: false,
             fault_ages_ms: BTreeMap::new(),
             lease_ages: Default::default(),
         }
@@ -351,8 +353,7 @@ impl Lab {
             stop: Stop { signal: 15, grace: Span(Duration::from_secs(5)) },
             on_crash: OnCrash::Stay,
             faults: BTreeMap::new(),
-            dials: Default::default(),
-            far: None,
+            block: None,
         };
         let name: NodeName = name.parse().unwrap();
         self.spec.nodes.insert(name.clone(), spec);

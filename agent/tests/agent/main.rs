@@ -221,7 +221,7 @@ fn a_removed_node_leaves_and_is_gone_with_its_data_kept() {
     let pid = lab.wait_state("kv-1", NodeState::Ready).pid.unwrap();
     lab.spec.nodes.clear();
     // The cluster stays, on other hosts: only then is there something to leave.
-    lab.spec.clusters.insert("kv".parse().unwrap());
+    std::sync::Arc::make_mut(&mut lab.spec.clusters).insert("kv".parse().unwrap());
     lab.order();
     let generation = lab.spec.generation;
     lab.wait("gone", |report| report.nodes.is_empty() && report.generation == generation);
@@ -288,6 +288,7 @@ fn older_orders_are_refused_with_the_reason() {
     old.nodes.clear();
     lab.send(faultbed_common::session::Orders {
         spec: old,
+        keeps_around: false,
         fault_ages_ms: Default::default(),
         lease_ages: Default::default(),
     });

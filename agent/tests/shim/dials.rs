@@ -30,7 +30,10 @@ pub(crate) fn dialler(lab: &Lab, verb: &str, arguments: &[&str]) -> LaunchSpec {
 }
 
 fn orders(dials: &[SocketAddr]) -> ShimOrders {
-    ShimOrders { dials: dials.iter().copied().collect(), ..ShimOrders::default() }
+    ShimOrders {
+        dials: std::sync::Arc::new(dials.iter().copied().collect()),
+        ..ShimOrders::default()
+    }
 }
 
 fn listener(address: &str) -> (TcpListener, SocketAddr) {

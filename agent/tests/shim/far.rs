@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
 };
 
 use faultbed_agent::node::{
@@ -28,7 +29,7 @@ const CHURN: usize = 2000;
 
 fn orders(address: IpAddr, block: (u16, u16), far: &[SocketAddr]) -> ShimOrders {
     let block = Some(PortBlock { first: block.0, count: block.1 });
-    let dials = far.iter().copied().collect();
+    let dials = Arc::new(far.iter().copied().collect());
     ShimOrders { far: Some(FarDials { address, block, dials }), ..ShimOrders::default() }
 }
 
@@ -144,14 +145,14 @@ fn a_socket_refused_by_one_host_still_names_the_node_to_the_next() {
     let (near, address) = listener("127.77.9.1:0");
     // Refused by another host, then on to this one: the port stays, and names it here too.
     let mut told = orders(HOST, (21400, 4), &[refusing]);
-    told.dials.insert(address);
+    told.dials = Arc::new([address].into());
     let arguments = [refusing.to_string(), address.to_string()];
     let run = lab.launch_with_orders(&spec(&lab, "dial-again", &arguments), &told);
     assert_eq!(accept(&near).1, SocketAddr::new(HOST, 21400));
     ended_well(&run);
     // And the other way round it comes from the block.
     let mut told = orders(HOST, (21400, 4), &[address]);
-    told.dials.insert(refusing);
+    told.dials = Arc::new([refusing].into());
     let run = lab.launch_with_orders(&spec(&lab, "dial-again", &arguments), &told);
     let from = accept(&near).1;
     assert_eq!((from.ip(), (21400..21404).contains(&from.port())), (HOST, true));
@@ -163,7 +164,7 @@ fn a_socket_refused_by_one_host_still_names_the_node_to_the_next() {
 fn a_node_without_a_block_is_told_of_as_unnamed() {
     let lab = Lab::new();
     let (listener, address) = listener("127.77.9.2:0");
-    let far = FarDials { address: HOST, block: None, dials: [address].into() };
+    let far = FarDials { address: HOST, block: None, dials: Arc::new([address].into()) };
     let told = ShimOrders { far: Some(far), ..ShimOrders::default() };
     let run = lab.launch_with_orders(&spec(&lab, "dial", &[address.to_string()]), &told);
     assert_eq!(accept(&listener).1.ip(), IpAddr::V4(Ipv4Addr::LOCALHOST));

@@ -3,62 +3,72 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use crate::{
     blueprint::DialSource,
-    host_spec::NodeSpec,
-    lab::{Host, Lab, Placement},
-    name::{HostName, NodeName},
-    port_block::FarDials,
+    host_spec::{Dials, NodeSpec},
+    lab::{Host, Lab},
+    name::{ClusterName, HostName, NodeName},
     proxy_spec::{BlockOwner, DialSources, HostDesk},
 };
 
 /// What every host's share needs of the others.
 pub(super) struct Parties<'a> {
     lab: &'a Lab,
-    /// Which of the hosts each proxy is on.
-    proxies: BTreeMap<SocketAddr, &'a Host>,
+    /// The proxies of each host.
+    proxies: BTreeMap<&'a HostName, BTreeSet<SocketAddr>>,
+    /// All proxies, of which every host is told.
+    all: Arc<BTreeSet<SocketAddr>>,
     /// Where each node has its private address.
     nodes: BTreeMap<NodeName, (IpAddr, &'a Host)>,
+    /// All clusters, likewise.
+    pub(super) clusters: Arc<BTreeSet<ClusterName>>,
     /// Whose ports are whose, by the address of the host.
-    pub(super) blocks: BTreeMap<IpAddr, Vec<BlockOwner>>,
+    pub(super) blocks: Arc<BTreeMap<IpAddr, Vec<BlockOwner>>>,
 }
 
 impl<'a> Parties<'a> {
     pub(super) fn new(lab: &'a Lab, specs: &BTreeMap<NodeName, NodeSpec>) -> Self {
-        let mut parties =
-            Self { lab, proxies: BTreeMap::new(), nodes: BTreeMap::new(), blocks: BTreeMap::new() };
+        let mut proxies: BTreeMap<&HostName, BTreeSet<SocketAddr>> = BTreeMap::new();
+        let mut nodes = BTreeMap::new();
+        let mut blocks: BTreeMap<IpAddr, Vec<BlockOwner>> = BTreeMap::new();
         for node in lab.nodes() {
-            let host = lab.hosts.get(&node.placement.host);
-            let (Some(host), Some(spec)) = (host, specs.get(node.name)) else { continue };
-            parties.proxies.extend(advertised(spec).map(|address| (address, host)));
-            parties.nodes.insert(node.name.clone(), (spec.private, host));
+            let host_name = &node.placement.host;
+            let (Some(host), Some(spec)) = (lab.hosts.get(host_name), specs.get(node.name)) else {
+                continue;
+            };
+            proxies.entry(host_name).or_default().extend(advertised(spec));
+            nodes.insert(node.name.clone(), (spec.private, host));
             if let Some(block) = node.placement.block {
                 let owner = BlockOwner { block, node: node.name.clone() };
-                parties.blocks.entry(host.address).or_default().push(owner);
+                blocks.entry(host.address).or_default().push(owner);
             }
         }
-        for owners in parties.blocks.values_mut() {
+        for owners in blocks.values_mut() {
             owners.sort_unstable_by_key(|owner| owner.block);
         }
-        parties
+        let all = Arc::new(proxies.values().flatten().copied().collect());
+        let clusters = Arc::new(lab.clusters.keys().cloned().collect());
+        Self { lab, proxies, all, clusters, nodes, blocks: Arc::new(blocks) }
     }
 
-    /// Tells a node which proxies it dials from its private address, and which it cannot.
-    pub(super) fn tell(&self, spec: &mut NodeSpec, placement: &Placement) {
-        let Some(own) = self.lab.hosts.get(&placement.host) else { return };
-        let mut far = BTreeSet::new();
-        for (proxy, host) in &self.proxies {
-            // A socket of the newer protocol has no private address to come from.
-            if own.shares_machine(host) && proxy.is_ipv4() == spec.private.is_ipv4() {
-                spec.dials.insert(*proxy);
-            } else {
-                far.insert(*proxy);
-            }
-        }
-        let far = FarDials { address: own.address, block: placement.block, dials: far };
-        spec.far = (!far.dials.is_empty()).then_some(far);
+    /// The proxies that nodes of a host dial from their private addresses, and those that they cannot.
+    pub(super) fn dials(&self, host: &HostName) -> Dials {
+        let Some(own) = self.lab.hosts.get(host) else { return Dials::default() };
+        let is_here = |host: &&HostName| {
+            self.lab.hosts.get(*host).is_some_and(|host| own.shares_machine(host))
+        };
+        let here = self.proxies.iter().filter(|(host, _)| is_here(host));
+        // Private addresses are of the older protocol, so a socket of the newer has none to come from.
+        let near: BTreeSet<SocketAddr> = here
+            .flat_map(|(_, proxies)| proxies)
+            .filter(|proxy| proxy.is_ipv4())
+            .copied()
+            .collect();
+        let all = if near == *self.all { Arc::default() } else { Arc::clone(&self.all) };
+        Dials { near: Arc::new(near), all }
     }
 
     /// Who dials from which private address on the machine of a host.

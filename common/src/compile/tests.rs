@@ -78,8 +78,8 @@ fn a_partition_is_told_to_the_proxies_of_both_sides() {
     assert_eq!(host("h1").proxy.faults[&split], host("h2").proxy.faults[&split]);
     assert!(host("h3").proxy.faults.is_empty());
     // Every node dials through the proxies of all, its own included.
-    let node = host("h3").nodes.values().next().unwrap();
-    assert_eq!(node.dials.len(), 6);
+    assert_eq!(host("h3").dials.near.len(), 6);
+    assert!(host("h3").dials.all.is_empty(), "no proxy is on another machine");
 }
 
 #[test]
@@ -227,7 +227,7 @@ proptest! {
             prop_assert_eq!(spec.proxy.listeners.len(), proxied);
             for listener in &spec.proxy.listeners {
                 prop_assert!(binds.insert(listener.listen), "{}", listener.listen);
-                prop_assert!(spec.nodes.values().all(|node| node.dials.contains(&listener.listen)));
+                prop_assert!(spec.dials.near.contains(&listener.listen));
             }
         }
         prop_assert_eq!(placed, lab.clusters.values().map(|c| c.nodes.len()).sum::<usize>());
@@ -248,6 +248,11 @@ proptest! {
         for spec in specs.values() {
             let sent: HostSpec = serde_json::from_str(&serde_json::to_string(spec).unwrap()).unwrap();
             prop_assert_eq!(&sent, spec);
+            let mut short = spec.clone();
+            let around = short.take_around();
+            let mut whole: HostSpec = serde_json::from_str(&serde_json::to_string(&short).unwrap()).unwrap();
+            whole.put_around(around);
+            prop_assert_eq!(&whole, spec);
         }
     }
 
@@ -256,11 +261,12 @@ proptest! {
         lab in labs(), pick in any::<(usize, usize)>(), kind in 0_usize..5,
     ) {
         let mut lab = lab;
-        let before = compile(&lab).unwrap();
+        let (healthy, before) = (lab.clone(), compile(&lab).unwrap());
         let Some(spec) = any_fault(&lab, pick, kind) else { return Ok(()) };
         inject(&mut lab, "f", spec);
         let name: FaultName = "f".parse().unwrap();
         let during = compile(&lab).unwrap();
+        prop_assert_eq!(&compile_after((&healthy, &before), &lab).unwrap(), &during);
         prop_assert_ne!(&during, &before);
         for link in &lab.faults[&name].resolved.links {
             for (host, spec) in &during {
@@ -272,6 +278,7 @@ proptest! {
         lab.faults.get_mut(&name).unwrap().phase = Phase::Ended { how: Ended::Healed, at_unix_ms: 1 };
         lab.generation = lab.generation.next();
         let mut after = compile(&lab).unwrap();
+        prop_assert_eq!(&compile_after((&healthy, &during), &lab).unwrap(), &after);
         for spec in after.values_mut() {
             spec.generation = crate::generation::Generation(7);
             spec.proxy.generation = spec.generation;
@@ -290,12 +297,13 @@ fn proxies_of_other_hosts_are_dialled_from_the_hosts_address_and_known_by_ports(
     let specs = compile(&lab).unwrap();
     let [h1, h2] = ["h1", "h2"].map(|host| &specs[&host.parse::<HostName>().unwrap()]);
     let kv1 = &h1.nodes[&"kv-1".parse::<NodeName>().unwrap()];
-    let far = kv1.far.as_ref().unwrap();
-    assert_eq!(kv1.dials.len(), 4, "its own ports and those of kv-3");
-    assert!(kv1.dials.iter().all(|dial| dial.ip() == h1.nodes.values().next().unwrap().address));
-    assert_eq!(far.dials.len(), 2);
-    assert!(far.dials.iter().all(|dial| dial.ip().to_string() == "10.77.0.2"));
-    assert_eq!((far.address.to_string().as_str(), far.block.unwrap().first), ("10.77.0.1", 10240));
+    assert_eq!(h1.dials.near.len(), 4, "the ports of kv-1 and kv-3");
+    assert!(h1.dials.near.iter().all(|dial| dial.ip() == kv1.address));
+    assert_eq!(h1.dials.all.len(), 6);
+    assert!(Arc::ptr_eq(&h1.dials.all, &h2.dials.all), "told to all, made once");
+    let far: Vec<_> = h1.dials.all.difference(&h1.dials.near).collect();
+    assert!(far.len() == 2 && far.iter().all(|dial| dial.ip().to_string() == "10.77.0.2"));
+    assert_eq!((kv1.address.to_string().as_str(), kv1.block.unwrap().first), ("10.77.0.1", 10240));
     // Private addresses mean something on one machine only; blocks everywhere.
     let names = |spec: &HostSpec| -> Vec<String> {
         spec.proxy.diallers.values().map(ToString::to_string).collect()
@@ -322,8 +330,6 @@ fn hosts_of_the_newer_protocol_dial_even_themselves_from_their_blocks() {
     lab.hosts.values_mut().next().unwrap().address = "fd77::1".parse().unwrap();
     testing::add(&mut lab, "kv", testing::shipped("etcd"), testing::spec("etcd", "etcd", 2));
     let spec = compile(&lab).unwrap().into_values().next().unwrap();
-    for node in spec.nodes.values() {
-        assert!(node.dials.is_empty());
-        assert_eq!(node.far.as_ref().unwrap().dials.len(), 4);
-    }
+    assert!(spec.dials.near.is_empty());
+    assert_eq!(spec.dials.all.len(), 4);
 }

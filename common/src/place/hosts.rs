@@ -1,6 +1,6 @@
 //! Which host a node goes to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     lab::{Cluster, Host, Lab},
@@ -115,11 +115,15 @@ pub(super) fn emptiest(
     allowed: &BTreeSet<&HostName>,
 ) -> Result<HostName, String> {
     let others = || lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| c);
-    let load = |host: &HostName| {
-        let same = next.nodes.values().filter(|n| &n.host == host && &n.role == role).count();
-        let all = others().chain([next]).flat_map(|c| c.nodes.values());
-        (same, all.filter(|n| &n.host == host).count())
-    };
+    // How many of the role, and how many in all: counted once, for there may be hundreds of hosts.
+    let mut loads: BTreeMap<&HostName, (usize, usize)> = BTreeMap::new();
+    for node in others().chain([next]).flat_map(|c| c.nodes.values()) {
+        loads.entry(&node.host).or_default().1 += 1;
+    }
+    for node in next.nodes.values().filter(|node| &node.role == role) {
+        loads.entry(&node.host).or_default().0 += 1;
+    }
+    let load = |host: &HostName| loads.get(host).copied().unwrap_or_default();
     allowed
         .iter()
         .min_by_key(|host| (load(host), **host))

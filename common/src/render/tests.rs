@@ -120,8 +120,7 @@ fn files_directories_limits_and_the_rest_are_rendered() {
             "grace": "1m"
           },
           "on_crash": "restart",
-          "faults": {},
-          "dials": []
+          "faults": {}
         }"#]].assert_eq(&serde_json::to_string_pretty(&spec).unwrap());
 }
 

@@ -1,6 +1,6 @@
 //! Resolves a checked shape to links or nodes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ShapeError,
@@ -58,11 +58,16 @@ fn partition(lab: &Lab, spec: &FaultSpec, groups: Vec<Side>) -> Result<Resolved,
             )));
         }
     }
-    let meet = |a: &Party, b: &Party| spec.across || same_scope(lab, a, b);
     let mut links = BTreeSet::new();
     for (at, first) in groups.iter().enumerate() {
         for second in &groups[at + 1..] {
-            connect(&mut links, first, second, spec.one_way.is_some(), &meet);
+            let parts = match spec.across {
+                true => vec![[first.clone(), second.clone()]],
+                false => within_clusters(lab, first, second),
+            };
+            for [first, second] in parts {
+                connect(&mut links, &first, &second, spec.one_way.is_some());
+            }
         }
     }
     if links.is_empty() {
@@ -105,7 +110,7 @@ fn isolate(lab: &Lab, spec: &FaultSpec, nodes: &[NodeName]) -> Result<Resolved, 
             )));
         }
         let alone = [Party::Node(name.clone())].into();
-        connect(&mut links, &alone, &others, spec.one_way.is_some(), &|_, _| true);
+        connect(&mut links, &alone, &others, spec.one_way.is_some());
         rest.append(&mut others);
     }
     let mut groups: Vec<Side> =
@@ -119,7 +124,7 @@ fn isolate(lab: &Lab, spec: &FaultSpec, nodes: &[NodeName]) -> Result<Resolved, 
 
 fn pairs(lab: &Lab, sides: [Side; 2], one_way: bool) -> Result<Resolved, ShapeError> {
     let mut links = BTreeSet::new();
-    connect(&mut links, &sides[0], &sides[1], one_way, &|_, _| true);
+    connect(&mut links, &sides[0], &sides[1], one_way);
     if links.is_empty() {
         return Err(ShapeError::Empty(format!(
             "both sides are only {}: a node's links to itself are never met",
@@ -168,16 +173,10 @@ fn no_effect(wanted: &str, cluster: &crate::lab::Cluster, node: &NodeName) -> St
 }
 
 /// Adds the links from `first` to `second`, and back unless `one_way`. Never from a party to itself.
-fn connect(
-    links: &mut BTreeSet<Link>,
-    first: &Side,
-    second: &Side,
-    one_way: bool,
-    meet: &dyn Fn(&Party, &Party) -> bool,
-) {
+fn connect(links: &mut BTreeSet<Link>, first: &Side, second: &Side, one_way: bool) {
     for a in first {
         for b in second {
-            if a == b || !meet(a, b) {
+            if a == b {
                 continue;
             }
             let link = Link { from: a.clone(), to: b.clone() };
@@ -189,15 +188,22 @@ fn connect(
     }
 }
 
-/// Whether a shape acts between the two without `across`. Clients have no cluster of their own.
-fn same_scope(lab: &Lab, a: &Party, b: &Party) -> bool {
-    match (a.node(), b.node()) {
-        (Some(a), Some(b)) => {
-            let cluster = |name| lab.node(name).map(|node| node.cluster_name);
-            cluster(a) == cluster(b)
+/// The parts of two sides that a shape acts between without `across`: cluster by cluster, since of all
+/// pairs of a large lab only few are of one. Clients have no cluster of their own and meet everybody.
+fn within_clusters(lab: &Lab, first: &Side, second: &Side) -> Vec<[Side; 2]> {
+    let mut clusters: BTreeMap<&ClusterName, [Side; 2]> = BTreeMap::new();
+    for (at, side) in [first, second].into_iter().enumerate() {
+        for party in side {
+            if let Some(node) = party.node().and_then(|name| lab.node(name)) {
+                clusters.entry(node.cluster_name).or_default()[at].insert(party.clone());
+            }
         }
-        _ => true,
     }
+    let clients = || Side::from([Party::Clients]);
+    let mut parts: Vec<[Side; 2]> = clusters.into_values().collect();
+    parts.extend(first.contains(&Party::Clients).then(|| [clients(), second.clone()]));
+    parts.extend(second.contains(&Party::Clients).then(|| [first.clone(), clients()]));
+    parts
 }
 
 fn of_links(lab: &Lab, groups: Vec<Side>, links: BTreeSet<Link>) -> Resolved {

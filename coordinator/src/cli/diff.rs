@@ -132,13 +132,7 @@ pub fn acts_on(to: &Resolved) -> String {
     if to.is_empty() && to.groups.is_empty() {
         return "resolved when it begins".to_owned();
     }
-    let mut text = if to.groups.is_empty() {
-        let nodes: Vec<&str> = to.nodes.iter().map(AsRef::as_ref).collect();
-        nodes.join(", ")
-    } else {
-        let groups: Vec<String> = to.groups.iter().map(|group| group.join(", ")).collect();
-        groups.join(to.between())
-    };
+    let mut text = to.sides(", ");
     match to.links.len() {
         0 => {}
         1 => text.push_str(" (1 link)"),

@@ -4,7 +4,7 @@ pub mod proof;
 pub mod tables;
 pub mod words;
 
-use std::io::IsTerminal;
+use std::{collections::BTreeMap, io::IsTerminal};
 
 use faultbed_common::{
     name::NodeName,
@@ -29,6 +29,12 @@ const LAST_LINES_MAX: usize = 20;
 
 /// Characters of each of them; `logs` has the rest.
 const LINE_CHARS_MAX: usize = 400;
+
+/// Clusters that the first line names; of more it says how many are in which state.
+const CLUSTERS_TOLD: usize = 12;
+
+/// Sentences of one kind that are told; hundreds of hosts may have the same trouble.
+const PROBLEMS_TOLD: usize = 20;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -117,6 +123,17 @@ fn headline(status: &Status) -> String {
         status.hosts.len(),
     );
     line.push_str(&words::lab_lease(status.lease.as_ref()));
+    if status.clusters.len() > CLUSTERS_TOLD {
+        line.push_str(&format!(" · {} clusters", status.clusters.len()));
+        let mut states = BTreeMap::<_, usize>::new();
+        for cluster in &status.clusters {
+            *states.entry(words::cluster(cluster.state).0).or_default() += 1;
+        }
+        for (word, count) in states {
+            line.push_str(&format!(", {count} {word}"));
+        }
+        return line;
+    }
     let several = tables::has_several_owners(status);
     for cluster in &status.clusters {
         let (word, mood) = words::cluster(cluster.state);
@@ -162,9 +179,11 @@ fn problems(status: &Status) -> Vec<String> {
     .into_iter()
     .filter(|(_, lines, _)| !lines.is_empty())
     .map(|(title, lines, mood)| {
-        let lines: Vec<String> =
-            lines.iter().map(|line| format!("{}  {line}", tone(title, mood))).collect();
-        lines.join("\n")
+        let told = lines.iter().take(PROBLEMS_TOLD);
+        let more = lines.len().saturating_sub(PROBLEMS_TOLD);
+        let more = (more > 0).then(|| format!("and {more} more: faultbed status -o json"));
+        let told = told.chain(&more).map(|line| format!("{}  {line}", tone(title, mood)));
+        told.collect::<Vec<_>>().join("\n")
     })
     .collect()
 }

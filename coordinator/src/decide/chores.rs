@@ -5,7 +5,7 @@ mod relist;
 use std::collections::BTreeMap;
 
 use faultbed_common::{
-    compile::compile,
+    compile::check_after,
     duration::millis,
     fault::Lasts,
     host_spec::Wanted,
@@ -174,7 +174,7 @@ fn begin(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Result<(),
         // every other chore from being done.
         let mut trial = change.lab.clone();
         trial.faults.insert(name.clone(), begun.clone());
-        compile(&trial).map_err(|error| error.to_string())?;
+        check_after(change.before, &trial).map_err(|error| error.to_string())?;
     }
     *fault = begun;
     Ok(())
@@ -199,9 +199,9 @@ fn follow(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Option<St
     if resolved == fault.resolved || is_not_allowed(change, fault, &resolved).is_some() {
         return None;
     }
-    let groups: Vec<String> = resolved.groups.iter().map(|group| group.join(",")).collect();
+    let sides = resolved.sides(",");
     fault.resolved = resolved;
-    Some(format!("{name} moves to {}", groups.join(" | ")))
+    Some(format!("{name} moves to {sides}"))
 }
 
 #[cfg(test)]

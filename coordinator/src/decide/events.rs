@@ -240,8 +240,7 @@ fn fault_texts(was: Option<&FaultStatus>, fault: &FaultStatus) -> Vec<String> {
 
 /// `cut, kv-1 | kv-2,kv-3`.
 fn words(fault: &FaultStatus) -> String {
-    let groups: Vec<String> = fault.resolved.groups.iter().map(|group| group.join(",")).collect();
-    format!("{}, {}", fault.summary, groups.join(fault.resolved.between()))
+    format!("{}, {}", fault.summary, fault.resolved.sides(","))
 }
 
 fn verdict(fault: &FaultStatus) -> &'static str {

@@ -1,6 +1,6 @@
 //! Who is in: lets somebody in with a token, renews, judges certificates that are shown, takes ways in.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use faultbed_common::trust::{Identity, Invited, Issued, JoinRequest, Who};
 use faultbed_trust::certificate::{self, Facts};
@@ -20,6 +20,9 @@ use crate::{
     editor::{asked, unix_ms},
     store::{Compare, Kv, Op, StoreError, Txn},
 };
+
+/// How long who was let in waits for this coordinator to know it. It is in, whatever becomes of that.
+const SHOWN_MAX: Duration = Duration::from_secs(5);
 
 /// By whom and for how long a certificate is signed: one answer for its record and for itself.
 struct Issuing {
@@ -176,7 +179,19 @@ impl Pki {
             when.push(Compare::Absent(place.clone()));
         }
         let then = vec![Op::put(seen.key.clone(), text(used)), Op::put(place, text(&member))];
-        let out = self.mirror.store().txn(Txn { when, then, ..Txn::default() }).await?;
+        Ok(self.enter(Txn { when, then, ..Txn::default() }).await?)
+    }
+
+    /// Commits what makes somebody a member, and waits until this coordinator goes by it: whoever was let in
+    /// comes at once, and would be turned away as a stranger. False where somebody was faster.
+    async fn enter(&self, txn: Txn) -> Result<bool, StoreError> {
+        let out = self.mirror.store().txn(txn).await?;
+        if out.succeeded && !self.mirror.wait(SHOWN_MAX, |seen| seen.revision >= out.revision).await
+        {
+            tracing::warn!(
+                "the store does not show who was let in; who comes is asked to try again"
+            );
+        }
         Ok(out.succeeded)
     }
 
@@ -213,7 +228,7 @@ impl Pki {
                 then: vec![Op::put(kv.key, text(&member))],
                 ..Txn::default()
             };
-            if self.mirror.store().txn(put).await?.succeeded {
+            if self.enter(put).await? {
                 return self.issue(who, request, &issuing);
             }
         }

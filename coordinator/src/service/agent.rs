@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
+    host_spec::Around,
     lab::Host,
     logs::{LogBatch, LogRequest},
     name::HostName,
@@ -106,6 +107,8 @@ impl Agent for AgentService {
             lease,
             owed: None,
             told_trust: None,
+            told_around: None,
+            remembers: hello.remembers,
         };
         tokio::spawn(session.run(incoming, log_requests, send));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
@@ -176,6 +179,10 @@ struct Session {
     lease: LeaseId,
     /// The newest report, where the store has not taken it: the agent believes it is told.
     owed: Option<HostReport>,
+    /// What the host was told last of the rest of the lab.
+    told_around: Option<Around>,
+    /// Whether it remembers that.
+    remembers: bool,
     /// The CAs to trust, as they were told last.
     told_trust: Option<Arc<Authority>>,
 }
@@ -305,7 +312,7 @@ impl Session {
 
     /// Sends the host's share where the lab is at another generation than was sent last.
     async fn send_orders(
-        &self,
+        &mut self,
         sent: &mut Option<faultbed_common::generation::Generation>,
         send: &mpsc::Sender<Result<ToAgent, Status>>,
     ) -> bool {
@@ -323,7 +330,14 @@ impl Session {
         let Some(spec) = specs.get(&self.host) else { return true };
         let now = Instant::now();
         let (fault_ages_ms, lease_ages) = (seen.fault_ages_ms(now), seen.lease_ages(now));
-        let orders = Orders { spec: spec.clone(), fault_ages_ms, lease_ages };
+        let mut spec = spec.clone();
+        let around = spec.take_around();
+        let keeps_around = self.remembers && self.told_around.as_ref() == Some(&around);
+        if !keeps_around {
+            spec.put_around(around.clone());
+            self.told_around = Some(around);
+        }
+        let orders = Orders { spec, keeps_around, fault_ages_ms, lease_ages };
         let json = serde_json::to_string(&orders).unwrap_or_default();
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
     }

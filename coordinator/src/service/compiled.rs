@@ -1,15 +1,12 @@
 //! What all hosts of a lab must make true, compiled once for all who ask: each agent's stream needs its share of every change.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+use std::sync::{Arc, Mutex, PoisonError};
+
+use faultbed_common::{
+    compile::{Specs, compile, compile_after},
+    lab::Lab,
 };
-
-use faultbed_common::{compile::compile, host_spec::HostSpec, lab::Lab, name::HostName};
 use tracing::warn;
-
-/// Each host's share.
-pub type Specs = BTreeMap<HostName, HostSpec>;
 
 /// The newest lab that somebody asked for, with what it compiles to.
 #[derive(Debug, Default)]
@@ -29,7 +26,11 @@ impl Compiled {
         {
             return specs.clone();
         }
-        let specs = match compile(lab) {
+        let compiled = match &*newest {
+            Some((held, Some(specs))) => compile_after((held, specs), lab),
+            Some((_, None)) | None => compile(lab),
+        };
+        let specs = match compiled {
             Ok(specs) => Some(Arc::new(specs)),
             Err(error) => {
                 warn!(%error, "compile lab");

@@ -84,3 +84,22 @@ fn orders_that_cannot_be_read_say_so_and_what_helps() {
     let Told::Unreadable(why) = told else { panic!() };
     assert!(why.contains("hibernating") && why.contains("upgrade it"), "{why}");
 }
+
+#[test]
+fn what_is_not_said_again_of_the_rest_of_the_lab_is_what_was_said_before() {
+    let mut around = None;
+    let again = |json: &mut serde_json::Value| json["keeps_around"] = true.into();
+    let Told::Unreadable(why) = read(again).whole(&mut around) else { panic!() };
+    assert!(why.contains("not told before"), "{why}");
+
+    let first = read(|json| {
+        json["spec"]["proxy"]["diallers"] = serde_json::json!({ "127.77.1.9": "kv-9" });
+        json["spec"]["weather"] = "fine".into();
+        json["spec"]["nodes"]["kv-1"]["colour"] = "red".into();
+    });
+    let Told::Orders(first, _) = first.whole(&mut around) else { panic!() };
+    let Told::Orders(second, unknown) = read(again).whole(&mut around) else { panic!() };
+    assert_eq!(second.spec.proxy.diallers, first.spec.proxy.diallers);
+    assert_eq!(second.spec.proxy.diallers.len(), 1);
+    assert_eq!(unknown.fields, ["weather".to_owned()].into(), "and it is unknown as before");
+}

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +32,7 @@ fn lab_of_two(family: usize) -> (Lab, SocketAddr) {
 
 fn own(lab: &mut Lab, address: &str, first: u16, name: &str) {
     let owner = BlockOwner { block: PortBlock { first, count: 128 }, node: node(name) };
-    lab.file.spec.blocks.entry(ip(address)).or_default().push(owner);
+    Arc::make_mut(&mut lab.file.spec.blocks).entry(ip(address)).or_default().push(owner);
 }
 
 fn at(address: &str, port: u16) -> SocketAddr {

@@ -3,11 +3,12 @@
 mod effects;
 mod programs;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use faultbed_common::{
     host_spec::{NodeEffect, NodeSpec, Stop, StopBy, Wanted},
     name::{ClusterName, FaultName, NodeName},
+    port_block::FarDials,
     spec::OnCrash,
 };
 
@@ -276,9 +277,15 @@ impl View<'_> {
         };
         let proxied = spec.ports.values().filter(|port| port.proxied);
         let own = proxied.map(|port| SocketAddr::new(spec.address, port.port)).collect();
+        let dials = &self.wanted.spec.dials;
+        let far = (!dials.all.is_empty()).then(|| FarDials {
+            address: spec.address,
+            block: spec.block,
+            dials: Arc::clone(&dials.all),
+        });
         NodeOrders {
-            dials: spec.dials.clone(),
-            far: spec.far.clone(),
+            dials: Arc::clone(&dials.near),
+            far,
             own,
             pause: until(NodeEffect::Pause),
             stall: until(NodeEffect::DiskStall),

@@ -6,6 +6,7 @@ use comfy_table::Cell;
 use faultbed_common::{
     duration::Span,
     host_spec::Wanted,
+    report::NodeState,
     status::{
         ClusterStatus, FaultGrade, FaultState, FaultStatus, HostState, HostStatus, LeaseStatus,
         NodeStatus, Status,
@@ -15,10 +16,33 @@ use faultbed_common::{
 use super::words;
 use crate::cli::table::{Tone, cell, none, plain, render};
 
-/// The nodes of a lab. The leader is marked; columns that hold nothing are left out.
+/// Nodes that a table shows at most. Of a larger lab it shows those that are not ready as they should be.
+const NODES_SHOWN: usize = 100;
+
+/// The nodes of a lab, or of a large one those that are not ready. The leader is marked; columns that hold
+/// nothing are left out.
 #[must_use]
 pub fn nodes(status: &Status) -> String {
-    let nodes = &status.nodes;
+    let is_large = status.nodes.len() > NODES_SHOWN;
+    let is_shown = |node: &&NodeStatus| !is_large || !is_well(node);
+    let nodes: Vec<&NodeStatus> = status.nodes.iter().filter(is_shown).take(NODES_SHOWN).collect();
+    let hidden = status.nodes.len() - nodes.len();
+    if hidden == 0 {
+        return node_rows(&nodes);
+    }
+    let well = status.nodes.iter().filter(|node| is_well(node)).count();
+    let more =
+        format!("{well} of {} nodes are ready; all: faultbed status -o json", status.nodes.len());
+    let more = crate::cli::table::tone(more, Tone::Faint);
+    if nodes.is_empty() { more } else { format!("{}\n{more}", node_rows(&nodes)) }
+}
+
+/// Whether a node runs as it should, and there is nothing to say about it.
+fn is_well(node: &NodeStatus) -> bool {
+    node.wanted == Wanted::Running && node.observed == NodeState::Ready && node.why.is_none()
+}
+
+fn node_rows(nodes: &[&NodeStatus]) -> String {
     let leads = nodes.iter().any(|node| node.role_state.is_some() || node.leader.is_some());
     let faults = nodes.iter().any(|node| !node.faults.is_empty());
     let whys = nodes.iter().any(|node| node.why.is_some());
@@ -204,13 +228,7 @@ fn fault_rows(faults: &[&FaultStatus], owners: bool) -> String {
 /// The groups or nodes of a fault: `kv-1 | kv-2,kv-3`.
 #[must_use]
 pub fn acts_on(fault: &FaultStatus) -> String {
-    let resolved = &fault.resolved;
-    if resolved.groups.is_empty() {
-        let nodes: Vec<&str> = resolved.nodes.iter().map(AsRef::as_ref).collect();
-        return nodes.join(",");
-    }
-    let groups: Vec<String> = resolved.groups.iter().map(|group| group.join(",")).collect();
-    groups.join(resolved.between())
+    fault.resolved.sides(",")
 }
 
 /// A grade as a word.

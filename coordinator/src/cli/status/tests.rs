@@ -157,3 +157,27 @@ fn of_what_programs_say_about_themselves_only_the_number_is_shown() {
         assert!(table.contains(shown), "{table}");
     }
 }
+
+#[test]
+fn a_large_lab_is_told_in_numbers_and_by_what_is_not_well() {
+    let mut status = testing::three_nodes();
+    let node = status.nodes[0].clone();
+    let name = |n: usize| format!("c{}-{n}", n % 20).parse().unwrap();
+    status.nodes = (1..=300).map(|n| NodeStatus { name: name(n), ..node.clone() }).collect();
+    status.nodes[6].observed = NodeState::Unready;
+    let cluster = status.clusters[0].clone();
+    let named = |n: usize| faultbed_common::status::ClusterStatus {
+        name: format!("c{n}").parse().unwrap(),
+        ..cluster.clone()
+    };
+    status.clusters = (0..20).map(named).collect();
+    status.converged = false;
+    status.pending = (1..=200).map(|n| format!("h{n} has not applied generation 4")).collect();
+    let text = overview(&status);
+    let text = anstream::adapter::strip_str(&text).to_string();
+    assert!(text.contains("· 20 clusters, 20 ready\n"), "{text}");
+    assert!(text.contains("\nc7-7 ") && !text.contains("\nc8-8 "), "{text}");
+    assert!(text.contains("299 of 300 nodes are ready; all: faultbed status -o json"), "{text}");
+    assert!(text.contains("pending  and 180 more: faultbed status -o json"), "{text}");
+    assert!(text.lines().count() < 40, "{text}");
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use faultbed_common::{
     blueprint::Blueprint,
-    compile::compile,
+    compile::check_after,
     edit::EditReply,
     generation::FaultRevision,
     lab::{ENDED_FAULTS_MAX, Ended, Fault, Lab, Means, NodeRef, Origin, Phase, Resolved},
@@ -112,7 +112,8 @@ impl<'a> Change<'a> {
         let changed = self.lab != *self.before;
         if changed {
             self.lab.generation = self.before.generation.next();
-            compile(&self.lab).map_err(invalid)?;
+            // What was accepted compiles, so only what is new is tried.
+            check_after(self.before, &self.lab).map_err(invalid)?;
             control::check(self.before, &self.lab, self.asked)?;
         }
         let reply = EditReply {

@@ -16,12 +16,12 @@ use toml::Value;
 pub(super) fn objects(before: &Lab, after: &Lab) -> Vec<ObjectChange> {
     let mut changes = Vec::new();
     for (kind, texts) in [
-        ("lab", settings as fn(&Lab) -> Texts),
+        ("lab", settings as fn(&Lab, &Lab) -> Texts),
         ("host", hosts),
         ("cluster", clusters),
         ("fault", faults),
     ] {
-        let (old, new) = (texts(before), texts(after));
+        let (old, new) = (texts(before, after), texts(after, before));
         let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         for name in names {
             let (before, after) = (old.get(name), new.get(name));
@@ -40,7 +40,8 @@ pub(super) fn objects(before: &Lab, after: &Lab) -> Vec<ObjectChange> {
 
 type Texts = BTreeMap<String, String>;
 
-fn hosts(lab: &Lab) -> Texts {
+/// Of hosts and clusters only those that the other lab has otherwise: there may be hundreds as they were.
+fn hosts(lab: &Lab, other: &Lab) -> Texts {
     let text = |name: &HostName, host: &Host| {
         let pair = |(key, value): (&String, &String)| {
             let is_bare = key.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
@@ -57,10 +58,12 @@ fn hosts(lab: &Lab) -> Texts {
         }
         text
     };
-    lab.hosts.iter().map(|(name, host)| (name.to_string(), text(name, host))).collect()
+    let differs = |(name, host): &(&HostName, &Host)| other.hosts.get(*name) != Some(*host);
+    let hosts = lab.hosts.iter().filter(differs);
+    hosts.map(|(name, host)| (name.to_string(), text(name, host))).collect()
 }
 
-fn settings(lab: &Lab) -> Texts {
+fn settings(lab: &Lab, _other: &Lab) -> Texts {
     let dead_man = lab
         .settings
         .dead_man
@@ -68,14 +71,17 @@ fn settings(lab: &Lab) -> Texts {
     dead_man.into_iter().collect()
 }
 
-fn clusters(lab: &Lab) -> Texts {
+fn clusters(lab: &Lab, other: &Lab) -> Texts {
     let text = |(name, cluster): (&ClusterName, &Cluster)| {
         (name.to_string(), to_toml_cluster(name, &cluster.spec))
     };
-    lab.clusters.iter().map(text).collect()
+    let differs = |(name, cluster): &(&ClusterName, &Cluster)| {
+        other.clusters.get(*name).is_none_or(|there| there.spec != cluster.spec)
+    };
+    lab.clusters.iter().filter(differs).map(text).collect()
 }
 
-fn faults(lab: &Lab) -> Texts {
+fn faults(lab: &Lab, _other: &Lab) -> Texts {
     let there = lab.faults.iter().filter(|(_, fault)| !fault.is_ended());
     there.map(|(name, fault)| (name.to_string(), to_toml_fault(name, &fault.spec))).collect()
 }

@@ -6,7 +6,7 @@ use faultbed_common::{
     duration::Span,
     fault::{FOR_DEFAULT, FaultSpec, Grade, Lasts},
     host_spec::Wanted,
-    lab::{Cluster, Ended, Fault, Origin, Phase, Placement, Resolved},
+    lab::{Cluster, Ended, Fault, Origin, Phase, Placement, Resolved, few},
     name::{ClusterName, FaultName, NodeName},
     report::{Identity, NO_LISTENER},
     shape,
@@ -75,10 +75,7 @@ pub(super) fn inject(
 
 /// On whom a fault turned out to act: `kv-1 | kv-2,kv-3`.
 fn sides(change: &Change<'_>, name: &FaultName) -> String {
-    change.lab.faults.get(name).map_or_else(String::new, |fault| {
-        let groups = fault.resolved.groups.iter().map(|group| group.join(","));
-        groups.collect::<Vec<_>>().join(fault.resolved.between())
-    })
+    change.lab.faults.get(name).map(|fault| fault.resolved.sides(",")).unwrap_or_default()
 }
 
 /// `<kind>-<n>`, with the generation it makes as its number, so that none is ever used again.
@@ -264,16 +261,16 @@ fn note_untouched(
     if spec.from.is_some() || spec.between.is_some() {
         return;
     }
-    let nodes: Vec<&str> = resolved.untouched.iter().map(|node| node.as_str()).collect();
-    match nodes.as_slice() {
+    let names = || few(resolved.untouched.iter(), ", ");
+    match resolved.untouched.as_slice() {
         [] => {}
         bridges if spec.bridge.is_some() => {
             let see = if bridges.len() == 1 { "sees" } else { "see" };
-            change.note(format!("{} {see} both sides of {name}", bridges.join(", ")));
+            change.note(format!("{} {see} both sides of {name}", names()));
         }
         [one] => change.note(format!("{one} is in no group of {name} and keeps its links")),
-        many => {
-            let many = many.join(", ");
+        _ => {
+            let many = names();
             change.note(format!("{many} are in no group of {name} and keep their links"));
         }
     }

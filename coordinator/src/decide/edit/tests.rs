@@ -1,6 +1,7 @@
 //! What edits do to a lab, as people would notice.
 
 mod apply;
+mod crowd;
 mod faults;
 mod hosts;
 mod laws;
