@@ -88,7 +88,8 @@ fn show_node(node: &NodeStatus, now: &Status) -> String {
     sheet.row("why", node.why.as_deref().unwrap_or_default());
     sheet.row("cluster", format!("{} (role {})", node.cluster, node.role));
     sheet.row("host", &node.host);
-    sheet.row("run", format!("{} ({} crash restarts)", node.incarnation, node.restarts));
+    let restarts = proof::counted(u64::from(node.restarts), "crash restart");
+    sheet.row("run", format!("{} ({restarts})", node.incarnation));
     sheet.row("pid", node.pid.map_or_else(String::new, |pid| pid.to_string()));
     sheet.row("role state", role_state(node));
     for (port, address) in &node.endpoints {
@@ -195,7 +196,8 @@ fn show_links(fault: &FaultStatus, sheet: &mut Sheet) {
     }
     if fault.evidence.canary_skipped > 0 {
         let skipped = fault.evidence.canary_skipped;
-        sheet.row("canary", format!("{skipped} more links are not asked over: they are too many"));
+        let links = proof::counted(skipped, "more link");
+        sheet.row("canary", format!("too many: {links} not asked over"));
     }
 }
 

@@ -30,7 +30,8 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// `1 segment`, `12 segments`.
-fn counted(count: u64, thing: &str) -> String {
+#[must_use]
+pub fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
