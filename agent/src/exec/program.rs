@@ -17,7 +17,7 @@ use tonic::Streaming;
 use super::{Next, Place, next};
 use crate::{
     probe::command::{Group, PROXY_VARIABLES, die_with_us},
-    reconcile::real::prepare::user,
+    reconcile::real::prepare::{home, user},
 };
 
 /// How long output may go on after the program has ended: something it started may still hold it.
@@ -60,6 +60,9 @@ async fn try_run(
         .kill_on_drop(true);
     for name in PROXY_VARIABLES.iter().chain(&SERVICE_VARIABLES) {
         command.env_remove(name);
+    }
+    if let Some(home) = home(place.spec.launch.user.as_deref()) {
+        command.env("HOME", home);
     }
     command.envs(&place.spec.launch.env).envs(about(place));
     if let Some(who) = who {
