@@ -21,7 +21,7 @@ type Case = (&'static str, fn());
 /// Labs that run at once: databases that wait for each other's timers, and do not starve each other.
 const AT_ONCE: usize = 6;
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 18] = [
     ("etcd", etcd::lives_through_the_list),
     ("tls", etcd::tls_between_members_and_clients),
     ("disk", etcd::a_disk_stands_still_until_its_time_is_up),
@@ -34,6 +34,7 @@ const CASES: [Case; 17] = [
     ("redis", redis::sentinel_fails_over_and_nothing_that_replicas_have_is_lost),
     ("redis-cluster", redis_cluster::slots_fail_over_and_move_and_every_key_stays),
     ("cockroach", stand_ins::what_cockroach_is_told_satisfies_its_stand_in),
+    ("gofail", stand_ins::what_etcd_is_told_of_failpoints_satisfies_its_stand_in),
     ("gitaly", gitaly::what_gitaly_and_praefect_are_told_satisfies_their_stand_ins),
     ("dcf", stand_ins::what_a_driver_of_dcf_is_told_satisfies_its_stand_in),
     ("opengauss", stand_ins::what_opengauss_is_told_satisfies_its_stand_ins),

@@ -114,6 +114,29 @@ pub(crate) fn standbys_follow_over_tls() {
     let (host, port) = host_port(at);
     let whole = format!("host={host} port={port} user=postgres dbname=postgres");
 
+    // Nobody gets in without, on any node, and a client can verify which node it speaks to.
+    let ca = lab.dir().join("hosts/h1/nodes/db-1/tls/ca.pem").display().to_string();
+    for node in lab.status().nodes {
+        for at in [&node.endpoints["sql"], &node.private["sql"]] {
+            let (host, port) = host_port(at.rsplit('/').next().unwrap_or_default());
+            let with = |mode: &str| {
+                let to =
+                    format!("host={host} port={port} user=postgres dbname=postgres sslmode={mode}");
+                life::client(
+                    "psql",
+                    &["-XAtq", &format!("{to} sslrootcert={ca}"), "-c", "select 1"],
+                )
+            };
+            let refused = String::from_utf8_lossy(&with("disable").stderr).into_owned();
+            assert!(
+                refused.contains("no pg_hba.conf entry") && refused.contains("no encryption"),
+                "{refused}"
+            );
+            let verified = with("verify-full");
+            assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+        }
+    }
+
     // A checkpoint that stands still goes on when its time is up, with nobody left but the agent.
     let bounded = format!("{whole} options='-c statement_timeout=2s'");
     let checkpoint = || said("psql", &["-XAtq", &bounded, "-c", "checkpoint"]);

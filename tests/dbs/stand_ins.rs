@@ -7,9 +7,10 @@ use faultbed_common::{file::SHIPPED, name::NodeName, report::NodeState, status::
 use faultbed_tests::{
     bins,
     lab::{Lab, find, leader},
+    wait::wait_for,
 };
 
-use crate::life;
+use crate::life::{self, PATIENCE, said};
 
 /// Gives the stand-in the names of the real programs.
 pub(crate) fn programs(lab: &Lab, names: &[&str]) -> PathBuf {
@@ -59,9 +60,75 @@ pub(crate) fn what_cockroach_is_told_satisfies_its_stand_in() {
     all_ready(&lab);
     lab.ok(&["scale", "c", "4"]);
     lab.ok(&["scale", "c", "3"]);
+    // Nothing undrains a node but another process, which comes when the fault ends.
+    lab.ok(&["inject", "drain", "--on", "c-3", "--name", "drain", "--for", "5m"]);
+    lab.wait("it is drained", |status| {
+        (find(status, "c-3").observed == NodeState::Unready).then_some(())
+    });
+    let before = find(&lab.status(), "c-3").incarnation;
+    lab.ok(&["heal", "drain"]);
+    all_ready(&lab);
+    assert_eq!(find(&lab.status(), "c-3").incarnation.0, before.0 + 1, "one restart");
     let refused = lab.run(&["set", "c-1", "args=--no-such-flag"]);
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("unknown flag: --no-such-flag"), "{}", refused.stderr);
+}
+
+/// Waits until a URL answers like this.
+fn answers(url: &str, wanted: &str) {
+    wait_for(&format!("{url} says {wanted:?}"), PATIENCE, || {
+        let asked = ["-s", "-w", " %{http_code}", url];
+        let told = said("curl", &asked).unwrap_or_default();
+        if told == wanted.trim() { Ok(()) } else { Err(told) }
+    });
+}
+
+/// The real etcd behind failpoints that are not: what is told to them is right, and is taken back.
+pub(crate) fn what_etcd_is_told_of_failpoints_satisfies_its_stand_in() {
+    let lab = Lab::new("gofail");
+    programs(&lab, &["etcd"]);
+    let file = "[lab]\nhosts = 1\n[cluster.kv]\nblueprint = \"etcd\"\netcd.count = 1\netcd.path = \"bin/etcd\"\n";
+    up(&lab, file);
+    lab.wait_ready();
+    let node = || find(&lab.status(), "kv-1").clone();
+    let points = format!("http://{}/", node().private["failpoint"]);
+    answers(&points, "raftBeforeSave=\n 200");
+    let on = ["--on", "kv-1", "--name", "point", "--for", "5m"];
+    let inject = |words: &[&str]| lab.run(&[&["inject", "failpoint"], words, &on].concat());
+    let refused = inject(&["terms=panic"]);
+    assert!(refused.stderr.contains("say which point"), "{}", refused.stderr);
+    let refused = inject(&["point=noSuchPoint", "terms=panic", "--wait=5s"]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("failpoint does not exist"), "{}", refused.stderr);
+    lab.ok(&["heal", "point"]);
+    lab.ok(&["delete", "fault", "point"]);
+    assert_eq!(inject(&["point=raftBeforeSave", "terms=sleep(9)"]).code, 0);
+    answers(&points, "raftBeforeSave=sleep(9)\n 200");
+    // A new process is told again, and is told of the end.
+    lab.ok(&["restart", "kv-1"]);
+    answers(&points, "raftBeforeSave=sleep(9)\n 200");
+    lab.ok(&["heal", "point"]);
+    answers(&points, "raftBeforeSave=\n 200");
+    let short = ["inject", "failpoint", "point=raftBeforeSave", "terms=return"];
+    lab.ok(&[&short[..], &["--on", "kv-1", "--name", "short", "--for", "3s"]].concat());
+    answers(&points, "raftBeforeSave=return\n 200");
+    answers(&points, "raftBeforeSave=\n 200");
+}
+
+/// Effects of a store reach its status port, and are undone: on request, and at their deadline.
+fn tells_a_store(lab: &Lab) {
+    let store = find(&lab.status(), "db-tikv-1").clone();
+    let points = format!("{}/fail", store.private["status"]);
+    let requests = format!("http://{}/", store.private["grpc"]);
+    answers(&points, " 200");
+    let on = ["--on", "db-tikv-1", "--name", "point", "--for", "5m"];
+    lab.ok(&[&["inject", "failpoint", "point=a_b::c", "terms=sleep(9)"][..], &on].concat());
+    answers(&points, "a_b::c=sleep(9) 200");
+    lab.ok(&["heal", "point"]);
+    answers(&points, " 200");
+    lab.ok(&["inject", "pause-grpc", "--on", "db-tikv-1", "--for", "3s"]);
+    answers(&requests, " 503");
+    answers(&requests, " 200");
 }
 
 pub(crate) fn what_tidb_is_told_satisfies_its_stand_ins() {
@@ -82,6 +149,23 @@ pub(crate) fn what_tidb_is_told_satisfies_its_stand_ins() {
         (find(status, "db-pd-1").leader == Some(true)).then_some(())
     });
     lives(&lab, "db-pd-1");
+    tells_a_store(&lab);
+    // A driver joins by the others, and leaves them.
+    lab.ok(&["scale", "db/pd", "4", "--wait=60s"]);
+    all_ready(&lab);
+    lab.ok(&["scale", "db/pd", "3", "--wait=60s"]);
+    all_ready(&lab);
+    // Two at a time, and then the third.
+    let runs = || {
+        let nodes = lab.status().nodes.into_iter();
+        let stores = nodes.filter(|node| node.role.as_str() == "tikv");
+        stores.map(|node| node.incarnation.0).collect::<Vec<_>>()
+    };
+    let before = runs();
+    let ran = lab.run(&["restart", "db/tikv", "--parallel", "2"]);
+    assert!(ran.code == 0 && ran.stderr.contains("2 at a time"), "{}", ran.stderr);
+    all_ready(&lab);
+    assert_eq!(runs(), before.iter().map(|run| run + 1).collect::<Vec<_>>());
     // A store has regions: it goes only by force, as long as they are not moved for it.
     for refused in [lab.run(&["scale", "db/tikv", "2"]), lab.run(&["remove", "db-tikv-3"])] {
         assert_ne!(refused.code, 0);

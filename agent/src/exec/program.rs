@@ -20,7 +20,10 @@ use crate::{
     probe::command::{Group, PROXY_VARIABLES, die_with_us},
     reconcile::{
         NodeRecord,
-        real::{RECORD_FILE, prepare::user},
+        real::{
+            RECORD_FILE,
+            prepare::{home, user},
+        },
     },
     search,
 };
@@ -66,6 +69,9 @@ async fn try_run(
         .kill_on_drop(true);
     for name in PROXY_VARIABLES.iter().chain(&SERVICE_VARIABLES) {
         command.env_remove(name);
+    }
+    if let Some(home) = home(place.spec.launch.user.as_deref()) {
+        command.env("HOME", home);
     }
     command.envs(&env).envs(about(place));
     if let Some(who) = who {

@@ -56,7 +56,7 @@ pub async fn execute<H: Hands>(hands: Arc<H>, job: Job) -> Done {
         NodeAct::Fetch { ref pushed } => hands.fetch(pushed.clone()).await.map(|()| None),
         NodeAct::EffectOn { on: ref probe, .. }
         | NodeAct::EffectOff { probe: Some(ref probe), .. } => {
-            hands.call(&node, probe).await.map(|()| None)
+            hands.call(&node, job.spec.as_deref(), probe).await.map(|()| None)
         }
         _ => match tokio::task::spawn_blocking(move || block(&*hands, &job)).await {
             Ok(result) => result,

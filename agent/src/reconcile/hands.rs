@@ -205,13 +205,15 @@ pub trait Hands: Send + Sync + 'static {
         order: CommandOrder,
     ) -> impl Future<Output = Result<String, CommandFailed>> + Send;
 
-    /// Asks a node once.
+    /// Asks a node once. A command of its is found, and runs, as the node's own are; without its spec,
+    /// as ours are.
     ///
     /// # Errors
     /// The answer is not as expected, for people.
     fn call(
         &self,
         node: &NodeName,
+        spec: Option<&NodeSpec>,
         probe: &Probe,
     ) -> impl Future<Output = Result<(), String>> + Send;
 

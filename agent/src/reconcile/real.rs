@@ -382,9 +382,12 @@ impl Hands for RealHands {
         }
         prepare::files(&dir, &order.spec).map_err(failed)?;
         self.allow.check_user(launch.user.as_deref()).map_err(failed)?;
-        let env = search::environment(&launch.env, &launch.search);
+        let mut env = search::environment(&launch.env, &launch.search);
         self.may_run(&order.argv, &env).map_err(failed)?;
         let who = prepare::user(launch.user.as_deref()).map_err(failed)?;
+        if let Some(home) = prepare::home(launch.user.as_deref()) {
+            env.entry("HOME".to_owned()).or_insert(home);
+        }
         let ran =
             command::run(&order.argv, &dir, &env, order.timeout, who).await.map_err(failed)?;
         let output = format!("{}{}", ran.stdout, ran.stderr);
@@ -397,8 +400,15 @@ impl Hands for RealHands {
         Err(CommandFailed { why, output })
     }
 
-    async fn call(&self, node: &NodeName, probe: &Probe) -> Result<(), String> {
-        let mut asker = Asker::at(self.node_dir(node), BTreeMap::new(), Incarnation::default());
+    async fn call(
+        &self,
+        node: &NodeName,
+        spec: Option<&NodeSpec>,
+        probe: &Probe,
+    ) -> Result<(), String> {
+        let env = spec.map(|spec| search::environment(&spec.launch.env, &spec.launch.search));
+        let env = env.unwrap_or_default();
+        let mut asker = Asker::at(self.node_dir(node), env, Incarnation::default());
         asker.check(probe).await
     }
 

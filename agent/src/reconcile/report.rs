@@ -301,7 +301,11 @@ fn not_in_force(
         (NodeEffect::Custom { .. }, Run::Running(running)) => {
             let mark = observed.record.effects.get(name);
             let is_on = mark.is_some_and(|mark| mark.on_in == Some(running.incarnation));
-            (!is_on).then(|| "it is not switched on yet".to_owned())
+            let failure = observed.failures.get(&StepKind::EffectOn(name.clone()));
+            (!is_on).then(|| match failure {
+                Some(failure) => format!("it is not switched on yet: {}", failure.why),
+                None => "it is not switched on yet".to_owned(),
+            })
         }
         (
             NodeEffect::Pause | NodeEffect::DiskStall | NodeEffect::Custom { .. },

@@ -6,13 +6,13 @@
 //! name says. It proves nothing about the real one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
@@ -21,8 +21,10 @@ use std::{
 
 mod stand_in {
     pub(crate) mod dcf;
+    pub(crate) mod etcd;
     pub(crate) mod gitaly;
     pub(crate) mod opengauss;
+    pub(crate) mod tidb;
 }
 
 /// How long a peer has to answer.
@@ -30,9 +32,6 @@ const ANSWER: Duration = Duration::from_millis(500);
 
 /// How often peers are asked.
 const EVERY: Duration = Duration::from_millis(100);
-
-/// What TiKV demands of RLIMIT_NOFILE with `max-open-files` of 256 twice.
-const TIKV_FILES_MIN: u64 = 1512;
 
 type Flags = BTreeMap<String, String>;
 
@@ -48,9 +47,10 @@ fn main() {
         Some("gaussdb") => stand_in::opengauss::gaussdb(&args),
         Some("gs_initdb") => stand_in::opengauss::gs_initdb(&args),
         Some("gs_ctl") => stand_in::opengauss::gs_ctl(&args),
-        Some("pd-server") => pd(&args),
-        Some("tikv-server") => tikv(&args),
-        Some("tidb-server") => tidb(&args),
+        Some("etcd") => stand_in::etcd::etcd(&args),
+        Some("pd-server") => stand_in::tidb::pd(&args),
+        Some("tikv-server") => stand_in::tidb::tikv(&args),
+        Some("tidb-server") => stand_in::tidb::tidb(&args),
         other => die(&format!("{other:?} is none of the programs that this stands in for")),
     }
 }
@@ -127,27 +127,58 @@ fn holds(flags: &Flags, file: &str, words: &[&str]) {
     }
 }
 
-/// Answers lines or HTTP requests by their first line, for ever.
+/// A request as far as anybody here looks at it. One that is only a line is a GET of its first word.
+#[derive(Default)]
+struct Request {
+    method: String,
+    path: String,
+    body: String,
+}
+
+/// Reads a request, to its end where that says how long it is.
+fn read_request(stream: &TcpStream) -> Request {
+    let mut reader = BufReader::new(stream);
+    let mut first = String::new();
+    let _closed = reader.read_line(&mut first);
+    let mut line = first.clone();
+    let mut length = 0;
+    while first.contains(" HTTP/") && !line.trim().is_empty() {
+        line.clear();
+        let _closed = reader.read_line(&mut line);
+        let lower = line.to_lowercase();
+        let said = lower.strip_prefix("content-length:").and_then(|n| n.trim().parse().ok());
+        length = said.unwrap_or(length);
+    }
+    let mut body = String::new();
+    let _closed = reader.take(length).read_to_string(&mut body);
+    let mut words = first.split_whitespace();
+    let (word, path) = (words.next().unwrap_or_default(), words.next());
+    let method = if path.is_some() { word } else { "GET" };
+    Request { method: method.to_owned(), path: path.unwrap_or(word).to_owned(), body }
+}
+
+/// Answers lines or HTTP requests that ask for something by their path, for ever.
 fn serve(listener: TcpListener, answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) {
+    serve_all(listener, move |request| answer(&request.path));
+}
+
+/// Answers requests by all that they say, for ever.
+fn serve_all(
+    listener: TcpListener,
+    answer: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static,
+) {
     let answer = Arc::new(answer);
     for stream in listener.incoming().flatten() {
         let answer = Arc::clone(&answer);
         thread::spawn(move || {
-            let mut reader = BufReader::new(&stream);
-            let mut first = String::new();
-            let _closed = reader.read_line(&mut first);
-            let mut line = first.clone();
-            while first.contains(" HTTP/") && !line.trim().is_empty() {
-                line.clear();
-                let _closed = reader.read_line(&mut line);
-            }
-            let path = first.split_whitespace().nth(1).unwrap_or(first.trim());
-            let (status, body) = answer(path);
-            let _gone = write!(
-                &stream,
-                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            );
+            let (status, body) = answer(&read_request(&stream));
+            let length = if status == 204 {
+                String::new()
+            } else {
+                format!("Content-Length: {}\r\n", body.len())
+            };
+            let _gone =
+                write!(&stream, "HTTP/1.1 {status} X\r\n{length}Connection: close\r\n\r\n{body}");
         });
     }
 }
@@ -179,6 +210,11 @@ fn cockroach(args: &[String]) {
             let flags = flags(&args[2..], &["self", "insecure", "host"], &[]);
             get(address(&flags, "host", ""), "/leave").unwrap_or_else(|| die("cannot dial server"));
         }
+        ["node", "drain", ..] => {
+            let flags = flags(&args[2..], &["self", "insecure", "host"], &[]);
+            get(address(&flags, "host", ""), "/drain").unwrap_or_else(|| die("cannot dial server"));
+            print("ok");
+        }
         _ => die(&format!("unknown command {words:?}")),
     }
 }
@@ -204,7 +240,10 @@ fn cockroach_start(args: &[String]) {
     let is_set_up = Arc::new(AtomicBool::new(mark.exists()));
     let is_quorate = Arc::new(AtomicBool::new(false));
     let name = flags.get("cluster-name").cloned().unwrap_or_default();
+    // As the real one it is never undrained: only another process takes clients again.
+    let is_drained = Arc::new(AtomicBool::new(false));
 
+    let drained = Arc::clone(&is_drained);
     let (set_up, wanted, file) = (Arc::clone(&is_set_up), name.clone(), mark.clone());
     thread::spawn(move || {
         serve(rpc, move |path| match path.split('/').collect::<Vec<_>>().as_slice() {
@@ -215,6 +254,10 @@ fn cockroach_start(args: &[String]) {
                 (200, "done".to_owned())
             }
             ["", "hello", _] => (200, set_up.load(Relaxed).to_string()),
+            ["", "drain"] => {
+                drained.store(true, Relaxed);
+                (200, String::new())
+            }
             _ => (200, String::new()),
         });
     });
@@ -233,156 +276,12 @@ fn cockroach_start(args: &[String]) {
         }
     });
     serve(http, move |path| match path {
+        "/health?ready=1" if is_drained.load(Relaxed) => (503, "node is draining".to_owned()),
         "/health?ready=1" if is_set_up.load(Relaxed) && is_quorate.load(Relaxed) => {
             (200, "{}".to_owned())
         }
         "/health?ready=1" => (503, "node is not ready".to_owned()),
         "/health" => (200, "{}".to_owned()),
         _ => (404, String::new()),
-    });
-}
-
-fn pd(args: &[String]) {
-    if args == ["--version"] {
-        return print("Release Version: stand-in");
-    }
-    const REQUIRED: [&str; 8] = [
-        "name",
-        "data-dir",
-        "config",
-        "client-urls",
-        "advertise-client-urls",
-        "peer-urls",
-        "advertise-peer-urls",
-        "initial-cluster",
-    ];
-    let flags = flags(args, &REQUIRED, &["log-file", "join"]);
-    holds(&flags, "config", &["[replication]", "max-replicas = ", "dashboard-address"]);
-    let (client, _) = listen(&flags, "client-urls", "advertise-client-urls", "http://");
-    let (peer, told) = listen(&flags, "peer-urls", "advertise-peer-urls", "http://");
-    let name = flags["name"].clone();
-    let mut members: BTreeMap<String, SocketAddr> = BTreeMap::new();
-    for part in flags["initial-cluster"].split(',') {
-        let member = part.split_once("=http://").and_then(|(n, at)| Some((n, at.parse().ok()?)));
-        let (name, at) = member.unwrap_or_else(|| die(&format!("{part:?} is no member")));
-        members.insert(name.to_owned(), at);
-    }
-    if members.get(&name) != Some(&told) {
-        die("--initial-cluster does not have this member at its --advertise-peer-urls");
-    }
-    thread::spawn(move || serve(peer, |_| (200, "alive".to_owned())));
-    let leader: Arc<Mutex<Option<String>>> = Arc::default();
-    let found = Arc::clone(&leader);
-    thread::spawn(move || {
-        loop {
-            let is_alive = |at: &SocketAddr| get(*at, "/").is_some();
-            let alive: Vec<&String> =
-                members.iter().filter(|(_, at)| is_alive(at)).map(|m| m.0).collect();
-            let first = alive.first().filter(|_| alive.len() * 2 > members.len());
-            *found.lock().unwrap_or_else(PoisonError::into_inner) =
-                first.map(|name| (*name).clone());
-            thread::sleep(EVERY);
-        }
-    });
-    let stores: Mutex<BTreeSet<String>> = Mutex::default();
-    serve(client, move |path| {
-        let leader = leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut stores = stores.lock().unwrap_or_else(PoisonError::into_inner);
-        match (path, leader) {
-            (_, None) => (503, "no leader".to_owned()),
-            ("/pd/api/v1/leader", Some(name)) => {
-                (200, format!("{{\n  \"name\": \"{name}\",\n  \"member_id\": 1\n}}"))
-            }
-            ("/pd/api/v1/stores", _) => (200, format!("{{\"count\": {}}}", stores.len())),
-            (other, _) => match other.strip_prefix("/stand-in/store/") {
-                Some(store) => (200, stores.insert(store.to_owned()).to_string()),
-                None => (404, String::new()),
-            },
-        }
-    });
-}
-
-fn tikv(args: &[String]) {
-    if args == ["--version"] {
-        return print("TiKV stand-in");
-    }
-    const REQUIRED: [&str; 7] = [
-        "addr",
-        "advertise-addr",
-        "status-addr",
-        "advertise-status-addr",
-        "pd-endpoints",
-        "data-dir",
-        "config",
-    ];
-    let flags = flags(args, &REQUIRED, &["log-file", "labels"]);
-    holds(&flags, "config", &["reserve-space = \"0MB\"", "[raftstore]", "max-open-files = 256"]);
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    if files.is_some_and(|files| files < TIKV_FILES_MIN) {
-        die(&format!("the maximum number of open file descriptors is too small: {files:?}"));
-    }
-    let (grpc, own) = listen(&flags, "addr", "advertise-addr", "");
-    let (status, told) = listen(&flags, "status-addr", "advertise-status-addr", "");
-    if own == told {
-        die("--advertise-status-addr is --advertise-addr");
-    }
-    let drivers = is_list_of(&flags["pd-endpoints"], "http://");
-    let is_up = Arc::new(AtomicBool::new(false));
-    let up = Arc::clone(&is_up);
-    thread::spawn(move || serve(grpc, |_| (200, String::new())));
-    thread::spawn(move || {
-        loop {
-            let register = |at: &SocketAddr| get(*at, &format!("/stand-in/store/{own}")).is_some();
-            let told = drivers.iter().filter(|at| register(at)).count();
-            up.store(told > 0, Relaxed);
-            thread::sleep(EVERY);
-        }
-    });
-    serve(status, move |path| match path {
-        "/status" if is_up.load(Relaxed) => (200, String::new()),
-        "/status" => (500, String::new()),
-        _ => (404, String::new()),
-    });
-}
-
-fn tidb(args: &[String]) {
-    if args == ["-V"] {
-        return print("Release Version: stand-in");
-    }
-    const REQUIRED: [&str; 9] = [
-        "store",
-        "path",
-        "host",
-        "P",
-        "status-host",
-        "status",
-        "advertise-address",
-        "temp-dir",
-        "config",
-    ];
-    let mut flags = flags(args, &REQUIRED, &["socket", "log-file", "log-slow-query"]);
-    holds(&flags, "config", &["[security]", "tmp-storage-path"]);
-    if flags["store"] != "tikv" {
-        die("--store is not tikv");
-    }
-    // It advertises an address at the ports that it listens on.
-    for (name, host, port) in [("sql", "host", "P"), ("http", "status-host", "status")] {
-        flags.insert(name.to_owned(), format!("{}:{}", flags[host], flags[port]));
-        let told = format!("{}:{}", flags["advertise-address"], flags[port]);
-        flags.insert(format!("advertise-{name}"), told);
-    }
-    let (sql, _) = listen(&flags, "sql", "advertise-sql", "");
-    let (http, _) = listen(&flags, "http", "advertise-http", "");
-    let drivers = is_list_of(&flags["path"], "");
-    thread::spawn(move || serve(sql, |_| (200, String::new())));
-    serve(http, move |path| {
-        let has_store = |at: &SocketAddr| {
-            get(*at, "/pd/api/v1/stores").is_some_and(|said| !said.contains("\"count\": 0"))
-        };
-        match path {
-            "/status" if drivers.iter().any(has_store) => (200, "{\"connections\": 0}".to_owned()),
-            "/status" => (500, String::new()),
-            _ => (404, String::new()),
-        }
     });
 }

@@ -98,6 +98,16 @@ pub(super) fn own(path: &Path, owner: Option<Ids>) -> io::Result<()> {
 
 /// The user a node runs as, where that is another one than ours.
 pub(crate) fn user(name: Option<&str>) -> Result<Option<Ids>, String> {
+    Ok(entry(name)?.map(|(ids, _)| ids))
+}
+
+/// Where that user is at home: what belongs to ours he may not even look at, and clients such as psql
+/// fail of it.
+pub(crate) fn home(name: Option<&str>) -> Option<String> {
+    entry(name).ok().flatten().map(|(_, home)| home).filter(|home| !home.is_empty())
+}
+
+fn entry(name: Option<&str>) -> Result<Option<(Ids, String)>, String> {
     let Some(name) = name.filter(|_| rustix::process::geteuid().is_root()) else {
         return Ok(None);
     };
@@ -105,11 +115,11 @@ pub(crate) fn user(name: Option<&str>) -> Result<Option<Ids>, String> {
         fs::read_to_string("/etc/passwd").map_err(|error| format!("find users: {error}"))?;
     for line in users.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        if let [held, _, uid, gid, ..] = fields[..]
+        if let [held, _, uid, gid, _, home, ..] = fields[..]
             && (held == name || uid == name)
             && let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse())
         {
-            return Ok(Some(Ids { uid, gid }));
+            return Ok(Some((Ids { uid, gid }, home.to_owned())));
         }
     }
     Err(format!("find user {name:?}: there is no such user on this host"))

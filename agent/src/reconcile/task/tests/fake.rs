@@ -369,7 +369,7 @@ impl Hands for FakeHands {
         Ok(String::new())
     }
 
-    async fn call(&self, _: &NodeName, probe: &Probe) -> Result<(), String> {
+    async fn call(&self, _: &NodeName, _: Option<&NodeSpec>, probe: &Probe) -> Result<(), String> {
         // It may be interrupted between being sent and being answered.
         tokio::task::yield_now().await;
         let what = probe.expect.clone().unwrap_or_else(|| "on".to_owned());

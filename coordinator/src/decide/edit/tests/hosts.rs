@@ -187,7 +187,7 @@ fn ports_of_control_are_kept_clear_of_and_never_a_nodes() {
     (host.address, host.identity_port) = ("10.77.0.1".parse().unwrap(), Some(2380));
     world.apply(&format!("{KV}[cluster.kv.etcd]\ncount = 1\nhosts = [\"h1\"]\n")).unwrap();
     let ports: Vec<u16> = world.placement("kv-1").ports.values().copied().collect();
-    assert_eq!(ports, [2389, 2390], "they move as for any listener");
+    assert_eq!(ports, [2389, 22391, 2390], "they move as for any listener");
     // Neither may the host come again and say that a node's port, or one it dials from, is control's.
     let block = world.placement("kv-1").block.unwrap();
     for port in [2390, block.first, block.last()] {
@@ -216,5 +216,5 @@ fn ports_of_control_are_kept_clear_of_and_never_a_nodes() {
     let decision = decide(&world.lab, &world.reports, &scale, &asked).unwrap();
     let kv = decision.lab.clusters.values().next().unwrap();
     let second = kv.nodes.values().last().unwrap();
-    assert_eq!(second.ports.values().copied().collect::<Vec<_>>(), [2399, 2400]);
+    assert_eq!(second.ports.values().copied().collect::<Vec<_>>(), [2399, 22401, 2400]);
 }
