@@ -80,8 +80,7 @@ Options:
 {after-help}";
 
 /// Shown at the end of `--help`.
-const AFTER: &str = "
-Examples:
+const AFTER: &str = "Examples:
   faultbed up deploy/examples/etcd.toml
   faultbed restart kv-2
   faultbed partition leader:kv follower:kv --for 30s

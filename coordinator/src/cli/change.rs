@@ -113,7 +113,7 @@ pub async fn perform(client: &Client, request: EditRequest, args: &ChangeArgs) -
     };
     let reply = client.edit(&request).await?;
     if args.output == Format::Table {
-        output::data(told(&request, &reply))?;
+        output::data(told(&request, &reply, &|command: &str| client.context.typed(command)))?;
     }
     let Some(limit) = limit else {
         if args.output == Format::Json {
@@ -163,8 +163,8 @@ fn report(
     }
 }
 
-/// The answer in words, before any wait.
-fn told(request: &EditRequest, reply: &EditReply) -> String {
+/// The answer in words, before any wait. `typed` is a command as it is typed for this lab.
+fn told(request: &EditRequest, reply: &EditReply, typed: &dyn Fn(&str) -> String) -> String {
     let whole = matches!(request.edit, Edit::Apply(_) | Edit::StartCluster { .. });
     if request.plan || whole {
         return diff::plan(reply);
@@ -175,9 +175,16 @@ fn told(request: &EditRequest, reply: &EditReply) -> String {
     }
     lines.extend(diff::fates(&reply.nodes));
     for (name, resolved) in &reply.resolved {
-        lines.push(format!("{}{}", diff::fault_on(name, resolved), lasts(&request.edit, name)));
+        lines.push(format!(
+            "{}{}",
+            diff::fault_on(name, resolved),
+            lasts(&request.edit, name, typed)
+        ));
     }
-    if matches!(request.edit, Edit::Heal { .. } | Edit::DeleteFault { .. }) {
+    if let Edit::DeleteFault { name } = &request.edit {
+        lines.push(format!("deleted  fault {name}"));
+    }
+    if matches!(request.edit, Edit::Heal { .. }) {
         lines.extend(reply.objects.iter().map(|o| format!("healed   {}", o.name)));
     }
     if let Edit::DeleteCluster { name, .. } = &request.edit {
@@ -216,15 +223,16 @@ fn host_told(edit: &Edit) -> Option<String> {
 }
 
 /// `, for 10m; end it with: faultbed heal split`.
-fn lasts(edit: &Edit, name: &FaultName) -> String {
+fn lasts(edit: &Edit, name: &FaultName, typed: &dyn Fn(&str) -> String) -> String {
     let Edit::Inject { spec, .. } = edit else { return String::new() };
+    let heal = typed(&format!("heal {name}"));
     let summary = faultbed_common::shape::summary(spec);
     match &spec.lasts {
         Some(faultbed_common::fault::Lasts::For(span)) => {
-            format!(" · {summary} · for {span}, or until: faultbed heal {name}")
+            format!(" · {summary} · for {span}, or until: {heal}")
         }
         Some(faultbed_common::fault::Lasts::UntilHealed) | None => {
-            format!(" · {summary} · until: faultbed heal {name}")
+            format!(" · {summary} · until: {heal}")
         }
     }
 }

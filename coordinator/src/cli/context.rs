@@ -356,8 +356,8 @@ pub fn make_runtime(dir: &Path) -> Result<(), Failure> {
     let meta = fs::symlink_metadata(dir).map_err(say)?;
     let parent_meta = dir.parent().map(fs::symlink_metadata).transpose().map_err(say)?;
     let uid = rustix::process::getuid().as_raw();
-    let ours = |m: &fs::Metadata| m.is_dir() && m.uid() == uid;
-    if !ours(&meta) || !parent_meta.as_ref().is_none_or(ours) {
+    let is_safe = |m: &fs::Metadata| m.is_dir() && is_kept(m.uid(), m.mode(), uid);
+    if !meta.is_dir() || meta.uid() != uid || !parent_meta.as_ref().is_none_or(is_safe) {
         return Err(Failure::refused(format!(
             "{} belongs to somebody else, so its sockets would not be safe",
             dir.display()
@@ -365,6 +365,12 @@ pub fn make_runtime(dir: &Path) -> Result<(), Failure> {
         .next("export XDG_RUNTIME_DIR=…   # a directory of your own"));
     }
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(say)
+}
+
+/// Whether nobody but `uid` and root can put something else in the place of what is in a directory: it
+/// is theirs, and others may not write there, or move only what is their own, as in `/tmp`.
+fn is_kept(owner: u32, mode: u32, uid: u32) -> bool {
+    owner == uid || owner == 0 && (mode & 0o022 == 0 || mode & 0o1000 != 0)
 }
 
 fn private_dir(dir: &Path) -> std::io::Result<()> {
@@ -409,6 +415,20 @@ mod tests {
         assert_eq!(Context::read(dir.path()).unwrap(), None);
         context.write().unwrap();
         assert_eq!(Context::read(dir.path()).unwrap(), Some(context));
+    }
+
+    #[test]
+    fn sockets_are_kept_below_tmp_but_not_where_others_could_replace_them() {
+        let rows = [
+            ("ours", 7, 0o755, true),
+            ("/tmp", 0, 0o1777, true),
+            ("/run/user", 0, 0o755, true),
+            ("open to all", 0, 0o777, false),
+            ("somebody else's", 8, 0o755, false),
+        ];
+        for (what, owner, mode, kept) in rows {
+            assert_eq!(is_kept(owner, mode, 7), kept, "{what}");
+        }
     }
 
     #[test]

@@ -329,11 +329,14 @@ fn choose<'a>(
     let names = |of: &[(&String, &Blueprint)]| -> String {
         of.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
     };
-    match fitting.as_slice() {
-        [(name, blueprint)] if is_named || !roles.is_empty() || candidates.len() == 1 => {
+    // Roles of other blueprints may have the name of one: `--redis.count` means redis, not its cluster.
+    let namesake = fitting.iter().find(|(name, _)| roles.keys().any(|role| role.as_str() == *name));
+    match (fitting.as_slice(), namesake) {
+        (_, Some((name, blueprint))) => Ok(((*name).clone(), *blueprint)),
+        ([(name, blueprint)], None) if is_named || !roles.is_empty() || candidates.len() == 1 => {
             Ok(((*name).clone(), *blueprint))
         }
-        [] => {
+        ([], None) => {
             let roles: Vec<&str> = roles.keys().map(AsRef::as_ref).collect();
             Err(Failure::refused(format!(
                 "no one blueprint has all of the roles {}",
@@ -341,7 +344,7 @@ fn choose<'a>(
             ))
             .next("faultbed blueprint list"))
         }
-        many => Err(Failure::refused(format!("several blueprints fit: {}", names(many)))
+        (many, None) => Err(Failure::refused(format!("several blueprints fit: {}", names(many)))
             .next(format!("faultbed start cluster --blueprint {}", many[0].0))),
     }
 }

@@ -56,7 +56,9 @@ pub async fn run(session: &Session, args: &StatusArgs) -> Outcome {
         let status = client.status().await?;
         match args.output.output {
             Format::Json => output::json(&status)?,
-            Format::Table => output::data(overview(&status))?,
+            Format::Table => {
+                output::data(overview_in(&status, table::columns(std::io::stdout())))?;
+            }
         }
         return Ok(Exit::DONE);
     }
@@ -81,15 +83,24 @@ pub async fn run(session: &Session, args: &StatusArgs) -> Outcome {
 /// Everything a person wants to see at once.
 #[must_use]
 pub fn overview(status: &Status) -> String {
+    overview_in(status, None)
+}
+
+/// As [`overview`]; rows that a terminal of `width` columns would wrap are cut, sentences are not.
+fn overview_in(status: &Status, width: Option<usize>) -> String {
+    let fit = |rows: String| match width {
+        Some(width) => table::fit(&rows, width),
+        None => rows,
+    };
     let mut parts = vec![headline(status)];
     if status.clusters.is_empty() && status.nodes.is_empty() {
         parts
             .push(tone("no clusters yet; try: faultbed start cluster --etcd.count 3", Tone::Faint));
     } else {
-        parts.push(tables::nodes(status));
+        parts.push(fit(tables::nodes(status)));
     }
     if !status.faults.is_empty() {
-        parts.push(tables::faults(&status.faults, tables::has_several_owners(status)));
+        parts.push(fit(tables::faults(&status.faults, tables::has_several_owners(status))));
     }
     let problems = problems(status);
     if !problems.is_empty() {

@@ -133,7 +133,7 @@ fn judge_ready(
     waited: Duration,
 ) -> Judgement {
     if node.incarnation <= over {
-        return Judgement::NotYet(format!("{} has not started again{}", node.name, why(node)));
+        return Judgement::NotYet(not_started(node, over));
     }
     match node.observed {
         NodeState::Ready => Judgement::Met(None),
@@ -177,8 +177,18 @@ fn judge_hashed(node: &NodeStatus, over: Incarnation, waited: Duration) -> Judge
     let is_known = node.binary.as_ref().is_none_or(|binary| !binary.sha256.is_empty());
     let is_new = node.incarnation > over;
     Judgement::met_if(waited >= HASH_MAX || is_down(node.observed) || is_new && is_known, || {
-        format!("{}'s program is being hashed", node.name)
+        if is_new {
+            format!("{}'s program is being hashed", node.name)
+        } else {
+            not_started(node, over)
+        }
     })
+}
+
+/// What is said of a node whose new run is awaited.
+fn not_started(node: &NodeStatus, over: Incarnation) -> String {
+    let since = if over == Incarnation::default() { "yet" } else { "again" };
+    format!("{} has not started {since}{}", node.name, why(node))
 }
 
 /// Whether a pause holds the node, or its agent is about to say so or undo it.

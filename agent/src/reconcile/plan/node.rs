@@ -31,7 +31,7 @@ const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// SIGKILL.
 const SIGKILL: i32 = 9;
 
-/// A tree that was killed this often and lives is worth a word.
+/// A node that was signalled, or a tree that was killed, this often and lives is worth a word.
 const KILL_ATTEMPTS_QUIET: u32 = 5;
 
 /// How often it is looked at again whether an unknown node can be told.
@@ -217,7 +217,8 @@ impl View<'_> {
         };
         if must_ask {
             let act = NodeAct::Signal { incarnation, why, signal };
-            return step_or_wait(observed, act, "stopping", self.now);
+            let part = step_or_wait(observed, act, "stopping", self.now);
+            return self.quietly(part, &StepKind::Signal, "stopping");
         }
         let asked_at = running.asked.as_ref().map_or(self.now, |asked: &Asked| asked.at);
         let kill_at = asked_at + Self::stop(goal).grace.0;
@@ -226,11 +227,15 @@ impl View<'_> {
             return Part::standing(standing).wake_at(Some(kill_at));
         }
         let part = step_or_wait(observed, NodeAct::KillTree { incarnation }, "killing", self.now);
-        let attempts = observed.failures.get(&StepKind::KillTree).map_or(0, |f| f.attempts);
+        self.quietly(part, &StepKind::KillTree, "killing")
+    }
+
+    /// Dying takes a moment; that is no news until it has taken long.
+    fn quietly(&self, part: Part<NodeAct>, kind: &StepKind, pending: &str) -> Part<NodeAct> {
+        let attempts = self.observed.failures.get(kind).map_or(0, |f| f.attempts);
         match part.standing {
-            // Dying takes a moment; that is no news until it has taken long.
             Standing::Stuck(_) if attempts < KILL_ATTEMPTS_QUIET => {
-                Part { standing: Standing::Pending("killing".to_owned()), ..part }
+                Part { standing: Standing::Pending(pending.to_owned()), ..part }
             }
             _ => part,
         }

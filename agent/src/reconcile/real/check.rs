@@ -98,7 +98,7 @@ pub(super) fn data(lab: &LabName, node_dir: &Path, spec: &NodeSpec) -> Result<()
             own.cluster,
             own.lab
         )),
-        // Of a node that never was, not even the directory is there.
+        // Before a node's first command or start there is no directory of its own yet.
         Some(_) | None => fs::create_dir_all(node_dir)
             .and_then(|()| write_record(node_dir, OWNER_FILE, &own))
             .map_err(|error| format!("write {OWNER_FILE}: {error}")),
@@ -185,23 +185,23 @@ mod tests {
 
     #[test]
     fn data_of_another_cluster_is_not_taken_for_ones_own() {
-        let home = tempfile::tempdir().unwrap();
-        // Nothing is there before a node's first start.
-        let dir = home.path().join("nodes/kv-1");
+        let dir = tempfile::tempdir().unwrap();
+        // A node that has never run has no directory.
+        let node_dir = dir.path().join("kv-1");
         let mut spec = node_spec();
         spec.blueprint = Some("etcd".parse().unwrap());
-        spec.data = dir.join("data");
+        spec.data = node_dir.join("data");
         let (lab, other) = ("a".parse().unwrap(), "b".parse().unwrap());
-        data(&lab, &dir, &spec).unwrap();
+        data(&lab, &node_dir, &spec).unwrap();
         fs::create_dir(&spec.data).unwrap();
         // It was moved here while it was empty: that harms nobody.
-        data(&other, &dir, &spec).unwrap();
+        data(&other, &node_dir, &spec).unwrap();
         fs::write(spec.data.join("wal"), "x").unwrap();
-        data(&other, &dir, &spec).unwrap();
-        let why = data(&lab, &dir, &spec).unwrap_err();
+        data(&other, &node_dir, &spec).unwrap();
+        let why = data(&lab, &node_dir, &spec).unwrap_err();
         assert!(why.contains("in lab b") && why.contains("faultbed wipe"), "{why}");
         spec.blueprint = Some("redis".parse().unwrap());
-        let why = data(&other, &dir, &spec).unwrap_err();
+        let why = data(&other, &node_dir, &spec).unwrap_err();
         assert!(why.contains("holds data of etcd") && why.contains("this is redis"), "{why}");
     }
 }

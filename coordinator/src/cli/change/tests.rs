@@ -22,6 +22,11 @@ fn limit(line: &str) -> Option<Duration> {
     Line::try_parse_from(line.split(' ')).unwrap().change.limit()
 }
 
+/// A command as it is typed for one of several labs.
+fn typed(command: &str) -> String {
+    format!("faultbed {command} --lab b")
+}
+
 fn reply(fates: &[(&str, NodeFate)]) -> EditReply {
     EditReply {
         changed: true,
@@ -90,10 +95,17 @@ fn a_fault_says_what_it_resolved_to_and_how_long_it_lasts() {
         ..EditReply::default()
     };
     let request = ChangeArgs::default().request(edit, BTreeMap::new());
-    let text = anstream::adapter::strip_str(&told(&request, &reply)).to_string();
+    let text = anstream::adapter::strip_str(&told(&request, &reply, &typed)).to_string();
     assert!(text.starts_with("isolate-1: kv-1 | kv-2, kv-3"), "{text}");
-    assert!(text.ends_with("for 10m, or until: faultbed heal isolate-1"), "{text}");
+    assert!(text.ends_with("for 10m, or until: faultbed heal isolate-1 --lab b"), "{text}");
     assert_eq!(goals(&request.edit, &reply, None), [Goal::InForce(name)]);
+}
+
+#[test]
+fn a_fault_that_is_deleted_is_named() {
+    let edit = Edit::DeleteFault { name: "split".parse().unwrap() };
+    let request = ChangeArgs::default().request(edit, BTreeMap::new());
+    assert_eq!(told(&request, &reply(&[]), &typed), "deleted  fault split");
 }
 
 #[test]

@@ -122,14 +122,28 @@ fn gone(before: &[Process], dir: &Path) -> Vec<String> {
     by_kind
         .into_iter()
         .map(|(kind, processes)| {
-            let names: Vec<String> = processes
-                .iter()
-                .map(|p| match p.name.as_str() {
-                    "" => format!("pid {}", p.pid),
-                    name => format!("{name} pid {}", p.pid),
-                })
-                .collect();
-            format!("{} ({})", counted(kind, processes.len()), names.join(", "))
+            let names = named(&processes);
+            format!("{} ({})", counted(kind, names.len()), names.join(", "))
+        })
+        .collect()
+}
+
+/// What processes belong to, each once: a node may have many, and is named with its first.
+fn named(processes: &[&Process]) -> Vec<String> {
+    let mut firsts: Vec<(&Process, usize)> = Vec::new();
+    for process in processes {
+        let is_same = |first: &Process| !first.name.is_empty() && first.name == process.name;
+        match firsts.iter_mut().find(|(first, _)| is_same(first)) {
+            Some((_, more)) => *more += 1,
+            None => firsts.push((process, 0)),
+        }
+    }
+    firsts
+        .into_iter()
+        .map(|(first, more)| match (first.name.as_str(), more) {
+            ("", _) => format!("pid {}", first.pid),
+            (name, 0) => format!("{name} pid {}", first.pid),
+            (name, more) => format!("{name} pid {} and {more} more", first.pid),
         })
         .collect()
 }
@@ -275,5 +289,22 @@ fn remove_file(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_of_many_processes_is_named_once() {
+        let process =
+            |kind, pid, name: &str| Process { kind, pid, start_ticks: 0, name: name.to_owned() };
+        let all = [(10, "d-1"), (11, "d-1"), (12, "d-2"), (13, "d-1")]
+            .map(|(pid, name)| process(Kind::Node, pid, name));
+        let named = named(&all.iter().collect::<Vec<_>>());
+        assert_eq!(named, ["d-1 pid 10 and 2 more", "d-2 pid 12"]);
+        let coordinator = process(Kind::Coordinator, 9, "");
+        assert_eq!(super::named(&[&coordinator]), ["pid 9"]);
     }
 }

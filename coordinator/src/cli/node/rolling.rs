@@ -67,7 +67,8 @@ pub async fn restart(session: &Session, args: &RestartArgs) -> Outcome {
     if nodes.len() <= at_once {
         return change::perform(&client, change.request(all, BTreeMap::new()), change).await;
     }
-    output::say(format!("restarting {}, {at_once} at a time", list(&nodes)));
+    let number = if at_once == 1 { "one".to_owned() } else { at_once.to_string() };
+    output::say(format!("restarting {}, {number} at a time", list(&nodes)));
     for (number, part) in nodes.chunks(at_once).enumerate() {
         if let (Some(pause), true) = (args.pause, number > 0) {
             tokio::time::sleep(pause.0).await;

@@ -43,6 +43,9 @@ fn the_roles_named_tell_the_blueprint() {
     assert_eq!(role("back").count, Some(5));
     assert_eq!(role("front").args, ["-v", "-x"]);
     assert_eq!(parse("faultbed start cluster --etcd.count 3").unwrap().0, "etcd");
+    // Gitaly has a PostgreSQL of its own, and Redis Cluster is of servers that are called redis.
+    assert_eq!(parse("faultbed start cluster --postgres.count 3").unwrap().0, "postgres");
+    assert_eq!(parse("faultbed start cluster --redis.count 3").unwrap().0, "redis");
 }
 
 #[test]

@@ -181,3 +181,16 @@ fn a_large_lab_is_told_in_numbers_and_by_what_is_not_well() {
     assert!(text.contains("pending  and 180 more: faultbed status -o json"), "{text}");
     assert!(text.lines().count() < 40, "{text}");
 }
+
+#[test]
+fn rows_are_cut_to_the_terminal_and_sentences_are_not() {
+    let mut status = testing::three_nodes();
+    let why =
+        "GET 127.128.0.1:2379/health: not status == 200 and json.health == 'true': status 503";
+    status.nodes[0].why = Some(why.to_owned());
+    status.pending.push(format!("kv-1 is not ready: {why}"));
+    let text = anstream::adapter::strip_str(&overview_in(&status, Some(100))).to_string();
+    let row = text.lines().find(|line| line.starts_with("kv-1")).unwrap();
+    assert!(row.chars().count() <= 100 && row.ends_with('…'), "{text}");
+    assert!(text.ends_with(why), "{text}");
+}

@@ -193,6 +193,8 @@ pub fn fault(fault: &FaultStatus) -> (&'static str, Tone) {
     match fault.state {
         FaultState::Pending => ("pending", Tone::Calm),
         FaultState::Active if fault.in_force => ("active", Tone::Warn),
+        // Some hosts have ended it already: each does so at its own deadline.
+        FaultState::Active if fault.remaining_ms == Some(0) => ("ending", Tone::Calm),
         FaultState::Active => ("beginning", Tone::Calm),
         FaultState::Expired if fault.in_force => ("ending", Tone::Calm),
         FaultState::Healed if fault.in_force => ("healing", Tone::Calm),

@@ -150,9 +150,6 @@ pub async fn with_leaders(client: &Client, now: Status) -> Status {
         .filter(|(_, cluster)| cluster.blueprint.roles.values().any(tells_leader))
         .map(|(name, _)| Goal::Leader(name.clone(), None))
         .collect();
-    if goals.is_empty() {
-        return now;
-    }
     let now = match follow::until(client, goals, LEADERS_MAX).await {
         Ok(waited) => waited.status,
         Err(_) => now,

@@ -75,7 +75,13 @@ fn parse(words: &[&str], now: &Status) -> Result<Goal, Failure> {
                 }
             }
         }
-        [node, state] => Goal::Is(status::known_node(node, now)?, parse_state(state)?),
+        [node, state] => match (status::known_node(node, now), parse_state(state)) {
+            // Neither is known: it is the condition that is misspelt.
+            (Err(_), Err(_)) => {
+                return Err(refuse(format!("{:?} is no condition", words.join(" "))));
+            }
+            (node, state) => Goal::Is(node?, state?),
+        },
         _ => return Err(refuse(format!("{:?} is no condition", words.join(" ")))),
     };
     Ok(goal)
@@ -132,6 +138,9 @@ mod tests {
 
     #[test]
     fn wrong_conditions_name_what_is_allowed() {
+        assert!(
+            check("redy kv").unwrap_err().contains("no condition; conditions are: ready CLUSTER")
+        );
         assert!(check("kv-1 happy").unwrap_err().contains("states are: absent"));
         assert!(check("ready kw").unwrap_err().contains("nearest is kv"));
         assert!(check("fault x gone").unwrap_err().contains("active, confirmed or ended"));

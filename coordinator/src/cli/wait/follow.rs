@@ -31,6 +31,9 @@ const SAID_AGAIN_EVERY: Duration = Duration::from_secs(20);
 /// Progress is not shown for what is over sooner, so that quick commands do not flicker.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
 
+/// Characters of such a line; the whole of it is in `status`, and in the error where time runs out.
+const SAID_CHARS_MAX: usize = 200;
+
 /// Columns of a terminal that does not say how wide it is.
 const WIDTH_DEFAULT: usize = 80;
 
@@ -106,6 +109,8 @@ fn judge_all(status: &Status, goals: &[Goal], waited: Duration) -> All {
     for goal in goals {
         match judge(status, goal, waited) {
             Judgement::Met(word) => said.extend(word),
+            // Two goals of one node may wait for the same.
+            Judgement::NotYet(why) if late.contains(&why) => {}
             Judgement::NotYet(why) => late.push(why),
             Judgement::Never(why) => return All::Never(why),
         }
@@ -160,7 +165,8 @@ impl Progress {
         let every = if text == self.said { SAID_AGAIN_EVERY } else { SAID_EVERY };
         if last.elapsed() >= every {
             let seconds = self.begun.elapsed().as_secs_f32();
-            output::say(format!("{seconds:5.1} s  {text}"));
+            let shown = table::shorten(&text, SAID_CHARS_MAX);
+            output::say(format!("{seconds:5.1} s  {shown}"));
             self.said_at = Some(Instant::now());
             self.said = text;
         }

@@ -24,6 +24,15 @@ fn a_restart_is_done_in_a_later_run_only() {
 }
 
 #[test]
+fn a_first_start_is_not_called_another_one_nor_hashed_before_it_is() {
+    let mut status = testing::three_nodes();
+    status.nodes[0].incarnation = Incarnation(0);
+    let not_yet = Judgement::NotYet("kv-1 has not started yet".into());
+    assert_eq!(judge(&status, &ready("kv-1", 0), NOW), not_yet);
+    assert_eq!(judge(&status, &Goal::Hashed(name("kv-1"), Incarnation(0)), NOW), not_yet);
+}
+
+#[test]
 fn a_crash_ends_the_wait_unless_the_agent_starts_it_again() {
     let mut status = testing::three_nodes();
     testing::crash_second(&mut status);

@@ -56,9 +56,11 @@ pub(super) fn set(
         let Some(old) = change.lab.clusters.get(&name) else { continue };
         change.own(&format!("cluster {name}"), &old.origin)?;
         if old.spec == spec {
-            change.note(format!(
-                "cluster {name} has this already; `faultbed restart` takes the file now at its path"
-            ));
+            let hint = match &field {
+                Field::Path(_) => "; `faultbed restart` takes the file now at its path",
+                _ => "",
+            };
+            change.note(format!("cluster {name} has this already{hint}"));
             continue;
         }
         let origin = old.origin.clone();
@@ -151,7 +153,9 @@ fn put(
             return Err(invalid(format!("{text}: on_crash is set for a whole cluster")));
         }
         (Place::Nodes(_), Field::Count(_)) => {
-            return Err(invalid(format!("{text}: count is set for a role: CLUSTER/ROLE")));
+            return Err(invalid(format!(
+                "{text}: count is set for a role: CLUSTER/ROLE; `faultbed scale CLUSTER N` changes it"
+            )));
         }
         (Place::Cluster(name), _) => {
             let role = only_role(change, name)?;
