@@ -1,14 +1,15 @@
 #!/bin/sh
 # Benchmarks with release binaries: medians, and ratios between targets of one run.
 #
-#   deploy/bench.sh start|flip|hosts|adopt|agents|idle|identity [--json]
+#   deploy/bench.sh start|flip|hosts|adopt|idle|identity [--json]
+#   deploy/bench.sh agents [--json] [--hosts N] [--faults N]
 #   deploy/bench.sh link [--json] [--rounds N] [--only TEST,…] [--targets NAME,…] [--also NAME=BINARY]
 #   deploy/bench.sh effects [--json] [--only TEST,…]
 #   deploy/bench.sh kernel [WORD …]
 #
 # hosts is flip with three hosts in network namespaces and an etcd of three members as the store. adopt
 # kills an agent with 50 nodes and starts it again. agents has one coordinator and 200 agents that are
-# only simulated, over mutual TLS, with 10 nodes each.
+# only simulated, over mutual TLS, with 10 nodes each; --hosts takes another number.
 #
 # link runs our proxy next to nothing at all, HAProxy, nginx and socat, and next to toxiproxy-server
 # and etcd-proxy where their binaries are on PATH; --also adds another build of ours. Its tests are

@@ -32,12 +32,13 @@ fn main() -> anyhow::Result<()> {
     let known: &[&str] = match name {
         "link" => &["rounds", "only", "targets", "also"],
         "effects" => &["only"],
+        "agents" => &["hosts", "faults"],
         _ => &[],
     };
     let options = Options::parse(arguments.get(1..).unwrap_or_default(), known)?;
     let table: Table = match name {
         "adopt" => bench::adopt::run()?,
-        "agents" => bench::agents::run()?,
+        "agents" => bench::agents::run(&options)?,
         "start" => bench::start::run()?,
         "flip" => bench::flip::run()?,
         "hosts" => bench::hosts::run()?,

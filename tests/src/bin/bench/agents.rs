@@ -15,14 +15,18 @@ use faultbed_tests::bins;
 use super::{
     cost,
     crowd::Crowd,
+    options::Options,
     table::{Bound, Row, Table},
 };
 
-/// Hosts, each with as many nodes as a cluster of 5 on each fifth host makes.
-const HOSTS: u8 = 200;
+/// Hosts, unless `--hosts` says another number, each with as many nodes as a cluster of 5 on each fifth
+/// host makes.
+const HOSTS: usize = 200;
 const NODES_EACH: usize = 10;
 const CLUSTER: usize = 5;
-/// Faults measured.
+/// Links that a cut of a cluster into two and three nodes meets.
+const LINKS_EACH: usize = 12;
+/// Faults measured, unless `--faults` says another number.
 const FAULTS: usize = 20;
 /// What is required from the start of the command to its end, in milliseconds.
 const ACKNOWLEDGED_MS_MAX: f64 = 500.0;
@@ -32,23 +36,31 @@ const IDLE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(180);
 const LAB: &str = "crowd";
 
-pub(crate) fn run() -> anyhow::Result<Table> {
+pub(crate) fn run(options: &Options) -> anyhow::Result<Table> {
+    let hosts = options.number("hosts", HOSTS);
     let site = Site::start()?;
     let crowd = Crowd::new()?;
-    for number in 1..=HOSTS {
+    let joining = Instant::now();
+    for number in 1..=u8::try_from(hosts).context("simulate at most 255 hosts")? {
         let label = format!("side={}", if number % 2 == 0 { "even" } else { "odd" });
         let line =
             site.ok(&["host", "token", "--name", &format!("h{number}"), "--label", &label])?;
         let token = line.trim().rsplit(' ').next().context("a token")?;
         crowd.join(number, &token.parse::<Token>().map_err(|e| anyhow::anyhow!("{e}"))?)?;
     }
+    let joined = joining.elapsed().as_secs_f64() * 1e3;
     let start = Instant::now();
-    site.ok(&["apply", "-f", &site.lab_file()?])?;
+    site.ok(&["apply", "-f", &site.lab_file(hosts)?])?;
     let applied = start.elapsed().as_secs_f64() * 1e3;
-    site.wait(|status| status.converged && status.nodes.len() == usize::from(HOSTS) * NODES_EACH)?;
-    let mut rows = vec![Row::new("2000 nodes ready", "faultbed apply", "ms", vec![applied])];
+    let nodes = hosts * NODES_EACH;
+    site.wait(|status| status.converged && status.nodes.len() == nodes)?;
+    let mut rows = vec![
+        Row::new(format!("{hosts} hosts joined"), "faultbed host token", "ms", vec![joined]),
+        Row::new(format!("{nodes} nodes ready"), "faultbed apply", "ms", vec![applied]),
+    ];
     rows.extend(idle(&site, &crowd, "idle")?);
-    rows.extend(faults(&site, &crowd)?);
+    rows.extend(faults(&site, &crowd, options.number("faults", FAULTS))?);
+    let clusters = nodes / CLUSTER;
     let fault = ["partition", "label:side=odd", "label:side=even", "--name", "stays"];
     site.ok(&fault)?;
     rows.extend(idle(&site, &crowd, "idle, fault in force")?);
@@ -57,23 +69,27 @@ pub(crate) fn run() -> anyhow::Result<Table> {
         rows,
         notes: vec![
             format!(
-                "one coordinator with the embedded store; {HOSTS} agents over mutual TLS, in the process of the benchmark, on the same machine"
+                "one coordinator with the embedded store; {hosts} agents over mutual TLS, in the process of the benchmark, on the same machine"
             ),
-            "the fault is a partition of each of 400 clusters: 4800 links, at least 24 on each host"
-                .to_owned(),
+            format!(
+                "the fault is a partition of each of {clusters} clusters: {} links, at least 24 on each host",
+                clusters * LINKS_EACH
+            ),
         ],
     })
 }
 
 /// A partition that cuts each cluster in two, and its heal.
-fn faults(site: &Site, crowd: &Crowd) -> anyhow::Result<Vec<Row>> {
+fn faults(site: &Site, crowd: &Crowd, count: usize) -> anyhow::Result<Vec<Row>> {
     let [mut cut, mut healed, mut startups, mut cpu, mut sent] = [(); 5].map(|()| Vec::new());
-    for _ in 0..FAULTS {
+    let mut statuses = Vec::new();
+    for _ in 0..count {
         startups.push(site.timed(&["version"])?);
         let (busy, down) = (site.cpu_ms(), crowd.traffic.down.load(Ordering::Relaxed));
         cut.push(site.timed(&["partition", "label:side=odd", "label:side=even", "--name", "f"])?);
         cpu.push(site.cpu_ms() - busy);
         sent.push((crowd.traffic.down.load(Ordering::Relaxed) - down) as f64 / 1e6);
+        statuses.push(site.timed(&["status"])?);
         healed.push(site.timed(&["heal", "f"])?);
         site.ok(&["delete", "fault", "f"])?;
     }
@@ -83,6 +99,7 @@ fn faults(site: &Site, crowd: &Crowd) -> anyhow::Result<Vec<Row>> {
         Row::new("processor time for it", "coordinator", "ms", cpu),
         Row::new("orders sent for it", "coordinator", "MB", sent),
         Row::new("healed on all hosts", "faultbed heal", "ms", healed),
+        Row::new("status meanwhile", "faultbed status", "ms", statuses),
         Row::new("CLI start-up", "faultbed version", "ms", startups),
     ])
 }
@@ -154,8 +171,8 @@ impl Site {
         self.home.path().join("coordinator.log")
     }
 
-    /// 400 clusters, which the lab spreads evenly.
-    fn lab_file(&self) -> anyhow::Result<String> {
+    /// Clusters, 400 for 200 hosts, which the lab spreads evenly.
+    fn lab_file(&self, hosts: usize) -> anyhow::Result<String> {
         let blueprint = r#"
 name = "mini"
 summary = "is never run"
@@ -168,7 +185,7 @@ args = ["--listen={{ node.port.peer.bind }}", "--peers={% for n in role.mini %}{
 "#;
         fs::write(self.home.path().join("mini.toml"), blueprint)?;
         let mut text = String::new();
-        for number in 1..=usize::from(HOSTS) * NODES_EACH / CLUSTER {
+        for number in 1..=hosts * NODES_EACH / CLUSTER {
             writeln!(text, "[cluster.c{number}]\nblueprint = \"./mini.toml\"")?;
         }
         let path = self.home.path().join("lab.toml");

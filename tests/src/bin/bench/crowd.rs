@@ -33,11 +33,15 @@ use tokio_stream::wrappers::ReceiverStream;
 const KEEPALIVE: Duration = Duration::from_secs(3);
 /// As real agents do between orders and the report of what is in force.
 const WORK: Duration = Duration::from_millis(5);
-/// Between two sessions.
-const RETRY: Duration = Duration::from_millis(100);
-/// How long a coordinator may turn away who joins, and how often it is asked again.
-const JOIN_MAX: Duration = Duration::from_secs(90);
-const JOIN_RETRY: Duration = Duration::from_secs(2);
+/// Sessions that an agent tries to hold one after another, and the time between two of them.
+const SESSIONS_MAX: u32 = 100;
+const SESSION_EVERY: Duration = Duration::from_millis(100);
+/// A coordinator takes only so many tries to join within a minute: how long it may say so, and how often it is
+/// asked again.
+const FULL_MAX: Duration = Duration::from_secs(90);
+const FULL_EVERY: Duration = Duration::from_millis(500);
+/// What it says then.
+const FULL: &str = "too many tried to join";
 /// Messages that wait to be sent.
 const OUTBOX_MAX: usize = 16;
 /// The largest message taken, as by real agents.
@@ -74,6 +78,7 @@ impl Crowd {
             Credentials { key: key.pem(), certificate: issued.certificate, ca: issued.ca };
         let agent = Agent {
             hello: Hello {
+                remembers: true,
                 lab: token.lab.clone(),
                 address: IpAddr::V4(Ipv4Addr::new(10, 90, 0, number)),
                 dir: format!("/nowhere/{host}").into(),
@@ -87,27 +92,29 @@ impl Crowd {
         };
         self.runtime.spawn(async move {
             // As real agents: whatever ends a session, the next is tried soon.
-            loop {
+            for _ in 0..SESSIONS_MAX {
                 if let Err(error) = agent.hold(&credentials, &url).await {
                     let said = format!("{}: {error:#}\n", agent.hello.host);
                     let _nobody = std::io::stderr().write_all(said.as_bytes());
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(SESSION_EVERY).await;
             }
         });
         Ok(())
     }
 }
 
-/// Uses a token up. A coordinator takes only so many tries within a minute.
+/// Uses a token up, once the coordinator takes another try.
 async fn let_in(token: &Token, key: &Key, host: &HostName) -> anyhow::Result<Issued> {
     let began = Instant::now();
     let bearer = Bearer::Host { name: Some(host.clone()), machine: None };
     loop {
         match ask::join(token, key, bearer.clone()).await {
             Ok((issued, _)) => return Ok(issued),
-            Err(error) if began.elapsed() > JOIN_MAX => return Err(error.into()),
-            Err(_) => tokio::time::sleep(JOIN_RETRY).await,
+            Err(error) if error.to_string().contains(FULL) && began.elapsed() < FULL_MAX => {
+                tokio::time::sleep(FULL_EVERY).await;
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }
