@@ -62,10 +62,10 @@ fn nodes_spread_over_hosts_and_ports_move_as_a_set_where_they_are_taken() {
         db2-meta-3 h3 127.130.128.12 [7020, 7021]
         db2-store-1 h1 127.130.128.13 [7021, 7020]
         db2-store-2 h2 127.130.128.14 [7031, 7030]
-        kv-1 h1 127.130.128.1 [2379, 2380]
-        kv-2 h2 127.130.128.2 [2379, 2380]
-        kv-3 h3 127.130.128.3 [2379, 2380]
-        kv-4 h1 127.130.128.4 [2389, 2390]
+        kv-1 h1 127.130.128.1 [2379, 22381, 2380]
+        kv-2 h2 127.130.128.2 [2379, 22381, 2380]
+        kv-3 h3 127.130.128.3 [2379, 22381, 2380]
+        kv-4 h1 127.130.128.4 [2389, 22391, 2390]
     "#]]
     .assert_eq(&table(&lab));
 }
@@ -78,9 +78,9 @@ fn scaling_keeps_every_choice_removes_the_highest_and_never_gives_a_number_twice
     replace(&mut lab, "kv", etcd(2, |_| ())).unwrap();
     replace(&mut lab, "kv", etcd(3, |_| ())).unwrap();
     expect![[r#"
-        kv-1 h1 127.130.128.1 [2379, 2380]
-        kv-2 h2 127.130.128.2 [2379, 2380]
-        kv-6 h3 127.130.128.3 [2379, 2380] joined
+        kv-1 h1 127.130.128.1 [2379, 22381, 2380]
+        kv-2 h2 127.130.128.2 [2379, 22381, 2380]
+        kv-6 h3 127.130.128.3 [2379, 22381, 2380] joined
     "#]]
     .assert_eq(&table(&lab));
     let (kv, old) = (lab.clusters.values().next().unwrap(), before.values().next().unwrap());
@@ -103,9 +103,9 @@ fn a_listener_of_somebody_else_moves_the_ports_only_where_it_is_in_the_way() {
     let mut lab = testing::empty_lab(3);
     replace_among(&mut lab, "kv", etcd(3, |_| ()), &foreign).unwrap();
     expect![[r#"
-        kv-1 h1 127.130.128.1 [2389, 2390]
-        kv-2 h2 127.130.128.2 [2379, 2380]
-        kv-3 h3 127.130.128.3 [2399, 2400]
+        kv-1 h1 127.130.128.1 [2389, 22391, 2390]
+        kv-2 h2 127.130.128.2 [2379, 22381, 2380]
+        kv-3 h3 127.130.128.3 [2399, 22401, 2400]
     "#]]
     .assert_eq(&table(&lab));
 
@@ -129,10 +129,10 @@ fn hosts_are_chosen_by_name_by_label_and_for_one_node() {
     });
     replace(&mut lab, "kv", spec).unwrap();
     expect![[r#"
-        kv-1 h4 127.130.128.1 [2379, 2380]
-        kv-2 h2 127.130.128.2 [2379, 2380]
-        kv-3 h3 127.130.128.3 [2379, 2380]
-        kv-4 h2 127.130.128.4 [2389, 2390]
+        kv-1 h4 127.130.128.1 [2379, 22381, 2380]
+        kv-2 h2 127.130.128.2 [2379, 22381, 2380]
+        kv-3 h3 127.130.128.3 [2379, 22381, 2380]
+        kv-4 h2 127.130.128.4 [2389, 22391, 2390]
     "#]]
     .assert_eq(&table(&lab));
 }

@@ -191,7 +191,9 @@ fn effects_on_nodes() {
     assert_eq!(node_effect(&spec("isolate = \"kv-1\""), &node), None);
     let error = resolve_text(&two_clusters(), "on = \"kv-1\"\neffect = \"slow\"").unwrap_err();
     assert!(
-        error.to_string().contains("blueprint etcd has no effect \"slow\"; it has move-leader"),
+        error
+            .to_string()
+            .contains("blueprint etcd has no effect \"slow\"; it has failpoint, move-leader"),
         "{error}"
     );
 }

@@ -326,7 +326,7 @@ for = "none"
         10 | node.2.config = "other.yml"
            |        ^^^^^^
 
-        error: blueprint etcd has no effect "freeze"; it has move-leader
+        error: blueprint etcd has no effect "freeze"; it has failpoint, move-leader
           --> lab.toml:13:10
            |
         13 | effect = "freeze"
