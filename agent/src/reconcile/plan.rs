@@ -204,7 +204,9 @@ fn may_step(observed: &ObservedNode, kind: &StepKind, now: BootTime) -> Try {
         | StepKind::Interrupt
         | StepKind::Orders
         | StepKind::Leave
-        | StepKind::Fetch => Some(retry_delay(attempts)),
+        | StepKind::Fetch
+        // It runs on, and the right program may be put there at any time.
+        | StepKind::Check => Some(retry_delay(attempts)),
         StepKind::EffectOff(_)
         | StepKind::Wipe
         | StepKind::Retire

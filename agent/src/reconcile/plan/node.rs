@@ -95,7 +95,7 @@ impl View<'_> {
             Run::Unknown { why } => Part::standing(Standing::Stuck(format!("unknown: {why}")))
                 .wake_at(Some(self.now + UNKNOWN_RECHECK)),
             Run::Running(running) => match self.end(&goal, running) {
-                Some((why, signal)) => match self.fetch_first(&goal, running) {
+                Some((why, signal)) => match self.programs_first(&goal, running) {
                     Some(part) => part,
                     None => self.end_running(&goal, running, why, signal),
                 },
@@ -199,7 +199,8 @@ impl View<'_> {
     ) -> Part<NodeAct> {
         let incarnation = running.incarnation;
         let observed = self.observed;
-        let may_go_on = |kind: &StepKind| matches!(kind, StepKind::Orders | StepKind::Fetch);
+        let may_go_on =
+            |kind: &StepKind| matches!(kind, StepKind::Orders | StepKind::Fetch | StepKind::Check);
         if !observed.busy.iter().all(may_go_on) {
             return self.wait_for_busy();
         }

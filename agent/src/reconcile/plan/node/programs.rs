@@ -1,11 +1,11 @@
-//! Programs that were pushed: here before their node starts, and before the one that runs is ended.
+//! Programs that nodes are to run next: here, and found to be right, before the one that runs is ended.
 
 use std::path::Path;
 
 use faultbed_common::host_spec::{NodeSpec, StopBy};
 
-use super::{Goal, Part, View, step_or_wait};
-use crate::reconcile::{NodeAct, Running};
+use super::{Goal, Part, Standing, Try, View, may_step, step_or_wait};
+use crate::reconcile::{NodeAct, Running, StepKind};
 
 impl View<'_> {
     /// How far its program is, in words. Others' programs may come before it.
@@ -39,18 +39,56 @@ impl View<'_> {
         Some(step_or_wait(self.observed, act, self.fetching(), self.now))
     }
 
-    /// A node that is to run another program goes on until that is here. One that is to die as by
-    /// a failure dies at once.
-    pub(super) fn fetch_first(&self, goal: &Goal<'_>, running: &Running) -> Option<Part<NodeAct>> {
+    /// A node that is to run another program goes on until that is here and can be run. One that is
+    /// to die as by a failure dies at once.
+    pub(super) fn programs_first(
+        &self,
+        goal: &Goal<'_>,
+        running: &Running,
+    ) -> Option<Part<NodeAct>> {
         let Goal::Up(spec) = goal else { return None };
         if spec.stop_by != StopBy::Grace || running.asked.is_some() {
             return None;
         }
-        let fetch = self.fetch(spec)?;
+        let Some(fetch) = self.fetch(spec) else { return self.check_first(goal, spec, running) };
         let orders = self.orders(goal);
         if self.observed.orders.as_ref() != Some(&orders) {
             return Some(self.tell(running, orders));
         }
         Some(if self.observed.busy.is_empty() { fetch } else { self.wait_for_busy() })
+    }
+
+    /// Only a commanded start takes the program that is at its path now; others run what ran.
+    fn check_first(
+        &self,
+        goal: &Goal<'_>,
+        spec: &NodeSpec,
+        running: &Running,
+    ) -> Option<Part<NodeAct>> {
+        let next = spec.incarnation;
+        let observed = self.observed;
+        if next <= running.incarnation || observed.checked == Some(next) {
+            return None;
+        }
+        let refused = observed.failures.get(&StepKind::Check);
+        let refused = refused.map(|failure| format!("not restarted, runs on: {}", failure.why));
+        let standing = refused.map_or_else(
+            || Standing::Pending("checking its next program".to_owned()),
+            Standing::Stuck,
+        );
+        // It may run on for long, and faults hold it as any other.
+        let wait = |at| {
+            Part { standing: standing.clone(), ..self.keep_running(goal, running) }.wake_at(at)
+        };
+        if observed.busy.contains(&StepKind::Check) {
+            return Some(wait(None));
+        }
+        Some(match may_step(observed, &StepKind::Check, self.now) {
+            Try::Now if observed.busy.is_empty() => {
+                Part::step(NodeAct::Check { incarnation: next }, standing)
+            }
+            Try::Now => self.wait_for_busy(),
+            Try::Later { at, .. } => wait(at),
+        })
     }
 }
