@@ -4,8 +4,11 @@ use std::path::Path;
 
 use faultbed_common::host_spec::{NodeSpec, StopBy};
 
-use super::{Goal, Part, Standing, Try, View, may_step, step_or_wait};
-use crate::reconcile::{NodeAct, Running, StepKind};
+use super::{Goal, Part, Standing, View, step_or_wait};
+use crate::reconcile::{
+    NodeAct, Running, StepKind,
+    plan::{Try, may_step},
+};
 
 impl View<'_> {
     /// How far its program is, in words. Others' programs may come before it.
@@ -14,11 +17,7 @@ impl View<'_> {
         let Some(pushed) = spec.and_then(|spec| spec.launch.pushed.as_ref()) else {
             return "fetching its program".to_owned();
         };
-        let wanted = &pushed.content;
-        let bytes = match self.fetching {
-            Some(fetching) if fetching.sha256 == wanted.sha256 => fetching.bytes,
-            Some(_) | None => 0,
-        };
+        let bytes = self.fetched();
         let path = pushed.web().map_or_else(|| pushed.path.clone(), |web| web.url());
         // A server says the size only when it is asked.
         let Some(all) = pushed.bytes() else {
@@ -27,6 +26,18 @@ impl View<'_> {
         let percent = bytes.saturating_mul(100) / all;
         let megabytes = all.div_ceil(1_000_000);
         format!("fetching {path}: {percent}% of {megabytes} MB")
+    }
+
+    /// Bytes of its program that the fetch of now has brought.
+    pub(super) fn fetched(&self) -> u64 {
+        let spec = self.wanted.spec.nodes.get(self.name);
+        let pushed = spec.and_then(|spec| spec.launch.pushed.as_ref());
+        match (self.fetching, pushed) {
+            (Some(fetching), Some(pushed)) if fetching.sha256 == pushed.content.sha256 => {
+                fetching.bytes
+            }
+            _ => 0,
+        }
     }
 
     /// Fetches the program that was pushed for it, where it is not here.
