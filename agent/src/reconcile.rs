@@ -80,6 +80,8 @@ pub struct ObservedNode {
     pub busy: BTreeSet<StepKind>,
     /// Steps that failed and have not succeeded since.
     pub failures: BTreeMap<StepKind, Failure>,
+    /// The newest incarnation whose program was found to be one that can be run.
+    pub checked: Option<Incarnation>,
     /// Whether it answers.
     pub ready: Readiness,
 }

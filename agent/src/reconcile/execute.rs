@@ -81,6 +81,7 @@ fn block<H: Hands>(hands: &H, job: &Job) -> Result<Option<Binary>, String> {
             };
             hands.start(&order).map(Some)
         }
+        NodeAct::Check { .. } => hands.check(node, &*spec()?).map(|()| None),
         NodeAct::Signal { incarnation, why, signal } => {
             let asked = Asked { why: *why, signal: *signal, at: hands.now() };
             hands.signal(node, *incarnation, &asked).map(|()| None)

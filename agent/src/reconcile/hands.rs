@@ -149,6 +149,13 @@ pub trait Hands: Send + Sync + 'static {
     /// What is being fetched now.
     fn fetching(&self) -> Option<Fetching>;
 
+    /// Whether a start would run the program that a node is to run next, as far as that can be told
+    /// without one. Changes nothing.
+    ///
+    /// # Errors
+    /// Why it would not, for people.
+    fn check(&self, node: &NodeName, spec: &NodeSpec) -> Result<(), String>;
+
     /// Starts a node, and says what it runs.
     ///
     /// # Errors

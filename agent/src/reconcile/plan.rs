@@ -172,9 +172,12 @@ fn is_proxy_current(wanted: &Accepted, observed: &Observed) -> bool {
 fn proxy(wanted: &Accepted, observed: &Observed, now: BootTime) -> Part<Step> {
     let seen = &observed.proxy;
     let generation = wanted.spec.generation;
-    let pending = Standing::Pending(format!("applying the rules of generation {generation}"));
+    let standing = seen.failure.as_ref().map_or_else(
+        || Standing::Pending(format!("applying the rules of generation {generation}")),
+        |failure| Standing::Stuck(failure.why.clone()),
+    );
     if seen.busy {
-        return Part::standing(pending);
+        return Part::standing(standing);
     }
     let file = wanted.proxy_file();
     let is_current = seen.running && seen.applied.as_ref() == Some(&file);
@@ -187,7 +190,7 @@ fn proxy(wanted: &Accepted, observed: &Observed, now: BootTime) -> Part<Step> {
         return Part::standing(Standing::True).wake_at(wake_at);
     }
     match may_try(seen.failure.as_ref(), |attempts| Some(retry_delay(attempts)), now) {
-        Try::Now => Part::step(Step::Proxy(Box::new(file)), pending),
+        Try::Now => Part::step(Step::Proxy(Box::new(file)), standing),
         Try::Later { why, at } => Part::standing(Standing::Stuck(why)).wake_at(at),
     }
 }
@@ -204,7 +207,9 @@ fn may_step(observed: &ObservedNode, kind: &StepKind, now: BootTime) -> Try {
         | StepKind::Interrupt
         | StepKind::Orders
         | StepKind::Leave
-        | StepKind::Fetch => Some(retry_delay(attempts)),
+        | StepKind::Fetch
+        // It runs on, and the right program may be put there at any time.
+        | StepKind::Check => Some(retry_delay(attempts)),
         StepKind::EffectOff(_)
         | StepKind::Wipe
         | StepKind::Retire
@@ -233,16 +238,26 @@ fn retry_delay(attempts: u32) -> Duration {
     RETRY_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(RETRY_MAX)
 }
 
-/// The step, if it may be tried now; else why not.
+/// The step, if it may be tried now; else why not. One that failed stays stuck with its reason while
+/// it is tried again: that each try begins is no news.
 fn step_or_wait(
     observed: &ObservedNode,
     act: NodeAct,
     pending: impl Into<String>,
     now: BootTime,
 ) -> Part<NodeAct> {
-    match may_step(observed, &act.kind(), now) {
-        Try::Now => Part::step(act, Standing::Pending(pending.into())),
+    let kind = act.kind();
+    match may_step(observed, &kind, now) {
+        Try::Now => Part::step(act, still(observed, &kind, pending)),
         Try::Later { why, at } => Part::standing(Standing::Stuck(why)).wake_at(at),
+    }
+}
+
+/// Why a step of this kind failed last, or else what it is about to do.
+fn still(observed: &ObservedNode, kind: &StepKind, pending: impl Into<String>) -> Standing {
+    match observed.failures.get(kind) {
+        Some(failure) => Standing::Stuck(failure.why.clone()),
+        None => Standing::Pending(pending.into()),
     }
 }
 

@@ -264,6 +264,10 @@ impl Hands for RealHands {
         self.fetcher.as_ref()?.now()
     }
 
+    fn check(&self, node: &NodeName, spec: &NodeSpec) -> Result<(), String> {
+        self.check_next(node, spec)
+    }
+
     fn start(&self, order: &StartOrder) -> Result<Binary, String> {
         let StartOrder { node, spec, incarnation, orders, .. } = order;
         let node_dir = self.node_dir(node);
@@ -271,7 +275,9 @@ impl Hands for RealHands {
         let (binary, program) = self.binary(order)?;
         self.allow.check_program(&binary.path)?;
         if order.cause == Cause::Command {
-            self.check_version(spec, &binary)?;
+            // What ran before is one node's own; what never ran is its whole role's.
+            let of = order.before.is_some().then_some(node);
+            self.check_version(of, spec, &binary)?;
         }
         check::surroundings(spec)?;
         check::data(&self.lab, &node_dir, spec)?;

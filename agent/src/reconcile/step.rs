@@ -38,6 +38,11 @@ pub enum NodeAct {
     },
     /// Runs the command that makes the node leave its cluster.
     Leave,
+    /// Looks whether what its next incarnation is to run can be run here, while it runs on.
+    Check {
+        /// Which that is.
+        incarnation: Incarnation,
+    },
     /// Asks the node to end.
     Signal {
         /// Which incarnation; a later one is not touched.
@@ -127,6 +132,8 @@ pub enum StepKind {
     EffectOff(FaultName),
     /// See [`NodeAct::Leave`].
     Leave,
+    /// See [`NodeAct::Check`].
+    Check,
     /// See [`NodeAct::Signal`].
     Signal,
     /// See [`NodeAct::KillTree`].
@@ -159,6 +166,7 @@ impl NodeAct {
             Self::Interrupt => StepKind::Interrupt,
             Self::EffectOff { fault, .. } => StepKind::EffectOff(fault.clone()),
             Self::Leave => StepKind::Leave,
+            Self::Check { .. } => StepKind::Check,
             Self::Signal { .. } => StepKind::Signal,
             Self::KillTree { .. } => StepKind::KillTree,
             Self::Wipe { .. } => StepKind::Wipe,
@@ -186,7 +194,8 @@ impl StepKind {
             | Self::KillTree
             | Self::Wipe
             | Self::Retire => true,
-            Self::Orders
+            Self::Check
+            | Self::Orders
             | Self::Init
             | Self::Join
             | Self::Fetch
@@ -217,6 +226,7 @@ impl StepKind {
             Self::Interrupt => "interrupt its command".to_owned(),
             Self::EffectOff(fault) => format!("switch off {fault}"),
             Self::Leave => "leave the cluster".to_owned(),
+            Self::Check => "check its next program".to_owned(),
             Self::Signal => "stop".to_owned(),
             Self::KillTree => "kill its processes".to_owned(),
             Self::Wipe => "wipe its data".to_owned(),

@@ -12,13 +12,13 @@ use faultbed_common::{
     spec::OnCrash,
 };
 
-use super::{LEAVE_ATTEMPTS_MAX, Part, Standing, Try, may_step, step_or_wait};
+use super::{LEAVE_ATTEMPTS_MAX, Part, Standing, step_or_wait};
 use crate::{
     clock::BootTime,
     ledger::Accepted,
     reconcile::{
-        Asked, Ended, Fetching, NodeAct, NodeOrders, ObservedNode, ObservedProxy, PauseUntil, Run,
-        Running, StepKind, Why, step::Cause,
+        Asked, Ended, Failure, Fetching, NodeAct, NodeOrders, ObservedNode, ObservedProxy,
+        PauseUntil, Run, Running, StepKind, Why, step::Cause,
     },
 };
 
@@ -95,7 +95,7 @@ impl View<'_> {
             Run::Unknown { why } => Part::standing(Standing::Stuck(format!("unknown: {why}")))
                 .wake_at(Some(self.now + UNKNOWN_RECHECK)),
             Run::Running(running) => match self.end(&goal, running) {
-                Some((why, signal)) => match self.fetch_first(&goal, running) {
+                Some((why, signal)) => match self.programs_first(&goal, running) {
                     Some(part) => part,
                     None => self.end_running(&goal, running, why, signal),
                 },
@@ -145,6 +145,15 @@ impl View<'_> {
     }
 
     fn wait_for_busy(&self) -> Part<NodeAct> {
+        // What failed and is tried again is no news, but for bytes that come.
+        let failed = self.observed.busy.iter().find_map(|kind| {
+            let failure = self.observed.failures.get(kind)?;
+            let comes = *kind == StepKind::Fetch && self.fetched() > 0;
+            (!comes && !is_quiet(kind, failure)).then_some(failure)
+        });
+        if let Some(failure) = failed {
+            return Part::standing(Standing::Stuck(failure.why.clone()));
+        }
         if self.observed.busy.contains(&StepKind::Fetch) {
             return Part::standing(Standing::Pending(self.fetching()));
         }
@@ -199,7 +208,8 @@ impl View<'_> {
     ) -> Part<NodeAct> {
         let incarnation = running.incarnation;
         let observed = self.observed;
-        let may_go_on = |kind: &StepKind| matches!(kind, StepKind::Orders | StepKind::Fetch);
+        let may_go_on =
+            |kind: &StepKind| matches!(kind, StepKind::Orders | StepKind::Fetch | StepKind::Check);
         if !observed.busy.iter().all(may_go_on) {
             return self.wait_for_busy();
         }
@@ -232,9 +242,9 @@ impl View<'_> {
 
     /// Dying takes a moment; that is no news until it has taken long.
     fn quietly(&self, part: Part<NodeAct>, kind: &StepKind, pending: &str) -> Part<NodeAct> {
-        let attempts = self.observed.failures.get(kind).map_or(0, |f| f.attempts);
+        let is_quiet = self.observed.failures.get(kind).is_none_or(|f| is_quiet(kind, f));
         match part.standing {
-            Standing::Stuck(_) if attempts < KILL_ATTEMPTS_QUIET => {
+            Standing::Stuck(_) if is_quiet => {
                 Part { standing: Standing::Pending(pending.to_owned()), ..part }
             }
             _ => part,
@@ -396,10 +406,7 @@ impl View<'_> {
         let newest = self.observed.run.incarnation();
         let incarnation = newest.next().max(spec.incarnation);
         let act = NodeAct::Start { incarnation, cause, orders: self.orders(goal) };
-        match may_step(self.observed, &StepKind::Start, self.now) {
-            Try::Now => Part::step(act, Standing::Pending("starting".to_owned())),
-            Try::Later { why, at } => Part::standing(Standing::Stuck(why)).wake_at(at),
-        }
+        step_or_wait(self.observed, act, "starting", self.now)
     }
 
     /// Why it is started, or why it is not.
@@ -447,6 +454,11 @@ impl View<'_> {
         (!self.is_proxy_current)
             .then(|| Part::standing(Standing::Pending("waiting for the proxy".to_owned())))
     }
+}
+
+/// Whether it is told to nobody yet: what was asked to end takes a moment.
+fn is_quiet(kind: &StepKind, failure: &Failure) -> bool {
+    matches!(kind, StepKind::Signal | StepKind::KillTree) && failure.attempts < KILL_ATTEMPTS_QUIET
 }
 
 /// How long after its end a node that crashed is started again.

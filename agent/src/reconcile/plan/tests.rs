@@ -2,7 +2,9 @@
 
 mod effects;
 mod leases;
+mod programs;
 mod reboots;
+mod retries;
 
 use std::collections::BTreeMap;
 
@@ -88,6 +90,7 @@ fn carry_out_node(seen: &mut ObservedNode, act: &NodeAct, now: BootTime) {
             seen.record.effects.remove(fault);
         }
         NodeAct::Leave => seen.record.left = true,
+        NodeAct::Check { incarnation } => seen.checked = Some(*incarnation),
         // It hears the request, and takes its whole grace.
         NodeAct::Signal { why, signal, .. } => {
             let Run::Running(running) = &mut seen.run else { panic!("signal to what is down") };
@@ -482,19 +485,4 @@ fn new_rules_come_before_everything_else() {
     let plan = plan(&wanted, &observed, NOW);
     assert!(matches!(plan.steps[..], [Step::Proxy(_), Step::Node { .. }]), "{plan:?}");
     assert!(plan.pending.contains(&"kv-1: waiting for the proxy".to_owned()));
-}
-
-#[test]
-fn a_step_that_fails_is_tried_again_and_given_up_at_last() {
-    let failed = |attempts| {
-        let failure = Failure { why: "start: no".to_owned(), attempts, at: NOW };
-        ObservedNode { failures: [(StepKind::Start, failure)].into(), ..ObservedNode::default() }
-    };
-    let plan = check(node_spec(), failed(2), NOW);
-    assert_eq!(plan.wake_after, Some(RETRY_FIRST * 2));
-    assert_eq!(plan.stuck, ["kv-1: start: no"]);
-    let later = NOW + Duration::from_secs(3600);
-    assert_eq!(acts(&check(node_spec(), failed(2), later)).len(), 1);
-    let plan = check(node_spec(), failed(ATTEMPTS_MAX), later);
-    assert_eq!((acts(&plan).len(), plan.wake_after), (0, None));
 }

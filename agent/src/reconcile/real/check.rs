@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use faultbed_common::{
     host_spec::{Launch, NodeSpec},
-    name::LabName,
+    name::{LabName, NodeName},
 };
 use regex::Regex;
 use rustix::process::{Resource, getrlimit};
@@ -105,12 +105,19 @@ pub(super) fn data(lab: &LabName, node_dir: &Path, spec: &NodeSpec) -> Result<()
     }
 }
 
-/// Whether the program is the one that the blueprint is for. `said` is the first line of its version.
-pub(super) fn version(spec: &NodeSpec, path: &Path, said: Option<&str>) -> Result<(), String> {
+/// Whether the program is the one that the blueprint is for. `said` is the first line of its version,
+/// and `of` the one node whose program it is, where it is not its whole role's.
+pub(super) fn version(
+    of: Option<&NodeName>,
+    spec: &NodeSpec,
+    path: &Path,
+    said: Option<&str>,
+) -> Result<(), String> {
     let Some(rule) = &spec.launch.version_rule else { return Ok(()) };
     let system = spec.blueprint.as_ref().map_or("its blueprint", |name| name.as_str());
     let asked = format!("`{} {}`", path.display(), spec.launch.version.join(" "));
-    let instead = format!("`faultbed set {}/{} path=FILE`", spec.cluster, spec.role);
+    let whom = of.map_or_else(|| format!("{}/{}", spec.cluster, spec.role), NodeName::to_string);
+    let instead = format!("`faultbed set {whom} path=FILE`");
     let Some(said) = said else {
         return Err(format!(
             "{asked} prints no version, so it is no program of {system}: {instead}"
@@ -167,10 +174,14 @@ mod tests {
             ("odd", Some("etcd Version: next"), &["no program of etcd"]),
         ];
         for (name, said, words) in rows {
-            let why = version(&spec, path, said).err().unwrap_or_default();
+            let why = version(None, &spec, path, said).err().unwrap_or_default();
             assert_eq!(why.is_empty(), words.is_empty(), "{name}: {why}");
             words.iter().for_each(|word| assert!(why.contains(word), "{name}: {why}"));
         }
+        let one = version(Some(&"kv-1".parse().unwrap()), &spec, path, None).unwrap_err();
+        assert!(one.contains("`faultbed set kv-1 path=FILE`"), "not those that are right: {one}");
+        let all = version(None, &spec, path, None).unwrap_err();
+        assert!(all.contains("`faultbed set kv/kv path=FILE`"), "{all}");
         spec.launch.needs = vec!["sh".to_owned(), "no-such-helper".to_owned()];
         let why = needs(&spec.launch).unwrap_err();
         assert!(why.contains("no-such-helper") && why.contains("install it"), "{why}");

@@ -5,7 +5,10 @@ use std::{
     sync::PoisonError,
 };
 
-use faultbed_common::host_spec::{Launch, NodeSpec};
+use faultbed_common::{
+    host_spec::{Launch, NodeSpec},
+    name::NodeName,
+};
 
 use super::{RealHands, VERSION_TIMEOUT, check, prepare};
 use crate::{
@@ -49,21 +52,37 @@ impl RealHands {
         Ok(Binary { from: binary.from.clone(), ..known.unwrap_or(binary) })
     }
 
-    /// Whether a program is the right one. What ran before has said it already.
-    pub(super) fn check_version(&self, spec: &NodeSpec, binary: &Binary) -> Result<(), String> {
+    /// Whether a program is the right one; `of` is the one node that is meant, where not its whole role
+    /// is. What ran before has said it already.
+    pub(super) fn check_version(
+        &self,
+        of: Option<&NodeName>,
+        spec: &NodeSpec,
+        binary: &Binary,
+    ) -> Result<(), String> {
         if spec.launch.version_rule.is_none() {
             return Ok(());
         }
         let args = &spec.launch.version;
         let ask = || prepare::version(&binary.path, args, VERSION_TIMEOUT);
         let said = binary.version.clone().or_else(ask);
-        check::version(spec, binary.shown(), said.as_deref())
+        check::version(of, spec, binary.shown(), said.as_deref())
+    }
+
+    /// What a start looks at before it changes anything, for the node that still runs: one that could
+    /// not come back is not ended.
+    pub(super) fn check_next(&self, node: &NodeName, spec: &NodeSpec) -> Result<(), String> {
+        self.allow.check_user(spec.launch.user.as_deref())?;
+        let binary = self.now_there(&spec.launch)?;
+        self.allow.check_program(&binary.path)?;
+        self.check_version(Some(node), spec, &binary)?;
+        check::surroundings(spec)
     }
 
     /// What is looked at before a node starts, before commands make data for it.
     pub(super) fn check_before_first(&self, order: &CommandOrder) -> Result<(), String> {
         let spec = &order.spec;
-        self.check_version(spec, &self.now_there(&spec.launch)?)?;
+        self.check_version(None, spec, &self.now_there(&spec.launch)?)?;
         check::surroundings(spec)?;
         check::data(&self.lab, &self.node_dir(&order.node), spec)
     }

@@ -137,6 +137,7 @@ impl<H: Hands> Reconciler<H> {
                 && let Some(node) = self.observed.nodes.get_mut(name)
             {
                 node.failures.clear();
+                node.checked = None;
             }
         }
         let new: Vec<NodeName> = accepted

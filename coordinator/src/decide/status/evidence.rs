@@ -13,7 +13,7 @@ use faultbed_common::{
 
 use super::{HostSeen, View};
 
-/// What the hosts that must have a fault counted, and the verdict.
+/// What the hosts that have or had a fault counted, and the verdict.
 pub(super) fn evidence(
     view: &View<'_>,
     fault: &Fault,
@@ -61,10 +61,9 @@ fn acted(fault: &Fault, seen: &[(&HostSeen, &FaultReport)], evidence: &Evidence)
         let had_it = |report: &FaultReport| report.why.is_none() && (report.active || report.acted);
         return !seen.is_empty() && seen.iter().all(|(_, report)| had_it(report));
     }
-    let counted = evidence
-        .links
-        .iter()
-        .any(|(link, counted)| effect(fault, link).is_some_and(|effect| counted.shows(&effect)));
+    // A link of a node that is gone is none of the fault's any more, and was.
+    let effect = shape::effect(&fault.spec);
+    let counted = evidence.links.values().any(|counted| counted.shows(&effect));
     counted || evidence.canary.values().any(|canary| canary.verdict == CanaryVerdict::Agrees)
 }
 

@@ -104,8 +104,27 @@ fn status(
         links: fault.resolved.links.len(),
         remaining_ms: if is_active { remaining(view, fault, &seen) } else { None },
         resolved: fault.resolved.clone(),
-        evidence: evidence(view, fault, &seen),
+        evidence: evidence(view, fault, &witnesses(view, name, fault, &hosts)),
     }
+}
+
+/// Those who can tell what a fault did: the hosts that must have it, and those that once had a node that
+/// it met and counted there. What was seen stays true when a node is removed.
+fn witnesses<'a>(
+    view: &View<'a>,
+    name: &FaultName,
+    fault: &Fault,
+    hosts: &BTreeSet<&HostName>,
+) -> Vec<(&'a HostSeen, &'a FaultReport)> {
+    let told = view.hosts.iter().filter_map(|(host, seen)| {
+        let report = report(&seen.report, name, fault)?;
+        let has_evidence = report.acted
+            || !report.links.is_empty()
+            || !report.canary.is_empty()
+            || !report.bypasses.is_empty();
+        (has_evidence || hosts.contains(host)).then_some((seen, report))
+    });
+    told.collect()
 }
 
 fn state(fault: &Fault, standings: &[(&HostName, Standing<'_>)]) -> FaultState {

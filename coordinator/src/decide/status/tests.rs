@@ -1,7 +1,7 @@
 //! What people see.
 
 use faultbed_common::{
-    edit::NodeVerb,
+    edit::{Edit, NodeVerb},
     generation::Incarnation,
     link::Link,
     report::{
@@ -195,6 +195,29 @@ fn evidence_of_both_proxies_adds_up_to_a_verdict() {
     let leak = LinkEvidence { leaked_bytes: 1, ..LinkEvidence::default() };
     count(&mut world, "h3", name, "kv-3>kv-1", leak);
     assert_eq!(fault(&world.status(), name).evidence.verdict, Verdict::Mismatch);
+}
+
+#[test]
+fn what_a_fault_did_stays_so_when_a_node_that_it_met_is_removed() {
+    for is_healed in [true, false] {
+        let mut world = ready();
+        let name = world.inject("partition = [\"kv-1\", \"kv-2,kv-3\"]").unwrap();
+        let name = name.as_str();
+        world.obey();
+        let drops = |dropped_segments| LinkEvidence { dropped_segments, ..LinkEvidence::default() };
+        count(&mut world, "h1", name, "kv-1>kv-2", drops(3));
+        count(&mut world, "h2", name, "kv-1>kv-2", drops(4));
+        let reports = world.reports.clone();
+        if is_healed {
+            world.edit(Edit::Heal { faults: vec![] }).unwrap();
+        }
+        world.edit(Edit::Remove { targets: vec!["kv-2".to_owned()] }).unwrap();
+        world.reports = reports;
+        let status = world.status();
+        let evidence = &fault(&status, name).evidence;
+        let found = (evidence.total.dropped_segments, evidence.verdict);
+        assert_eq!(found, (7, Verdict::Confirmed), "healed before: {is_healed}");
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub(super) fn step_succeeded(
         NodeAct::Init { index } => record.init_done = index + 1,
         NodeAct::Join => record.joined = true,
         NodeAct::Leave => record.left = true,
+        NodeAct::Check { incarnation } => observed.checked = Some(*incarnation),
         NodeAct::Bootstrap => record.bootstrapped = true,
         NodeAct::Wipe { wipes } => *record = record.wiped(*wipes),
         NodeAct::EffectOn { fault, incarnation, .. } => {

@@ -263,6 +263,13 @@ impl Hands for FakeHands {
         None
     }
 
+    fn check(&self, _: &NodeName, spec: &NodeSpec) -> Result<(), String> {
+        match spec.launch.program.as_str() {
+            "/bin/wrong" => Err("it is no program of etcd".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     fn start(&self, order: &StartOrder) -> Result<Binary, String> {
         let delay = self.world.lock().unwrap().start_delay;
         // A real start blocks its thread as well.

@@ -1,4 +1,4 @@
-//! Nodes whose programs are pushed: nothing runs before its program is here, and what runs goes on.
+//! Programs that are not here yet, or are not the right ones: what runs goes on.
 
 use super::*;
 
@@ -69,4 +69,29 @@ async fn a_kill_does_not_wait_for_a_program() {
     lab.wait("it died", |report| report.nodes[&node("kv-1")].pid.is_none()).await;
     lab.hands.hold_fetches(false);
     lab.wait_state("kv-1", NodeState::Ready).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_to_a_wrong_program_leaves_the_node_running_until_the_right_one_is_named() {
+    let mut lab = Harness::new();
+    lab.set("kv-1", node_spec());
+    lab.order().await;
+    lab.wait_state("kv-1", NodeState::Ready).await;
+    let pid = lab.hands.living(&node("kv-1"));
+    let with = |incarnation, program: &str| {
+        let mut spec = NodeSpec { incarnation: Incarnation(incarnation), ..node_spec() };
+        spec.launch.program = program.to_owned();
+        spec
+    };
+    lab.set("kv-1", with(2, "/bin/wrong"));
+    lab.order().await;
+    let is_refused = |report: &HostReport| report.stuck.iter().any(|s| s.contains("no program"));
+    let report = lab.wait("it is refused", is_refused).await;
+    assert_eq!(report.nodes[&node("kv-1")].observed, NodeState::Ready);
+    assert_eq!(lab.hands.living(&node("kv-1")), pid, "it runs on");
+    lab.set("kv-1", with(3, "/bin/right"));
+    lab.order().await;
+    let report = lab.wait_done().await;
+    assert_eq!(report.nodes[&node("kv-1")].incarnation, Incarnation(3));
+    assert_eq!(report.stuck, Vec::<String>::new());
 }
