@@ -40,6 +40,9 @@ if [ "$purpose" = test ]; then
     need openssl openssl # looks at certificates from outside
     need java default-jre-headless
     [ -e /usr/share/java/zookeeper.jar ] || missing="$missing zookeeper"
+    # Its command in PATH is not the one that is run, and would begin a broker.
+    [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
+    [ -e /usr/lib/python3/dist-packages/pika ] || missing="$missing python3-pika"
     need systemd-analyze systemd # says what is wrong in our units; nothing of it is started
     need dpkg-deb dpkg
     need sshd openssh-server # one test brings in a host over ssh, by a server of its own
@@ -119,7 +122,7 @@ $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-
 # Nor at the next boot: the lab starts its own. This also works where systemd does not run, as in an image.
 for service in etcd-server:etcd redis-server:redis-server redis-sentinel:redis-sentinel \
     postgresql:postgresql nats-server:nats-server haproxy:haproxy nginx-light:nginx \
-    openssh-server:ssh; do
+    openssh-server:ssh rabbitmq-server:rabbitmq-server; do
     case " $missing " in
     *" ${service%:*} "*)
         if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable -q "${service#*:}" || true; fi ;;

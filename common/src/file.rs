@@ -113,6 +113,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("nats", include_str!("../../deploy/blueprints/nats.toml")),
     ("opengauss", include_str!("../../deploy/blueprints/opengauss.toml")),
     ("postgres", include_str!("../../deploy/blueprints/postgres.toml")),
+    ("rabbitmq", include_str!("../../deploy/blueprints/rabbitmq.toml")),
     ("redis", include_str!("../../deploy/blueprints/redis.toml")),
     ("redis-cluster", include_str!("../../deploy/blueprints/redis-cluster.toml")),
     ("tidb", include_str!("../../deploy/blueprints/tidb.toml")),

@@ -10,6 +10,7 @@ mod gitaly;
 mod life;
 mod nats;
 mod postgres;
+mod rabbitmq;
 mod redis;
 mod redis_cluster;
 mod stand_ins;
@@ -21,7 +22,7 @@ type Case = (&'static str, fn());
 /// Labs that run at once: databases that wait for each other's timers, and do not starve each other.
 const AT_ONCE: usize = 6;
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 19] = [
     ("etcd", etcd::lives_through_the_list),
     ("tls", etcd::tls_between_members_and_clients),
     ("disk", etcd::a_disk_stands_still_until_its_time_is_up),
@@ -31,6 +32,7 @@ const CASES: [Case; 18] = [
     ("nats", nats::jetstream_lives_through_the_list),
     ("postgres", postgres::lives_through_the_list),
     ("closed", postgres::a_directory_that_the_server_cannot_enter_is_named_before_anything_starts),
+    ("rabbitmq", rabbitmq::quorum_queues_live_through_the_list),
     ("redis", redis::sentinel_fails_over_and_nothing_that_replicas_have_is_lost),
     ("redis-cluster", redis_cluster::slots_fail_over_and_move_and_every_key_stays),
     ("cockroach", stand_ins::what_cockroach_is_told_satisfies_its_stand_in),
