@@ -3,7 +3,11 @@
 mod probe;
 mod role;
 
-use std::{cell::RefCell, collections::BTreeMap, ops::Range};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use crate::{
     blueprint::{Blueprint, Effect},
@@ -87,7 +91,9 @@ pub(super) fn read_blueprint(root: &Section<'_>, text: &str) -> Option<Blueprint
     check_references(root, &blueprint);
     // A role that could not be read would make every template that names it look wrong.
     if root.problems().count() == before {
-        trial::render_all(&blueprint, text, &reader.templates.into_inner(), root.problems());
+        let templates = reader.templates.into_inner();
+        let untold = trial::render_all(&blueprint, text, &templates, root.problems());
+        check_split(root, &blueprint, &untold);
     }
     Some(blueprint)
 }
@@ -159,6 +165,31 @@ fn check_references(root: &Section<'_>, blueprint: &Blueprint) {
     for item in tables("effect").iter().flat_map(Section::items).filter(Item::is_table) {
         if let Some(section) = item.section() {
             check(&section, "roles");
+        }
+    }
+}
+
+/// A node that is told no address of its own cannot be told apart from its proxy.
+fn check_split(root: &Section<'_>, blueprint: &Blueprint, untold: &BTreeSet<RoleName>) {
+    let roles = root.get("role").and_then(|item| item.section());
+    for item in roles.iter().flat_map(Section::items) {
+        let Some((name, role)) =
+            blueprint.roles.iter().find(|(name, _)| name.as_str() == item.name)
+        else {
+            continue;
+        };
+        let ports = item.section().and_then(|role| role.get("port")?.section());
+        for port in ports.iter().flat_map(Section::items).filter(|_| untold.contains(name)) {
+            let Some((port_name, _)) =
+                role.ports.iter().find(|(name, rule)| name.as_str() == port.name && rule.proxied)
+            else {
+                continue;
+            };
+            let message = format!(
+                "port {port_name} cannot be split: nothing that {} is started with names an address to bind it at",
+                role.program
+            );
+            port.wrong(message, Some(trial::split_help(port_name)));
         }
     }
 }

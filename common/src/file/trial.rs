@@ -1,6 +1,8 @@
 //! Renders a blueprint for a small cluster that nobody runs, so that a wrong name in a template is
 //! found when the file is read and not when a cluster is started.
 
+mod split;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -12,8 +14,8 @@ use crate::{
     file::{blueprint::Written, walk::Problems},
     generation::Generation,
     jinja,
-    lab::{Cluster, Host, Lab, Means, Origin, Relist, Settings},
-    name::{ClusterName, NodeName, RoleName},
+    lab::{Cluster, Host, Lab, Means, Origin, Placement, Relist, Settings},
+    name::{ClusterName, NodeName, PortName, RoleName},
     nearest, place,
     render::Scene,
     spec::{ClusterSpec, RoleSpec},
@@ -25,24 +27,37 @@ const SAMPLE_COUNT: u32 = 3;
 /// Hosts of the sample: enough that no two nodes of a role share one.
 const SAMPLE_HOSTS: u8 = 4;
 
-/// Renders every template as each of its nodes would, and then every node as a whole.
+/// Renders every template as each of its nodes would, and then every node as a whole. Gives the roles
+/// whose nodes are not told where to bind their ports.
 pub(super) fn render_all(
     blueprint: &Blueprint,
     text: &str,
     templates: &[Written],
     problems: &Problems,
-) {
-    let Some((lab, name)) = sample(blueprint, problems) else { return };
+) -> BTreeSet<RoleName> {
+    let mut untold = BTreeSet::new();
+    let Some((lab, name)) = sample(blueprint, problems) else { return untold };
     let cluster = &lab.clusters[&name];
     let scene = match Scene::new(&lab, &name, cluster) {
         Ok(scene) => scene,
-        Err(error) => return problems.add(0..0, error.why, None),
+        Err(error) => {
+            problems.add(0..0, error.why, None);
+            return untold;
+        }
     };
     let before = problems.count();
     for written in templates {
         for node in nodes_of(cluster, written) {
             let scene = scene.with_values(&written.values);
-            let Err(error) = scene.raw(node, &written.text) else { continue };
+            let error = match scene.raw(node, &written.text) {
+                Ok(told)
+                    if is_everywhere(blueprint, &cluster.nodes[node], written, &told, problems) =>
+                {
+                    break;
+                }
+                Ok(_) => continue,
+                Err(error) => error,
+            };
             let span = inside(text, &written.span, &written.text, error.range());
             let why = jinja::explain(&error);
             let help = help_for(blueprint, written, &why);
@@ -51,12 +66,19 @@ pub(super) fn render_all(
         }
     }
     if problems.count() > before {
-        return;
+        return untold;
     }
     let mut shown = BTreeSet::new();
-    for node in cluster.nodes.keys() {
-        let Err(error) = scene.node(node) else { continue };
-        let role = &cluster.nodes[node].role;
+    for (node, place) in &cluster.nodes {
+        let role = &place.role;
+        let error = match scene.node(node) {
+            Ok(spec) if !place.joined && split::is_untold(&spec) => {
+                untold.insert(role.clone());
+                continue;
+            }
+            Ok(_) => continue,
+            Err(error) => error,
+        };
         // Every node of the role has it; once is enough.
         if !shown.insert((role, error.place.clone())) {
             continue;
@@ -67,6 +89,34 @@ pub(super) fn render_all(
         let message = format!("{}: {}", error.place, error.why);
         problems.add(at.map_or(0..0, |written| written.span.clone()), message, None);
     }
+    untold
+}
+
+/// Whether a template has a node bind a port at every address, which is noted as a mistake.
+fn is_everywhere(
+    blueprint: &Blueprint,
+    node: &Placement,
+    written: &Written,
+    told: &str,
+    problems: &Problems,
+) -> bool {
+    let Some(role) = blueprint.roles.get(&node.role) else { return false };
+    let Some((port, every)) = split::everywhere((role, node), &written.place, told) else {
+        return false;
+    };
+    let message = format!(
+        "port {port} cannot be split: {every} is every address, also the one where its proxy listens"
+    );
+    problems.add(written.span.clone(), message, Some(split_help(&port)));
+    true
+}
+
+/// What to do about a port that cannot be split.
+pub(super) fn split_help(port: &PortName) -> String {
+    format!(
+        "bind {{{{ port.{port}.bind }}}} and tell others {{{{ port.{port}.advertise }}}}; \
+         a port that no fault is for can have proxied = false"
+    )
 }
 
 /// The nodes that render a template.

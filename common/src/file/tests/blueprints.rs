@@ -153,6 +153,38 @@ fn paths_that_leave_the_node_and_endless_templates_are_found() {
 }
 
 #[test]
+fn a_port_that_cannot_be_split_is_found_before_anything_starts() {
+    let every =
+        MYKV.replace("--listen={{ port.client.bind }}", "--listen=0.0.0.0:{{ port.client.port }}");
+    expect![[r#"
+        error: port client cannot be split: 0.0.0.0:7000 is every address, also the one where its proxy listens
+         --> lab.toml:9:33
+          |
+        9 | args = ["--id={{ node.name }}", "--listen=0.0.0.0:{{ port.client.port }}", "--advertise={{ port.client.advertise }}",
+          |                                 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+          = help: bind {{ port.client.bind }} and tell others {{ port.client.advertise }}; a port that no fault is for can have proxied = false
+
+    "#]].assert_eq(&blueprint_errors(&every));
+    // Nothing says which address of the machine it should have, and it takes all of them.
+    let untold = "name = \"x\"\nsummary = \"x\"\n[role.x]\nprogram = \"xd\"\nargs = [\"--port={{ port.client.port }}\"]\n\
+        port.client = { default = 7000 }\nport.http = { default = 7001, proxied = false }\n";
+    expect![[r#"
+        error: port client cannot be split: nothing that xd is started with names an address to bind it at
+         --> lab.toml:6:15
+          |
+        6 | port.client = { default = 7000 }
+          |               ^^^^^^^^^^^^^^^^^^
+          = help: bind {{ port.client.bind }} and tell others {{ port.client.advertise }}; a port that no fault is for can have proxied = false
+
+    "#]].assert_eq(&blueprint_errors(untold));
+    // A file may speak of every address where it means something else.
+    let file = "files = { \"x.conf\" = \"listen {{ port.client.bind }}\\nallow 0.0.0.0/0\\n\" }\n";
+    parse_blueprint(&format!("{}{file}", untold)).map_err(|p| show(untold, &p)).unwrap();
+    let private = untold.replace("default = 7000", "default = 7000, proxied = false");
+    parse_blueprint(&private).map_err(|p| show(&private, &p)).unwrap();
+}
+
+#[test]
 fn an_effect_has_values_and_may_end_with_a_restart() {
     let whole = MYKV.replace("failpoint/apply\"", "failpoint/{{ value.point }}\"").replace(
         "[effect.pause-apply]",
