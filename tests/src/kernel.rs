@@ -20,6 +20,7 @@ mod outages;
 mod proxy;
 mod rates;
 mod sys;
+mod witness;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -27,6 +28,7 @@ use crate::bins;
 
 pub use reading::{Like, Reading, Row, Value};
 pub use run::{Case, Compared, compare_all};
+pub use witness::{Stillness, Witness};
 
 /// Every case, in the order of the table. Quiet ones run side by side; the others alone.
 #[must_use]
@@ -58,6 +60,13 @@ pub fn main(words: impl Iterator<Item = String>) -> ExitCode {
         let _no_reader = writeln!(std::io::stderr(), "{line}");
     });
     print(&run::table(&results));
+    let excused: Vec<_> = results.iter().flat_map(Compared::excused).collect();
+    if !excused.is_empty() {
+        print(&format!(
+            "not judged, since the machine stood still meanwhile:\n{}\n",
+            excused.join("\n")
+        ));
+    }
     let failures: Vec<_> = results.iter().flat_map(Compared::failures).collect();
     if failures.is_empty() && !cases.is_empty() {
         return ExitCode::SUCCESS;

@@ -32,6 +32,8 @@ const ROUND_TRIPS: usize = 100;
 /// How long a rate is measured, after the first bytes have arrived.
 const MEASURED: Duration = Duration::from_secs(2);
 const CHUNK: usize = 64 * 1024;
+/// Of the rate asked for: where even tbf does not reach it, there is nothing to compare with.
+const TBF_LEAST: f64 = 0.85;
 
 /// How much is sent under a loss: in each round so many streams of [`SEGMENTS`].
 #[derive(Debug, Clone, Copy)]
@@ -119,10 +121,10 @@ fn loss(scene: &mut Scene, load: Load) -> Reading {
 /// The row of a throughput under loss.
 fn throughput(load: Load, rate: f64) -> Row {
     let rate = row("throughput", Value::Megabits(rate), Like::Factor(1.5));
-    // Wanted within a factor of 1.5 as well, and missed in most runs on a busy machine: not judged
-    // until it is known whether our path or the other builds beside it are the reason.
+    // Wanted within a factor of 1.5 as well, and so it is in the median of runs on a quiet machine; but
+    // the real link's own throughput doubles from run to run, with where the scheduler puts the two ends.
     if load.percent == 1 {
-        return rate.apart("wanted within × 1.5, and open: see above");
+        return rate.apart("wanted within × 1.5, in the median of runs: see above");
     }
     rate
 }
@@ -230,10 +232,15 @@ fn bandwidth(scene: &mut Scene, megabits: u64) -> Reading {
         }
     }
     let rate = measure(&joined.near, &joined.far);
-    vec![
+    let row =
         row("throughput over 2 s", Value::Megabits(rate), Like::Near { share: 0.1, slack: 0.0 })
-            .remark(WHY),
-    ]
+            .remark(WHY);
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let least = megabits as f64 * TBF_LEAST;
+    if scene.path() == Path::Kernel && rate < least {
+        return vec![row.apart("the machine was too busy for tbf itself")];
+    }
+    vec![row]
 }
 
 /// Megabits per second that arrive, once bytes arrive.

@@ -89,6 +89,11 @@ impl Value {
         }
     }
 
+    /// Whether it is a matter of time, which means nothing on a machine that stood still.
+    fn is_timed(&self) -> bool {
+        matches!(self, Self::Millis(_) | Self::Megabits(_))
+    }
+
     fn unit(&self) -> &'static str {
         match self {
             Self::Count(_) | Self::Word(_) => "",
@@ -159,6 +164,12 @@ impl Pairing {
     pub fn holds(&self) -> bool {
         self.kernel.what == self.ours.what
             && self.like().holds(&self.kernel.value, &self.ours.value)
+    }
+
+    /// Whether what was seen hangs on how fast the machine was.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        self.kernel.value.is_timed() && self.ours.value.is_timed()
     }
 
     /// How near they must be: our side may know that here it cannot do better.

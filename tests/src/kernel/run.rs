@@ -1,10 +1,11 @@
 //! Runs every case on both paths, again where a noisy machine may have spoiled it, and prints the table.
 
-use std::{any::Any, fmt::Write as _, thread};
+use std::{any::Any, fmt::Write as _, thread, time::Instant};
 
 use crate::kernel::{
     reading::{HEAD, Pairing, Reading},
     scene::{Family, Path, Scene},
+    witness::{Stillness, Witness},
 };
 
 /// How often a case that failed is tried before it counts: a machine may stand still for a moment.
@@ -56,6 +57,8 @@ pub struct Compared {
     pub name: String,
     /// Its rows, or why there are none.
     pub rows: Result<Vec<Pairing>, String>,
+    /// How much of its time the machine was away.
+    pub stillness: Stillness,
 }
 
 impl Compared {
@@ -64,11 +67,27 @@ impl Compared {
     pub fn failures(&self) -> Vec<String> {
         match &self.rows {
             Ok(rows) => {
-                let wrong = rows.iter().filter(|row| !row.holds());
+                let wrong = rows.iter().filter(|row| !row.holds() && !self.is_excused(row));
                 wrong.map(|row| format!("{}: {}", self.name, row.line())).collect()
             }
             Err(error) => vec![format!("{}: {error}", self.name)],
         }
+    }
+
+    /// What is not as it must be and cannot be judged, in lines with the reason.
+    #[must_use]
+    pub fn excused(&self) -> Vec<String> {
+        let Stillness { longest, lost } = self.stillness;
+        let why = format!("still for {} ms, {:.0} % in all", longest.as_millis(), lost * 100.0);
+        let rows = self.rows.iter().flatten();
+        let excused = rows.filter(|row| !row.holds() && self.is_excused(row));
+        excused.map(|row| format!("{}: {} ({why})", self.name, row.line())).collect()
+    }
+
+    /// What took too long, or too little, on a machine that was not there all the time. What was
+    /// counted, and how things ended, is never excused.
+    fn is_excused(&self, row: &Pairing) -> bool {
+        row.is_timed() && self.stillness.is_restless()
     }
 }
 
@@ -79,8 +98,9 @@ pub fn compare_all(cases: &[Case], mut say: impl FnMut(&str)) -> Vec<Compared> {
     for round in 0..TRIES_MAX {
         let open: Vec<usize> = (0..cases.len()).filter(|&at| !is_fine(&results[at])).collect();
         for at in &open {
-            let failures = results[*at].as_ref().map(Compared::failures).unwrap_or_default();
-            failures.iter().for_each(|line| say(&format!("try {} failed: {line}", round)));
+            let Some(compared) = &results[*at] else { continue };
+            let lines = [compared.failures(), compared.excused()].concat();
+            lines.iter().for_each(|line| say(&format!("try {round} failed: {line}")));
         }
         let (alone, quiet): (Vec<_>, Vec<_>) = open.into_iter().partition(|&at| cases[at].alone);
         for (at, compared) in quiet.iter().zip(compare(cases, &quiet)) {
@@ -94,7 +114,8 @@ pub fn compare_all(cases: &[Case], mut say: impl FnMut(&str)) -> Vec<Compared> {
 }
 
 fn is_fine(result: &Option<Compared>) -> bool {
-    result.as_ref().is_some_and(|compared| compared.failures().is_empty())
+    let wrong = |compared: &Compared| [compared.failures(), compared.excused()].concat();
+    result.as_ref().is_some_and(|compared| wrong(compared).is_empty())
 }
 
 /// Runs some cases on both paths. Those that need the machine run on one path after the other.
@@ -104,6 +125,7 @@ fn compare(cases: &[Case], which: &[usize]) -> Vec<Compared> {
         (*at, [Path::Kernel, Path::Proxy].map(|path| Scene::new(path, cases[*at].family)))
     };
     let scenes: Vec<_> = which.iter().map(build).collect();
+    let (witness, begun) = (Witness::begin(), Instant::now());
     thread::scope(|scope| {
         let running: Vec<_> = scenes
             .into_iter()
@@ -121,7 +143,8 @@ fn compare(cases: &[Case], which: &[usize]) -> Vec<Compared> {
         let done = running.into_iter().map(|(case, both)| {
             let (kernel, ours) =
                 both.unwrap_or_else(|(first, second)| (first.join(), second.join()));
-            Compared { name: case.name.clone(), rows: pair(kernel, ours) }
+            let (rows, stillness) = (pair(kernel, ours), witness.since(begun));
+            Compared { name: case.name.clone(), rows, stillness }
         });
         done.collect()
     })
@@ -159,4 +182,33 @@ pub fn table(results: &[Compared]) -> String {
         out.push('\n');
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::kernel::reading::{Like, Value, row};
+
+    fn compared(kernel: Value, ours: Value, longest_ms: u64) -> Compared {
+        let pairing = Pairing {
+            kernel: row("seen", kernel, Like::Same),
+            ours: row("seen", ours, Like::Same),
+        };
+        let stillness = Stillness { longest: Duration::from_millis(longest_ms), lost: 0.0 };
+        Compared { name: "case".to_owned(), rows: Ok(vec![pairing]), stillness }
+    }
+
+    #[test]
+    fn only_what_was_timed_while_the_machine_stood_still_is_excused() {
+        let late = |longest_ms| compared(Value::Millis(1.0), Value::Millis(2.0), longest_ms);
+        assert_eq!((late(1).failures().len(), late(1).excused().len()), (1, 0));
+        assert_eq!((late(70).failures().len(), late(70).excused().len()), (0, 1));
+        assert!(late(70).excused()[0].contains("still for 70 ms"));
+        let counted = compared(Value::Count(1), Value::Count(2), 70);
+        assert_eq!((counted.failures().len(), counted.excused().len()), (1, 0));
+        let ended = compared(Value::Word("ECONNRESET".into()), Value::Millis(2.0), 70);
+        assert_eq!(ended.failures().len(), 1);
+    }
 }
