@@ -72,7 +72,7 @@ pub async fn bring_up(
         lend(&client, lasts).await?;
     }
     let now = match &plan.change {
-        Some(change) => apply(&client, change, plan.args.wait.0).await?,
+        Some(change) => apply(&client, change, plan).await?,
         None => {
             let before = client.status().await?;
             wait(&client, idle(&before, |_| false), plan.args.wait.0).await?
@@ -221,15 +221,18 @@ async fn lend(client: &Client, lasts: Duration) -> Result<(), Failure> {
 }
 
 /// Applies the first change and waits until it is true.
-async fn apply(client: &Client, change: &EditRequest, limit: Duration) -> Result<Status, Failure> {
+async fn apply(client: &Client, change: &EditRequest, plan: &Plan) -> Result<Status, Failure> {
     let before = client.status().await?;
-    let reply = client.edit(change).await?;
+    let reply = client.edit(change).await.map_err(|refused| match &plan.file {
+        Some(file) => file.source.locate(refused),
+        None => refused,
+    })?;
     for note in &reply.notes {
         output::say(tone(format!("note: {note}"), Tone::Faint));
     }
     let mut goals = change::goals(&change.edit, &reply, Some(&before));
     goals.extend(idle(&before, |node| reply.nodes.contains_key(node)));
-    wait(client, goals, limit).await
+    wait(client, goals, plan.args.wait.0).await
 }
 
 /// A lab that comes up again starts what it has: every node that should run and does not change.
