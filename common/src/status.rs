@@ -35,6 +35,9 @@ pub struct Status {
     pub clusters: Vec<ClusterStatus>,
     /// The nodes, of all clusters.
     pub nodes: Vec<NodeStatus>,
+    /// Nodes that were taken out of their cluster and are not gone yet, and why they are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<NodeStatus>,
     /// The faults, the newest last.
     pub faults: Vec<FaultStatus>,
     /// Connections around the proxies.

@@ -86,7 +86,7 @@ impl Session {
 #[must_use]
 pub fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(args::complete_command).complete();
-    let argv: Vec<OsString> = std::env::args_os().collect();
+    let argv = args::join_wait(std::env::args_os().collect());
     let matches = match args::command_for(&argv) {
         Ok(command) => command.try_get_matches_from(&argv),
         Err(failure) => return end(Err(failure)),

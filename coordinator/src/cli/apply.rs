@@ -45,7 +45,8 @@ pub async fn apply(session: &Session, args: &ApplyArgs) -> Outcome {
     let loaded = lab_file::load(&args.file, session.hosts())?;
     let client = session.client().await?;
     let request = args.change.request(Edit::Apply(Box::new(loaded.file)), loaded.blueprints);
-    change::perform(&client, request, &args.change).await
+    let done = change::perform(&client, request, &args.change).await;
+    done.map_err(|failure| loaded.source.locate(failure))
 }
 
 /// Runs `plan`.
@@ -57,7 +58,7 @@ pub async fn plan(session: &Session, args: &PlanArgs) -> Outcome {
     let client = session.client().await?;
     let change = ChangeArgs { plan: true, everyone: args.everyone, ..ChangeArgs::default() };
     let request = change.request(Edit::Apply(Box::new(loaded.file)), loaded.blueprints);
-    let reply = client.edit(&request).await?;
+    let reply = client.edit(&request).await.map_err(|refused| loaded.source.locate(refused))?;
     match args.output.output {
         Format::Json => output::json(&reply)?,
         Format::Table => output::data(diff::plan(&reply))?,

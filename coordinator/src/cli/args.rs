@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ffi::OsString};
 
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::ArgValueCandidates;
+use faultbed_common::duration::Span;
 
 use crate::cli::{
     apply, blueprint, ca, completion, contexts, down, endpoints, events, exec, failure::Failure,
@@ -236,6 +237,26 @@ pub enum Verb {
     Guard(guard::GuardArgs),
 }
 
+/// The arguments with `--wait 20s` as `--wait=20s`. The value may be left out, so clap takes the word after
+/// the flag for a target; but no name begins with a digit, so a duration there is one.
+#[must_use]
+pub fn join_wait(argv: Vec<OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::with_capacity(argv.len());
+    // What another program is given is none of ours.
+    let mut is_ours = true;
+    for word in argv {
+        is_ours &= word != "--";
+        let duration = word.to_str().filter(|text| text.parse::<Span>().is_ok());
+        match (joined.last_mut(), duration) {
+            (Some(last), Some(duration)) if is_ours && last == "--wait" => {
+                last.push(format!("={duration}"));
+            }
+            _ => joined.push(word),
+        }
+    }
+    joined
+}
+
 /// The whole command line with the flags of every role that ships: what completion works on.
 #[must_use]
 pub fn complete_command() -> Command {
@@ -281,6 +302,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_duration_after_wait_is_no_target() {
+        let joined = |line: &str| {
+            let words = join_wait(line.split(' ').map(OsString::from).collect());
+            words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        for (typed, meant) in [
+            ("faultbed restart kv --wait 20s", "faultbed restart kv --wait=20s"),
+            ("faultbed restart --wait 20s kv", "faultbed restart --wait=20s kv"),
+            ("faultbed restart --wait kv", "faultbed restart --wait kv"),
+            ("faultbed scale kv --wait 5", "faultbed scale kv --wait 5"),
+            ("faultbed up f -- ./t --wait 20s", "faultbed up f -- ./t --wait 20s"),
+        ] {
+            assert_eq!(joined(typed), meant);
+            let parsed = Args::command().try_get_matches_from(meant.split(' '));
+            assert!(parsed.is_ok(), "{meant}: {:?}", parsed.err());
+        }
     }
 
     #[test]

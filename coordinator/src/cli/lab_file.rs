@@ -1,6 +1,8 @@
 //! Loads a lab file for `up`, `apply` and `plan`: parsed, its blueprints read, its paths absolute and
 //! checked. Every mistake is shown at its place, and nothing is changed.
 
+mod names;
+
 use std::{
     collections::BTreeMap,
     ops::Range,
@@ -24,12 +26,19 @@ use crate::cli::{
 /// A lab file, ready to be applied.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// Where it is.
-    pub path: PathBuf,
+    /// Where it is, and its text.
+    pub source: Source,
     /// What it says.
     pub file: LabFile,
     /// Blueprints of the user's own, by the path in the spec.
     pub blueprints: BTreeMap<String, Blueprint>,
+}
+
+/// The text of a lab file, for mistakes that are found when it has been read.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+    text: String,
 }
 
 /// Loads a lab file.
@@ -64,7 +73,8 @@ fn load_text(path: PathBuf, text: &str, hosts: Hosts) -> Result<Loaded, Failure>
         problems.extend(resolve_cluster(cluster, blueprint, &base, &place));
     }
     if problems.is_empty() {
-        return Ok(Loaded { path, file, blueprints: own });
+        let source = Source { path, text: text.to_owned() };
+        return Ok(Loaded { source, file, blueprints: own });
     }
     problems.sort_by_key(|problem| problem.span.start);
     Err(failure(&path, text, &problems))

@@ -2,6 +2,7 @@
 
 use clap_complete::ArgValueCandidates;
 use faultbed_common::{
+    host_spec::Wanted,
     report::Identity,
     status::{ClusterStatus, FaultState, FaultStatus, HostStatus, NodeStatus, Status},
 };
@@ -33,7 +34,8 @@ pub async fn run(session: &Session, args: &ShowArgs) -> Outcome {
     let now = client.status().await?;
     let json = args.output.output == Format::Json;
     let name = args.name.as_str();
-    if let Some(node) = now.nodes.iter().find(|node| node.name.as_str() == name) {
+    let mut nodes = now.nodes.iter().chain(&now.leaving);
+    if let Some(node) = nodes.find(|node| node.name.as_str() == name) {
         if json { output::json(node)? } else { output::data(show_node(node, &now))? }
     } else if let Some(fault) = now.faults.iter().find(|fault| fault.name.as_str() == name) {
         if json { output::json(fault)? } else { output::data(show_fault(fault))? }
@@ -53,6 +55,7 @@ pub async fn run(session: &Session, args: &ShowArgs) -> Outcome {
 #[must_use]
 pub fn names(now: &Status) -> Vec<String> {
     let mut names: Vec<String> = now.nodes.iter().map(|n| n.name.to_string()).collect();
+    names.extend(now.leaving.iter().map(|n| n.name.to_string()));
     names.extend(now.faults.iter().map(|n| n.name.to_string()));
     names.extend(now.hosts.iter().map(|n| n.name.to_string()));
     names.extend(now.clusters.iter().map(|n| n.name.to_string()));
@@ -84,7 +87,13 @@ fn show_node(node: &NodeStatus, now: &Status) -> String {
         state.push_str(&format!(" for {}", words::age(ms)));
     }
     sheet.row("state", state);
-    sheet.row("wanted", format!("{:?}", node.wanted).to_lowercase());
+    let is_leaving = now.leaving.iter().any(|leaving| leaving.name == node.name);
+    let wanted = match node.wanted {
+        _ if is_leaving => "gone: it is leaving its cluster",
+        Wanted::Running => "running",
+        Wanted::Stopped => "stopped",
+    };
+    sheet.row("wanted", wanted);
     sheet.row("why", node.why.as_deref().unwrap_or_default());
     sheet.row("cluster", format!("{} (role {})", node.cluster, node.role));
     sheet.row("host", &node.host);
@@ -202,12 +211,11 @@ fn show_links(fault: &FaultStatus, sheet: &mut Sheet) {
 }
 
 fn show_host(host: &HostStatus, now: &Status) -> String {
-    let nodes: Vec<NodeStatus> =
-        now.nodes.iter().filter(|node| node.host == host.name).cloned().collect();
+    let part = part(now, |node| node.host == host.name);
     let mut text = tables::hosts(std::slice::from_ref(host));
-    if !nodes.is_empty() {
+    if !part.nodes.is_empty() || !part.leaving.is_empty() {
         text.push_str("\n\n");
-        text.push_str(&tables::nodes(&Status { nodes, ..now.clone() }));
+        text.push_str(&tables::nodes(&part));
     }
     for warning in &host.warnings {
         text.push_str(&format!("\n\nwarning  {warning}"));
@@ -215,12 +223,15 @@ fn show_host(host: &HostStatus, now: &Status) -> String {
     text
 }
 
+/// The status of these nodes alone.
+fn part(now: &Status, has: impl Fn(&NodeStatus) -> bool) -> Status {
+    let of = |nodes: &[NodeStatus]| nodes.iter().filter(|node| has(node)).cloned().collect();
+    Status { nodes: of(&now.nodes), leaving: of(&now.leaving), ..now.clone() }
+}
+
 fn show_cluster(cluster: &ClusterStatus, now: &Status) -> String {
-    let nodes: Vec<NodeStatus> =
-        now.nodes.iter().filter(|node| node.cluster == cluster.name).cloned().collect();
     let mut parts = vec![tables::clusters(std::slice::from_ref(cluster))];
-    let part = Status { nodes, clusters: vec![cluster.clone()], ..now.clone() };
-    parts.push(tables::nodes(&part));
+    parts.push(tables::nodes(&part(now, |node| node.cluster == cluster.name)));
     let groups = endpoints::groups(now, &cluster.name);
     let lines: Vec<String> = groups
         .iter()

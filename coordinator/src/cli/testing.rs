@@ -32,6 +32,7 @@ pub(crate) fn three_nodes() -> Status {
             lease: None,
         }],
         nodes: (1..=3).map(node).collect(),
+        leaving: Vec::new(),
         faults: Vec::new(),
         bypasses: Vec::new(),
         lease: None,

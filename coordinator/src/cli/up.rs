@@ -22,7 +22,8 @@ pub use prepare::{Lab, lock};
 use crate::cli::{
     Session, down,
     failure::{Exit, Failure, Outcome},
-    guard, lab_file,
+    guard,
+    lab_file::{self, Loaded},
     output::{self, Format},
     paths::Hosts,
     status,
@@ -107,15 +108,15 @@ pub struct Plan {
     pub args: UpArgs,
     /// The first change, if any.
     pub change: Option<EditRequest>,
-    /// Hosts that the file asks for.
-    pub file_hosts: Option<u32>,
+    /// The file, if any.
+    pub file: Option<Loaded>,
 }
 
 impl Plan {
     fn new(args: UpArgs) -> Result<Self, Failure> {
         let loaded =
             args.file.as_deref().map(|file| lab_file::load(file, Hosts::Here)).transpose()?;
-        let file_hosts = loaded.as_ref().and_then(|loaded| loaded.file.lab.hosts);
+        let file = loaded.clone();
         let change = loaded.map(|loaded| EditRequest {
             edit: Edit::Apply(Box::new(loaded.file)),
             plan: false,
@@ -125,7 +126,12 @@ impl Plan {
             force: false,
             files: faultbed_common::program::Files::default(),
         });
-        Ok(Self { args, change, file_hosts })
+        Ok(Self { args, change, file })
+    }
+
+    /// How many hosts are asked for.
+    fn hosts(&self) -> Option<u32> {
+        self.args.hosts.or_else(|| self.file.as_ref()?.file.lab.hosts)
     }
 
     /// How long the lab may live.
@@ -159,12 +165,33 @@ pub async fn run(session: &Session, args: &UpArgs) -> Outcome {
     let lab = prepare::prepare(session, &plan)?;
     guard(&plan, &lab, &programs)?;
     if plan.args.detach {
-        let (client, now) = bring::bring_up(&lab, &plan, &programs).await?;
+        let brought = bring::bring_up(&lab, &plan, &programs).await;
+        let (client, now) = match brought {
+            Ok(brought) => brought,
+            Err(failure) => return Err(not_begun(session, &lab, failure).await),
+        };
         output::data(bring::welcome(&client.context, &now))?;
         output::say(format!("it goes on; end it with: {}", client.context.typed("down")));
         return Ok(Exit::DONE);
     }
     stay::foreground(session, &plan, lab, &programs, &mut signals).await
+}
+
+/// A lab whose first change is refused is not begun: what was started for it goes again, and a lab that is
+/// new leaves nothing.
+async fn not_begun(session: &Session, lab: &Lab, failure: Failure) -> Failure {
+    if failure.exit != Exit::REFUSED || lab.was_running {
+        return failure;
+    }
+    output::say("the file is refused: taking the lab down again …");
+    let ended = down::end(&session.places, lab.context.clone(), lab.is_new).await;
+    match ended.and_then(|report| down::finish_quietly(&lab.context, &report)) {
+        Ok(_) => failure,
+        Err(left) => {
+            output::say(left);
+            failure
+        }
+    }
 }
 
 /// Starts the guard of a lab that must not outlive this command or its time.
@@ -258,7 +285,7 @@ pub async fn trial(
         files: faultbed_common::program::Files::default(),
     };
     let args = UpArgs { ephemeral: true, wait: Span(limit), ..UpArgs::default() };
-    let plan = Plan { args, change: Some(change), file_hosts: None };
+    let plan = Plan { args, change: Some(change), file: None };
     let programs = Programs::find()?;
     let mut signals = Signals::listen()?;
     let lab = prepare::prepare(session, &plan)?;

@@ -219,7 +219,11 @@ fn judge_removed(
     if let Some(host) = late {
         return Judgement::NotYet(format!("{} has not been told yet", host.name));
     }
-    // Hosts tell what they still do about nodes that are no longer of the lab.
+    if let Some(leaving) = status.leaving.iter().find(|node| node.name == *name) {
+        let why = because(leaving.why.as_deref());
+        return Judgement::NotYet(format!("{name} is leaving {}{why}", leaving.cluster));
+    }
+    // Hosts tell what they still do about nodes of clusters that are no longer of the lab.
     let about = format!(": {name}:");
     match status.pending.iter().chain(&status.stuck).find(|reason| reason.contains(&about)) {
         Some(reason) => Judgement::NotYet(reason.clone()),

@@ -16,6 +16,7 @@ use faultbed_common::{
 mod evidence;
 mod fault;
 mod lease;
+mod leaving;
 mod leftover;
 mod node;
 mod progress;
@@ -82,6 +83,7 @@ pub fn status(
         bypasses: bypasses(&view),
         lease: lab.settings.lease.as_ref().map(|held| lease::of_lab(&view, held)),
         nodes,
+        leaving: leaving::leaving(&view),
         faults,
     }
 }

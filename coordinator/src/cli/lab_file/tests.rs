@@ -124,3 +124,62 @@ fn a_blueprint_of_ones_own_is_read_from_beside_the_file() {
     assert_eq!(loaded.blueprints.keys().collect::<Vec<_>>(), [&path]);
     assert_eq!(loaded.file.cluster.values().next().unwrap().blueprint, path);
 }
+
+#[test]
+fn a_fault_that_names_nobody_is_shown_before_a_lab_of_its_own_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = r#"
+[cluster.kv]
+blueprint = "etcd"
+
+[fault.split]
+partition = [["kv-1"], ["kv-9"]]
+for = "30s"
+
+[fault.slow]
+from = "leader:vk"
+to = "label:dc=east"
+latency = "5ms"
+for = "none"
+"#;
+    let loaded = load_in(dir.path(), text).unwrap();
+    let error = loaded.check_alone(3).unwrap_err().to_string();
+    let error = error.replace(&dir.path().display().to_string(), "DIR");
+    expect![[r#"
+        error: DIR/lab.toml has 3 mistakes
+
+        error: fault split: "kv-9": there is no such node or cluster; there are kv, kv-1, kv-2, kv-3
+         --> DIR/lab.toml:6:26
+          |
+        6 | partition = [["kv-1"], ["kv-9"]]
+          |                          ^^^^
+
+        error: fault slow: "leader:vk": there is no such cluster; did you mean "kv"?
+          --> DIR/lab.toml:10:9
+           |
+        10 | from = "leader:vk"
+           |         ^^^^^^^^^
+
+        error: fault slow: "label:dc=east": no host has a label; write `labels = { KEY = "VALUE" }` in [host.NAME]
+          --> DIR/lab.toml:11:7
+           |
+        11 | to = "label:dc=east"
+           |       ^^^^^^^^^^^^^
+          next: $EDITOR DIR/lab.toml"#]].assert_eq(&error);
+    load_in(dir.path(), &text.replace("kv-9", "kv-3").replace("leader:vk", "leader:kv"))
+        .map(|loaded| loaded.check_alone(3).unwrap_err())
+        .map(|error| assert!(!error.to_string().contains("split"), "{error}"))
+        .unwrap();
+}
+
+#[test]
+fn a_refusal_of_a_running_lab_is_shown_where_the_file_says_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[cluster.kv]\nblueprint = \"etcd\"\n\n[fault.f]\nisolate = \"x-1\"\nfor = \"1s\"\n";
+    let source = load_in(dir.path(), text).unwrap().source;
+    let refused = Failure::refused("fault f: \"x-1\": there is no such node or cluster");
+    let error = source.locate(refused).to_string();
+    assert!(error.contains("lab.toml:5:12") && error.contains("no such node"), "{error}");
+    let other = Failure::refused("the lab is at generation 4, not at 3");
+    assert_eq!(source.locate(other.clone()), other);
+}

@@ -6,6 +6,7 @@ use comfy_table::Cell;
 use faultbed_common::{
     duration::Span,
     host_spec::Wanted,
+    name::NodeName,
     report::NodeState,
     status::{
         ClusterStatus, FaultGrade, FaultState, FaultStatus, HostState, HostStatus, LeaseStatus,
@@ -19,22 +20,28 @@ use crate::cli::table::{Tone, cell, none, plain, render};
 /// Nodes that a table shows at most. Of a larger lab it shows those that are not ready as they should be.
 const NODES_SHOWN: usize = 100;
 
-/// The nodes of a lab, or of a large one those that are not ready. The leader is marked; columns that hold
+/// The nodes of a lab, or of a large one those that are not ready, and those that are leaving it. The leader is marked; columns that hold
 /// nothing are left out.
 #[must_use]
 pub fn nodes(status: &Status) -> String {
     let is_large = status.nodes.len() > NODES_SHOWN;
     let is_shown = |node: &&NodeStatus| !is_large || !is_well(node);
-    let nodes: Vec<&NodeStatus> = status.nodes.iter().filter(is_shown).take(NODES_SHOWN).collect();
+    let mut nodes: Vec<&NodeStatus> =
+        status.nodes.iter().filter(is_shown).take(NODES_SHOWN).collect();
     let hidden = status.nodes.len() - nodes.len();
+    let leaving: BTreeSet<&NodeName> = status.leaving.iter().map(|node| &node.name).collect();
+    nodes.extend(status.leaving.iter().take(NODES_SHOWN));
+    // A large lab is told cluster by cluster too, and each in natural order.
+    nodes.sort_by_key(|node| (&node.cluster, &node.name));
+    let rows = |nodes: &[&NodeStatus]| node_rows(nodes, &|node| leaving.contains(&node.name));
     if hidden == 0 {
-        return node_rows(&nodes);
+        return rows(&nodes);
     }
     let well = status.nodes.iter().filter(|node| is_well(node)).count();
     let more =
         format!("{well} of {} nodes are ready; all: faultbed status -o json", status.nodes.len());
     let more = crate::cli::table::tone(more, Tone::Faint);
-    if nodes.is_empty() { more } else { format!("{}\n{more}", node_rows(&nodes)) }
+    if nodes.is_empty() { more } else { format!("{}\n{more}", rows(&nodes)) }
 }
 
 /// Whether a node runs as it should, and there is nothing to say about it.
@@ -42,7 +49,7 @@ fn is_well(node: &NodeStatus) -> bool {
     node.wanted == Wanted::Running && node.observed == NodeState::Ready && node.why.is_none()
 }
 
-fn node_rows(nodes: &[&NodeStatus]) -> String {
+fn node_rows(nodes: &[&NodeStatus], is_leaving: &dyn Fn(&NodeStatus) -> bool) -> String {
     let leads = nodes.iter().any(|node| node.role_state.is_some() || node.leader.is_some());
     let faults = nodes.iter().any(|node| !node.faults.is_empty());
     let whys = nodes.iter().any(|node| node.why.is_some());
@@ -64,7 +71,7 @@ fn node_rows(nodes: &[&NodeStatus]) -> String {
                 cell(&node.name, Tone::Strong),
                 plain(&node.role),
                 plain(&node.host),
-                state(node),
+                if is_leaving(node) { leaving(node) } else { state(node) },
             ];
             if leads {
                 row.push(leader(node));
@@ -96,6 +103,15 @@ fn state(node: &NodeStatus) -> Cell {
     match node.wanted {
         Wanted::Stopped if !down => cell(format!("{text}, to stop"), mood),
         Wanted::Stopped | Wanted::Running => cell(text, mood),
+    }
+}
+
+/// A node that was taken out of its cluster: what matters of it is whether it still runs.
+fn leaving(node: &NodeStatus) -> Cell {
+    match node.observed {
+        NodeState::Unknown => cell("leaving, unknown", Tone::Warn),
+        NodeState::Stopping => cell("leaving, stopping", Tone::Calm),
+        _ => cell("leaving", Tone::Calm),
     }
 }
 

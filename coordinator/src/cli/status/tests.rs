@@ -194,3 +194,22 @@ fn rows_are_cut_to_the_terminal_and_sentences_are_not() {
     assert!(row.chars().count() <= 100 && row.ends_with('…'), "{text}");
     assert!(text.ends_with(why), "{text}");
 }
+
+#[test]
+fn a_node_that_is_taken_out_keeps_its_row_until_it_is_gone() {
+    let mut status = testing::three_nodes();
+    let mut going = status.nodes.remove(1);
+    going.why = Some("leave the cluster: unhealthy cluster".into());
+    going.endpoints.clear();
+    status.leaving.push(going);
+    check(
+        &status,
+        expect![[r#"
+            lab lab · generation 4 · 3/3 hosts up · converged · kv ready
+
+            NODE  ROLE  HOST  STATE    LEADER  ADDRESS                 RUN  PID   BINARY           AGE  WHY
+            kv-1  etcd  h1    ready    *       http://127.77.1.1:2379  1    4001  9f86d081 3.4.23  12s
+            kv-2  etcd  h2    leaving          -                       1    4002  9f86d081 3.4.23  12s  leave the cluster: unhealthy cluster
+            kv-3  etcd  h3    ready            http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s"#]],
+    );
+}

@@ -22,6 +22,7 @@ use crate::cli::{
     change,
     client::Client,
     context::{self, Context, Places},
+    diff,
     down::inventory::{self, Kind},
     endpoints,
     failure::{Exit, Failure},
@@ -72,7 +73,7 @@ pub async fn bring_up(
         lend(&client, lasts).await?;
     }
     let now = match &plan.change {
-        Some(change) => apply(&client, change, plan.args.wait.0).await?,
+        Some(change) => apply(&client, change, plan, lab.was_running).await?,
         None => {
             let before = client.status().await?;
             wait(&client, idle(&before, |_| false), plan.args.wait.0).await?
@@ -220,16 +221,29 @@ async fn lend(client: &Client, lasts: Duration) -> Result<(), Failure> {
     client.edit(&request).await.map(drop)
 }
 
-/// Applies the first change and waits until it is true.
-async fn apply(client: &Client, change: &EditRequest, limit: Duration) -> Result<Status, Failure> {
+/// Applies the first change and waits until it is true. What it does to a lab that runs is said as
+/// `apply` says it: nodes may restart.
+async fn apply(
+    client: &Client,
+    change: &EditRequest,
+    plan: &Plan,
+    was_running: bool,
+) -> Result<Status, Failure> {
     let before = client.status().await?;
-    let reply = client.edit(change).await?;
-    for note in &reply.notes {
-        output::say(tone(format!("note: {note}"), Tone::Faint));
+    let reply = client.edit(change).await.map_err(|refused| match &plan.file {
+        Some(file) => file.source.locate(refused),
+        None => refused,
+    })?;
+    if was_running && reply.changed {
+        output::say(diff::plan(&reply));
+    } else {
+        for note in &reply.notes {
+            output::say(tone(format!("note: {note}"), Tone::Faint));
+        }
     }
     let mut goals = change::goals(&change.edit, &reply, Some(&before));
     goals.extend(idle(&before, |node| reply.nodes.contains_key(node)));
-    wait(client, goals, limit).await
+    wait(client, goals, plan.args.wait.0).await
 }
 
 /// A lab that comes up again starts what it has: every node that should run and does not change.

@@ -32,6 +32,8 @@ pub struct Lab {
     pub context: Context,
     /// It was running before this command.
     pub was_running: bool,
+    /// There was nothing of it before this command.
+    pub is_new: bool,
 }
 
 /// Holds a lab against other commands that start or end it, until dropped.
@@ -74,6 +76,12 @@ pub fn prepare(session: &Session, plan: &Plan) -> Result<Lab, Failure> {
     if embedded && !plan.args.etcd.is_none() {
         return Err(etcd::without_etcd());
     }
+    let hosts = plan.hosts().unwrap_or(HOSTS_DEFAULT);
+    if let Some(Err(mistakes)) = plan.file.as_ref().map(|file| file.check_alone(hosts)) {
+        // A fresh name was taken by making its directory: nothing is left of a lab that is not begun.
+        let _ = fs::remove_dir(places.lab_dir(&name));
+        return Err(mistakes);
+    }
     let claims = Claims::lock(Path::new(CLAIMS_DIR))?;
     let dir = make_dir(places, &name, plan.args.dir.as_deref())?;
     let octet = claims.claim(None, &name, &dir)?;
@@ -82,7 +90,7 @@ pub fn prepare(session: &Session, plan: &Plan) -> Result<Lab, Failure> {
         octet,
         runtime: places.lab_runtime(&name),
         store: plan.args.store.clone().unwrap_or_else(|| "embedded".to_owned()),
-        hosts: plan.args.hosts.or(plan.file_hosts).unwrap_or(HOSTS_DEFAULT),
+        hosts,
         token: format!("{:08x}{:08x}", dice(), dice()),
         ephemeral: plan.args.ephemeral,
         terms: u32::from(plan.lifetime().is_some()),
@@ -92,7 +100,7 @@ pub fn prepare(session: &Session, plan: &Plan) -> Result<Lab, Failure> {
         remote: Vec::new(),
     };
     context.write()?;
-    Ok(Lab { context, was_running: false })
+    Ok(Lab { context, was_running: false, is_new: true })
 }
 
 /// A lab that exists keeps what it is; what contradicts it is refused.
@@ -139,11 +147,11 @@ fn existing(places: &Places, plan: &Plan, mut context: Context) -> Result<Lab, F
         context.terms = context.terms.saturating_add(1);
     }
     // More hosts can join; fewer would lose what runs on the others.
-    let asked = plan.args.hosts.or(plan.file_hosts).unwrap_or(context.hosts);
+    let asked = plan.hosts().unwrap_or(context.hosts);
     context.hosts = context.hosts.max(asked);
     context.runtime = places.lab_runtime(&context.name);
     context.write()?;
-    Ok(Lab { context, was_running })
+    Ok(Lab { context, was_running, is_new: false })
 }
 
 /// The name asked for; for a lab of its own the first that is free; else the usual one.

@@ -132,8 +132,14 @@ fn stuck_is_never_converged() {
 fn a_node_is_not_gone_while_it_cannot_leave() {
     let mut status = testing::three_nodes();
     let gone = status.nodes.pop().unwrap();
-    let goal = Goal::Removed(gone.name, Some(gone.host), Generation(4));
+    let goal = Goal::Removed(gone.name.clone(), Some(gone.host.clone()), Generation(4));
     assert!(matches!(judge(&status, &goal, NOW), Judgement::Met(_)));
+    let why = Some("leave the cluster: unhealthy cluster".to_owned());
+    status.leaving.push(NodeStatus { why, ..gone });
+    let said = "kv-3 is leaving kv: leave the cluster: unhealthy cluster".to_owned();
+    assert_eq!(judge(&status, &goal, NOW), Judgement::NotYet(said));
+    // Of a cluster that goes as a whole, only the host speaks.
+    status.leaving.clear();
     status.stuck.push("h3: kv-3: leave the cluster: unhealthy cluster".to_owned());
     assert!(
         matches!(judge(&status, &goal, NOW), Judgement::NotYet(why) if why.contains("unhealthy"))

@@ -8,7 +8,7 @@ use faultbed_common::{
     generation::Incarnation,
     host_spec::{StopBy, Wanted},
     lab::{Cluster, Origin, Placement, Relist},
-    name::{ClusterName, NodeName, RoleName},
+    name::{ClusterName, HostName, NodeName, RoleName},
     place::{counts, next_blocks, place},
     program::{Source, Web, source},
     spec::{ClusterSpec, RoleSpec, SPEC_BYTES_MAX},
@@ -149,6 +149,9 @@ pub(super) fn accept_without(
             note_removed(change, name, old, &next);
         }
         begin_new(change, old.as_ref(), &mut next);
+        if let Some(old) = &old {
+            note_leaving(change, name, old, &next);
+        }
         let roles: BTreeSet<RoleName> = next.blueprint.roles.keys().cloned().collect();
         next.been_ready.retain(|role| roles.contains(role));
         note_overrides(change, name, &next);
@@ -389,6 +392,26 @@ fn note_removed(change: &mut Change<'_>, name: &ClusterName, old: &Cluster, next
     if !gone.is_empty() {
         change.note(format!("the data of {} is kept", gone.join(", ")));
     }
+}
+
+/// Whoever asks for more nodes may want one back that is on its way out: it goes all the same.
+fn note_leaving(change: &mut Change<'_>, name: &ClusterName, old: &Cluster, next: &Cluster) {
+    let new = next.nodes.keys().filter(|node| !old.nodes.contains_key(*node));
+    let new: Vec<&str> = new.map(AsRef::as_ref).collect();
+    let Some(kept) = change.lab.kept.get(name).filter(|_| !new.is_empty()) else { return };
+    let is_here = |(node, host): &(&NodeName, &HostName)| {
+        let report = change.reports.get(*host);
+        report.is_some_and(|report| report.nodes.contains_key(*node))
+    };
+    let left = kept.left.iter().filter(|(node, _)| !old.nodes.contains_key(*node));
+    let leaving: Vec<&str> = left.filter(is_here).map(|(node, _)| node.as_ref()).collect();
+    if leaving.is_empty() {
+        return;
+    }
+    let (leave, goes) = if leaving.len() > 1 { ("are", "go") } else { ("is", "goes") };
+    let what = if new.len() > 1 { "are new nodes" } else { "is a new node" };
+    let (leaving, new) = (leaving.join(", "), new.join(", "));
+    change.note(format!("{leaving} {leave} still leaving, and {goes}: {new} {what}"));
 }
 
 /// A new node may have the name of an earlier one that its host still remembers: it must not be

@@ -386,3 +386,29 @@ fn refused_hand_edits_are_stuck_sentences() {
     let status = status(&world.lab, &world.seen(), &refused, world.now);
     assert_eq!(status.stuck, refused);
 }
+
+#[test]
+fn a_node_that_is_taken_out_is_shown_until_its_host_lets_it_go() {
+    let mut world = ready();
+    world.obey();
+    world.edit(Edit::Remove { targets: vec!["kv-3".to_owned()] }).unwrap();
+    let seen = world.said("h3").nodes.get_mut(&node("kv-3")).unwrap();
+    seen.why = Some("leave the cluster: unhealthy cluster".to_owned());
+    let status = world.status();
+    assert!(status.nodes.iter().all(|seen| seen.name != node("kv-3")));
+    let [leaving] = status.leaving.as_slice() else { panic!("{:?}", status.leaving) };
+    assert_eq!((leaving.name.as_str(), leaving.role.as_str()), ("kv-3", "etcd"));
+    assert_eq!((leaving.host.as_str(), leaving.observed), ("h3", NodeState::Ready));
+    assert_eq!(leaving.why.as_deref(), Some("leave the cluster: unhealthy cluster"));
+    assert_eq!(status.clusters[0].state, ClusterState::Ready, "it is not counted any more");
+    // More nodes are new ones: who asks for them is told what becomes of the one that leaves.
+    let count = |value: &str| Edit::Set {
+        targets: vec!["kv".to_owned()],
+        field: "count".to_owned(),
+        value: value.to_owned(),
+    };
+    let notes = world.edit(count("3")).unwrap().reply.notes.join("\n");
+    assert!(notes.contains("kv-3 is still leaving, and goes: kv-4 is a new node"), "{notes}");
+    world.obey();
+    assert!(world.status().leaving.is_empty(), "{:?}", world.status().leaving);
+}
