@@ -38,7 +38,8 @@ pub struct HostReport {
     pub faults: BTreeMap<FaultName, FaultReport>,
     /// Connections to private addresses that no proxy made.
     pub bypasses: Vec<Bypass>,
-    /// Listeners of others on this host's address or on every address, for placement.
+    /// Listeners of others on this host's address or on every address, and those of nodes that are leaving,
+    /// for placement.
     pub foreign: Vec<ForeignListener>,
     /// The proxy process; `None` while it does not run.
     pub proxy: Option<ProxyReport>,
