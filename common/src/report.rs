@@ -198,6 +198,9 @@ pub struct BinaryReport {
 /// a connection, nor before a call that waits for a disk.
 pub const NO_LISTENER: &str = "no seccomp listener";
 
+/// How it begins to say why what a node is to run cannot be run there: time does not help, somebody must.
+pub const REFUSED: &str = "refused: ";
+
 /// How a node's connections are told from others'.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
