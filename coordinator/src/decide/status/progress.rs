@@ -108,7 +108,7 @@ fn of_node(view: &View<'_>, node: &NodeStatus, progress: &mut Progress) {
         Wanted::Running if is_as_faults_want(view, node) => {}
         Wanted::Running if node.incarnation < incarnation(view, name) => {
             let wanted = incarnation(view, name);
-            progress.pending(format!("{name} has not started incarnation {wanted}{why}"));
+            progress.pending(format!("{name} has not started run {wanted}{why}"));
         }
         Wanted::Running => match node.observed {
             NodeState::Ready => {}
