@@ -231,13 +231,13 @@ impl Asker {
         match &probe.expect {
             Some(expected) => match expr::is_true(expected, &answer) {
                 Ok(true) => Ok(()),
-                Ok(false) => Err(format!("{}: not {expected}: {}", name(probe), short(&answer))),
-                // An answer that is an error by itself says more than that it cannot be read.
-                Err(_) if !is_success => Err(format!("{}: {}", name(probe), short(&answer))),
+                // An answer that is an error by itself says more than what is missing in it.
+                Ok(false) | Err(_) if !is_success => Err(answered(probe, &answer)),
+                Ok(false) => Err(unlike(probe, expected, &answer)),
                 Err(why) => Err(format!("{}: {why}", name(probe))),
             },
             None if is_success => Ok(()),
-            None => Err(format!("{}: {}", name(probe), short(&answer))),
+            None => Err(answered(probe, &answer)),
         }
     }
 
@@ -290,19 +290,19 @@ impl Asker {
                     let run = crate::reconcile::real::run_dir(&self.dir, self.incarnation);
                     let found = self.log.find(&run.join("output.log"), pattern).await?;
                     Ok(found.map_or_else(
-                        || (Answer { status: 1, text: "no line matches".to_owned() }, false),
+                        || (Answer { status: 1, text: String::new() }, false),
                         |text| (Answer { status: 0, text }, true),
                     ))
                 }
             }
         };
         match timeout(probe.timeout.0, asking).await {
-            Ok(answer) => answer.map_err(|why: String| format!("{}: {why}", name(probe))),
+            Ok(answer) => answer.map_err(|why: String| format!("{}: {why}", where_asked(probe))),
             Err(_) => {
                 // What is half asked must not be answered to the next question.
                 self.http = http::Client::default();
                 self.grpc = grpc::Client::default();
-                Err(format!("{}: no answer in {}", name(probe), probe.timeout))
+                Err(format!("{}: no answer in {}", where_asked(probe), probe.timeout))
             }
         }
     }
@@ -311,12 +311,78 @@ impl Asker {
 /// What is asked, in a few words.
 fn name(probe: &Probe) -> String {
     match &probe.ask {
-        Ask::Http { method, url, .. } => format!("{method} {url}"),
-        Ask::Grpc { address, service } if service.is_empty() => format!("grpc health of {address}"),
-        Ask::Grpc { address, service } => format!("grpc health of {address}/{service}"),
-        Ask::Tcp { address } => format!("connect to {address}"),
-        Ask::Command { argv } => format!("`{}`", argv.join(" ")),
-        Ask::Log { pattern } => format!("output matching `{pattern}`"),
+        Ask::Http { method, url, .. } => {
+            let (_, path) = split(url);
+            format!("{method} /{path}")
+        }
+        Ask::Grpc { service, .. } if service.is_empty() => "its gRPC health check".to_owned(),
+        Ask::Grpc { service, .. } => format!("its gRPC health check of {service}"),
+        Ask::Tcp { .. } => "a connection".to_owned(),
+        Ask::Command { argv } => format!("`{}`", command_words(argv)),
+        Ask::Log { pattern } => format!("a line of its output like `{pattern}`"),
+    }
+}
+
+/// The same with the port, where nobody answered: then it matters where.
+fn where_asked(probe: &Probe) -> String {
+    let (Ask::Http { url: at, .. } | Ask::Grpc { address: at, .. } | Ask::Tcp { address: at }) =
+        &probe.ask
+    else {
+        return name(probe);
+    };
+    let (host, _) = split(at);
+    match host.rsplit_once(':') {
+        Some((_, port)) => format!("{} on port {port}", name(probe)),
+        None => name(probe),
+    }
+}
+
+/// `127.128.0.1:2379` and `health` of `https://127.128.0.1:2379/health`.
+fn split(url: &str) -> (&str, &str) {
+    let url = url.strip_prefix("https://").unwrap_or(url);
+    url.split_once('/').unwrap_or((url, ""))
+}
+
+/// A command without the directories of its files, short enough for a table.
+fn command_words(argv: &[String]) -> String {
+    const CHARS_MAX: usize = 60;
+    let word = |word: &String| match word.rsplit_once('/') {
+        Some((before, last)) if before.starts_with('/') || before.is_empty() => last.to_owned(),
+        _ => word.replace('\n', " "),
+    };
+    let words: Vec<String> = argv.iter().map(word).collect();
+    let words = words.join(" ");
+    match words.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
+    }
+}
+
+/// `GET /health answered 503: no leader`, `` `pg_isready -q` exited with 2 ``.
+fn answered(probe: &Probe, answer: &Answer) -> String {
+    let name = name(probe);
+    let said = short(answer);
+    let colon = if said.is_empty() { "" } else { ": " };
+    match &probe.ask {
+        Ask::Http { .. } => format!("{name} answered {}{colon}{said}", answer.status),
+        Ask::Command { .. } => format!("{name} exited with {}{colon}{said}", answer.status),
+        Ask::Grpc { .. } => format!("{name} answered {said}"),
+        Ask::Tcp { .. } | Ask::Log { .. } => format!("{name} is awaited"),
+    }
+}
+
+/// `GET /health answered 200: expected health "true", got "false"`.
+fn unlike(probe: &Probe, expected: &str, answer: &Answer) -> String {
+    let words = expr::words::expected(expected);
+    let Some(got) = expr::words::got(expected, answer) else {
+        return format!("{}; expected {words}", answered(probe, answer));
+    };
+    let name = name(probe);
+    match &probe.ask {
+        Ask::Http { .. } => {
+            format!("{name} answered {}: expected {words}, got {got}", answer.status)
+        }
+        _ => format!("{name}: expected {words}, got {got}"),
     }
 }
 
@@ -324,6 +390,5 @@ fn name(probe: &Probe) -> String {
 fn short(answer: &Answer) -> String {
     const CHARS_MAX: usize = 200;
     let line = answer.text.trim().lines().last().unwrap_or_default();
-    let text: String = line.chars().take(CHARS_MAX).collect();
-    format!("status {} {text}", answer.status).trim_end().to_owned()
+    line.chars().take(CHARS_MAX).collect()
 }

@@ -1,5 +1,7 @@
 //! Evaluates the expressions of probes over an answer: `status == 200`, `json.leader == json.id`.
 
+pub mod words;
+
 use minijinja::{ErrorKind, Expression, Value, value::ValueKind};
 
 use crate::{jinja, nearest};

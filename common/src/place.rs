@@ -134,7 +134,7 @@ fn grow(
         let placement = Placement {
             role: role.clone(),
             index,
-            private: address::free(lab, name, next)?,
+            private: address::free(lab, name, next, foreign)?,
             ports: ports::choose(&node, &host, wanted_ports, &taken)?,
             // Given when all new nodes have their ports, which are fewer to choose from.
             block: None,

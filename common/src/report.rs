@@ -38,7 +38,8 @@ pub struct HostReport {
     pub faults: BTreeMap<FaultName, FaultReport>,
     /// Connections to private addresses that no proxy made.
     pub bypasses: Vec<Bypass>,
-    /// Listeners of others on this host's address or on every address, for placement.
+    /// Listeners of others on this host's address or on every address, and those of nodes that are leaving,
+    /// for placement.
     pub foreign: Vec<ForeignListener>,
     /// The proxy process; `None` while it does not run.
     pub proxy: Option<ProxyReport>,
@@ -196,6 +197,9 @@ pub struct BinaryReport {
 /// How it begins to say why a node's shim has nothing to answer: neither does the kernel ask it for the name of
 /// a connection, nor before a call that waits for a disk.
 pub const NO_LISTENER: &str = "no seccomp listener";
+
+/// How it begins to say why what a node is to run cannot be run there: time does not help, somebody must.
+pub const REFUSED: &str = "refused: ";
 
 /// How a node's connections are told from others'.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

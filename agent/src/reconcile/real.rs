@@ -35,7 +35,6 @@ use super::{
         CommandFailed, CommandOrder, Hands, ProxyApplied, ProxySeen, StartOrder, Survey,
         SurveyOrder,
     },
-    step::Cause,
 };
 
 use records::{asked_record, gone_is_fine, node_orders, run, shim_orders};
@@ -271,16 +270,7 @@ impl Hands for RealHands {
     fn start(&self, order: &StartOrder) -> Result<Binary, String> {
         let StartOrder { node, spec, incarnation, orders, .. } = order;
         let node_dir = self.node_dir(node);
-        self.allow.check_user(spec.launch.user.as_deref())?;
-        let (binary, program) = self.binary(order)?;
-        self.allow.check_program(&binary.path)?;
-        if order.cause == Cause::Command {
-            // What ran before is one node's own; what never ran is its whole role's.
-            let of = order.before.is_some().then_some(node);
-            self.check_version(of, spec, &binary)?;
-        }
-        check::surroundings(spec)?;
-        check::data(&self.lab, &node_dir, spec)?;
+        let (binary, program) = self.checked(order)?;
         prepare::files(&node_dir, spec)?;
         tls::files(&node_dir, spec, prepare::user(spec.launch.user.as_deref())?, true)?;
         let dir = self.run_dir(node, *incarnation);

@@ -1,14 +1,14 @@
 //! Says what was found, done and not done. Pure.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use faultbed_common::{
     fault::Grade,
     host_spec::NodeEffect,
     name::{FaultName, HostName, NodeName},
     report::{
-        BinaryReport, ExitReport, FaultReport, HostReport, Identity, NO_LISTENER, NodeReport,
-        NodeState, ProxyReport,
+        BinaryReport, ExitReport, FaultReport, ForeignListener, HostReport, Identity, NO_LISTENER,
+        NodeReport, NodeState, ProxyReport,
     },
 };
 
@@ -18,7 +18,11 @@ use super::{
     hands::{ProxySeen, Survey},
     plan::Plan,
 };
-use crate::{canary::Canaries, clock::BootTime, ledger::Accepted};
+use crate::{
+    canary::Canaries,
+    clock::BootTime,
+    ledger::{Accepted, Retiring},
+};
 
 /// Ended faults on nodes that stay in the report.
 pub const ENDED_FAULTS_MAX: usize = 100;
@@ -149,10 +153,25 @@ pub fn report(findings: &Findings<'_>, version: &str, boot_id: &str) -> HostRepo
         ..HostReport::default()
     };
     if let Some(accepted) = accepted {
+        report.foreign.extend(leaving(accepted));
         accepted.terms.fill(&mut report, now);
         accepted.unknown.fill(&accepted.spec, &mut report);
     }
     report
+}
+
+/// Where nodes that are leaving may still listen: no new node may be placed there.
+fn leaving(accepted: &Accepted) -> Vec<ForeignListener> {
+    let mut listeners = Vec::new();
+    for (name, Retiring { spec, .. }) in &accepted.retiring {
+        for port in spec.ports.values() {
+            listeners.extend([spec.address, spec.private].map(|ip| ForeignListener {
+                address: SocketAddr::new(ip, port.port),
+                holder: format!("{name}, which is leaving"),
+            }));
+        }
+    }
+    listeners
 }
 
 fn nodes(findings: &Findings<'_>) -> BTreeMap<NodeName, NodeReport> {

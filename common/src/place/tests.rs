@@ -120,6 +120,22 @@ fn a_listener_of_somebody_else_moves_the_ports_only_where_it_is_in_the_way() {
 }
 
 #[test]
+fn a_node_that_is_leaving_keeps_its_addresses_until_it_is_gone() {
+    let listener = |address: &str| ForeignListener {
+        address: address.parse().unwrap(),
+        holder: "kv-9, which is leaving".to_owned(),
+    };
+    let both = vec![listener("127.77.5.1:2379"), listener("127.130.128.1:2379")];
+    let foreign: Foreign = BTreeMap::from([("h1".parse().unwrap(), both)]);
+    let mut lab = testing::empty_lab(1);
+    replace_among(&mut lab, "kv", etcd(1, |_| ()), &foreign).unwrap();
+    expect![[r#"
+        kv-1 h1 127.130.128.2 [2389, 22391, 2390]
+    "#]]
+    .assert_eq(&table(&lab));
+}
+
+#[test]
 fn hosts_are_chosen_by_name_by_label_and_for_one_node() {
     let mut lab = testing::empty_lab(4);
     let spec = etcd(4, |role| {

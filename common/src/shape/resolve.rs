@@ -131,7 +131,31 @@ fn pairs(lab: &Lab, sides: [Side; 2], one_way: bool) -> Result<Resolved, ShapeEr
             sides[0].iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         )));
     }
-    Ok(of_links(lab, sides.into(), links))
+    let groups = told_once(&sides, one_way);
+    Ok(of_links(lab, groups, links))
+}
+
+/// The sides for people, each party once: one that is on both sides is met on its links to all others of
+/// both, so it stands alone. One way, that can be told in two sides only of one such party.
+fn told_once(sides: &[Side; 2], one_way: bool) -> Vec<Side> {
+    let [first, second] = sides;
+    let common: Side = first & second;
+    let (only_first, only_second) = (first - &common, second - &common);
+    let alone = |party: &Party| Side::from([party.clone()]);
+    let groups: Vec<Side> = match (one_way, common.len()) {
+        // The same parties on both sides: each link is there both ways.
+        (true, 2..) if only_first.is_empty() && only_second.is_empty() => {
+            common.iter().map(alone).collect()
+        }
+        (true, 1) if only_first.is_empty() => vec![common, only_second],
+        (true, 1) if only_second.is_empty() => vec![only_first, common],
+        (true, _) => sides.to_vec(),
+        (false, _) => {
+            let each = common.iter().map(alone);
+            [only_first].into_iter().chain(each).chain([only_second]).collect()
+        }
+    };
+    groups.into_iter().filter(|group| !group.is_empty()).collect()
 }
 
 fn on(lab: &Lab, spec: &FaultSpec, mut nodes: Vec<NodeName>) -> Result<Resolved, ShapeError> {

@@ -116,7 +116,7 @@ fn pairs_act_exactly_as_named_across_clusters_and_never_on_a_node_itself() {
            latency = "50ms"
            jitter = "5ms""#,
         &expect![[r#"
-            latency 50ms ±5ms: kv-1 | db-meta-1,kv-1,kv-2,kv-3
+            latency 50ms ±5ms: kv-1 | db-meta-1,kv-2,kv-3
             links: kv-1>db-meta-1 kv-1>kv-2 kv-1>kv-3
             nodes: 
             untouched: db-data-1 db-data-2
@@ -142,6 +142,20 @@ fn pairs_act_exactly_as_named_across_clusters_and_never_on_a_node_itself() {
             untouched: 
         "#]],
     );
+}
+
+#[test]
+fn a_node_that_is_named_on_both_sides_is_told_once() {
+    for (text, told) in [
+        ("between = [\"kv-1\", \"kv\"]\nlatency = \"5ms\"", "kv-1 | kv-2,kv-3"),
+        ("between = [\"kv\", \"kv\"]\nlatency = \"5ms\"", "kv-1 | kv-2 | kv-3"),
+        ("between = [\"kv-1,kv-2\", \"kv-2,kv-3\"]\nlatency = \"5ms\"", "kv-1 | kv-2 | kv-3"),
+        ("from = \"kv-1\"\nto = \"kv\"\nlatency = \"5ms\"", "kv-1 > kv-2,kv-3"),
+        ("from = \"kv\"\nto = \"kv-1\"\nlatency = \"5ms\"", "kv-2,kv-3 > kv-1"),
+        ("from = \"kv\"\nto = \"kv\"\nlatency = \"5ms\"", "kv-1 | kv-2 | kv-3"),
+    ] {
+        assert_eq!(resolve_text(&two_clusters(), text).unwrap().sides(","), told, "{text}");
+    }
 }
 
 #[test]

@@ -210,7 +210,7 @@ pub enum Verb {
     Wait(wait::condition::WaitArgs),
     /// What nodes say
     #[command(
-        after_help = "Examples:\n  faultbed logs kv -f\n  faultbed logs kv-1 --tail all --incarnation 1"
+        after_help = "Examples:\n  faultbed logs kv -f\n  faultbed logs kv-1 --tail all --run 1"
     )]
     Logs(logs::LogsArgs),
     /// What happened

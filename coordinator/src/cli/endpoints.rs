@@ -141,7 +141,24 @@ fn shout(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
-/// Lines to copy and paste: how each cluster is reached.
+/// Ports by which nodes speak with each other, or that only watch them.
+const INNER_PORTS: [&str; 13] = [
+    "peer",
+    "cluster",
+    "bus",
+    "dist",
+    "election",
+    "raft",
+    "rpc",
+    "build",
+    "dcf",
+    "failpoint",
+    "monitor",
+    "metrics",
+    "status",
+];
+
+/// Lines to copy and paste: how clients reach each cluster. `show CLUSTER` has the other ports too.
 #[must_use]
 pub fn connect_lines(now: &Status) -> Vec<String> {
     let mut lines = Vec::new();
@@ -153,7 +170,10 @@ pub fn connect_lines(now: &Status) -> Vec<String> {
             lines.push(format!("etcdctl --endpoints={addresses} put hello world"));
             continue;
         }
-        for ((role, port), addresses) in &groups {
+        let is_inner = |port: &str| INNER_PORTS.contains(&port);
+        let all_inner = groups.keys().all(|key| is_inner(&key.1));
+        let shown = groups.iter().filter(|(key, _)| all_inner || !is_inner(&key.1));
+        for ((role, port), addresses) in shown {
             lines.push(format!("{} {role} {port}: {}", cluster.name, addresses.join(",")));
         }
     }
@@ -179,6 +199,19 @@ mod tests {
         assert_eq!(env["FAULTBED_ENDPOINTS_KV"], clients);
         assert_eq!(env["FAULTBED_ENDPOINTS_KV_ETCD_CLIENT"], clients);
         assert!(env["FAULTBED_ENDPOINTS_KV_ETCD_PEER"].contains(":2380"));
+    }
+
+    #[test]
+    fn ports_between_nodes_are_no_way_to_connect() {
+        let mut status = testing::three_nodes();
+        status.clusters[0].blueprint = "kvs".into();
+        let clients = "http://127.77.1.1:2379,http://127.77.1.2:2379,http://127.77.1.3:2379";
+        assert_eq!(connect_lines(&status), [format!("kv etcd client: {clients}")]);
+        // Where there is no other, it is better than nothing.
+        for node in &mut status.nodes {
+            node.endpoints.remove("client");
+        }
+        assert!(connect_lines(&status)[0].starts_with("kv etcd peer: "));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `faultbed logs`: lines of nodes, several merged and prefixed.
 
+mod order;
+
 use std::collections::BTreeMap;
 
 use clap_complete::ArgValueCandidates;
@@ -15,13 +17,16 @@ use crate::cli::{
     Session,
     client::Client,
     completion,
-    failure::{Exit, Outcome},
+    failure::{Exit, Failure, Outcome},
     node,
     output::{self, Format},
 };
 
 /// Lines shown of each node where nothing is said.
 const TAIL_DEFAULT: u32 = 200;
+
+/// Lines that are put in the order of time at most; more of them are shown log by log.
+const SORTED_MAX: usize = 200_000;
 
 /// Colours of prefixes, in turn.
 const COLOURS: [AnsiColors; 6] = [
@@ -46,8 +51,8 @@ pub struct LogsArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = Tail(Some(TAIL_DEFAULT)))]
     tail: Tail,
     /// An earlier run than the newest
-    #[arg(long, visible_alias = "run", value_name = "N")]
-    incarnation: Option<u64>,
+    #[arg(long, alias = "incarnation", value_name = "N")]
+    run: Option<u64>,
     #[command(flatten)]
     output: output::OutputArgs,
 }
@@ -88,9 +93,11 @@ pub async fn run(session: &Session, args: &LogsArgs) -> Outcome {
         targets,
         follow: args.follow,
         tail: args.tail.0,
-        incarnation: args.incarnation.map(Incarnation),
+        incarnation: args.run.map(Incarnation),
     };
-    let mut prefixes = Prefixes { width, given: BTreeMap::new() };
+    let prefixes = Prefixes { width, given: BTreeMap::new() };
+    let mut shown = Shown { format: args.output.output, is_single, prefixes };
+    let mut held = Vec::new();
     let mut lines = select_all([client.logs(&query).await?]);
     // A host's agent is connected to but one of several coordinators: the others are asked in turn.
     let mut others = None;
@@ -110,13 +117,37 @@ pub async fn run(session: &Session, args: &LogsArgs) -> Outcome {
                 continue;
             }
         }
-        match args.output.output {
-            Format::Json => output::json_line(&line)?,
-            Format::Table if is_single => output::data(single(&line))?,
-            Format::Table => output::data(format!("{}{}", prefixes.of(&line), line.text))?,
+        // Who follows wants lines as they come; else they wait for those of the other nodes.
+        if args.follow || held.len() >= SORTED_MAX {
+            for held in order::sorted(std::mem::take(&mut held)) {
+                shown.line(&held)?;
+            }
+            shown.line(&line)?;
+        } else {
+            held.push(line);
         }
     }
+    for line in order::sorted(held) {
+        shown.line(&line)?;
+    }
     Ok(Exit::DONE)
+}
+
+/// How lines are shown.
+struct Shown {
+    format: Format,
+    is_single: bool,
+    prefixes: Prefixes,
+}
+
+impl Shown {
+    fn line(&mut self, line: &LogLine) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => output::json_line(line),
+            Format::Table if self.is_single => output::data(single(line)),
+            Format::Table => output::data(format!("{}{}", self.prefixes.of(line), line.text)),
+        }
+    }
 }
 
 /// A line of the only node: only other files than its output are named.

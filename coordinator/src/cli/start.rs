@@ -240,7 +240,7 @@ async fn start_cluster(
     let outcome = change::perform(&client, request, &args.change).await?;
     if args.change.output == Format::Table && !args.change.no_wait {
         let now = up::bring::with_leaders(&client, client.status().await?).await;
-        output::data(format!("\n{}", up::bring::welcome(&client.context, &now)))?;
+        output::data(format!("\n{}", up::bring::welcome(&client.context, &now, Some(&name))))?;
     }
     Ok(outcome)
 }

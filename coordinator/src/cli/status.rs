@@ -10,7 +10,7 @@ use faultbed_common::{
     name::NodeName,
     nearest::nearest,
     report::NodeState,
-    status::{NodeStatus, Status},
+    status::{ClusterState, ClusterStatus, NodeStatus, Status},
 };
 use futures::StreamExt;
 
@@ -150,9 +150,35 @@ fn headline(status: &Status) -> String {
         let (word, mood) = words::cluster(cluster.state);
         let of = if several { format!(" of {}", cluster.owner) } else { String::new() };
         line.push_str(&format!(" · {}{of} {}", cluster.name, tone(word, mood)));
+        line.push_str(&crashed_in(status, cluster));
         line.push_str(&words::lease(cluster.lease.as_ref()));
     }
     line
+}
+
+/// The nodes that keep a cluster from being ready by crashing: ` (kv-2 crashed 3 times, last: exit 2)`.
+fn crashed_in(status: &Status, cluster: &ClusterStatus) -> String {
+    if matches!(cluster.state, ClusterState::Ready | ClusterState::Stopped) {
+        return String::new();
+    }
+    let crashed = status.nodes.iter().filter(|node| {
+        let comes_back = matches!(node.observed, NodeState::Preparing | NodeState::Starting);
+        let has_crashed = node.observed == NodeState::Crashed || comes_back && node.restarts > 0;
+        node.cluster == cluster.name && has_crashed
+    });
+    let told: Vec<String> = crashed
+        .map(|node| {
+            // One that is down crashed once more than it was started again.
+            let is_down = node.observed == NodeState::Crashed;
+            let count = node.restarts.saturating_add(u32::from(is_down));
+            format!("{} {}", node.name, words::crashed(node, count))
+        })
+        .collect();
+    match told.as_slice() {
+        [] => String::new(),
+        [one] => format!(" ({})", tone(one, Tone::Bad)),
+        [one, more @ ..] => format!(" ({}, and {} more)", tone(one, Tone::Bad), more.len()),
+    }
 }
 
 /// What needs attention, a block for each kind.

@@ -170,7 +170,7 @@ pub async fn run(session: &Session, args: &UpArgs) -> Outcome {
             Ok(brought) => brought,
             Err(failure) => return Err(not_begun(session, &lab, failure).await),
         };
-        output::data(bring::welcome(&client.context, &now))?;
+        output::data(bring::welcome(&client.context, &now, None))?;
         output::say(format!("it goes on; end it with: {}", client.context.typed("down")));
         return Ok(Exit::DONE);
     }

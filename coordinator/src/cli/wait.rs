@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use faultbed_common::{
     generation::{Generation, Incarnation},
+    host_spec::Wanted,
     name::{ClusterName, FaultName, HostName, NodeName},
-    report::NodeState,
+    report::{NodeState, REFUSED},
     status::{ClusterState, FaultState, FaultStatus, HostState, NodeStatus, Status, Verdict},
 };
 
@@ -23,6 +24,13 @@ const HASH_MAX: Duration = Duration::from_secs(20);
 
 /// The last counts of a fault that is over arrive within this.
 const LAST_COUNTS: Duration = Duration::from_secs(2);
+
+/// A program that is refused may be on its way to its place, and is looked for again meanwhile. After this
+/// long, only somebody can help.
+pub const REFUSED_GRACE: Duration = Duration::from_secs(3);
+
+/// A node that is started again after each crash has this many tries to become ready.
+pub const CRASHES_MAX: u32 = 5;
 
 /// Something to wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +120,7 @@ pub fn judge(status: &Status, goal: &Goal, waited: Duration) -> Judgement {
             None => Judgement::Met(None),
             Some(fault) => judge_judged(fault, waited),
         },
-        Goal::ClusterReady(name) => judge_cluster(status, name),
+        Goal::ClusterReady(name) => judge_cluster(status, name, waited),
         Goal::Leader(name, not) => judge_leader(status, name, not.as_ref()),
         Goal::Is(name, state) => match node(status, name) {
             Some(node) => Judgement::met_if(node.observed == *state, || describe(node)),
@@ -132,6 +140,9 @@ fn judge_ready(
     over: Incarnation,
     waited: Duration,
 ) -> Judgement {
+    if let Some(why) = refusal(node).filter(|_| waited >= REFUSED_GRACE) {
+        return Judgement::Never(format!("{} {why}", node.name));
+    }
     if node.incarnation <= over {
         return Judgement::NotYet(not_started(node, over));
     }
@@ -143,6 +154,11 @@ fn judge_ready(
         NodeState::Crashed if !is_retried(node) => {
             Judgement::Never(format!("{} {}", node.name, words::exit(node)))
         }
+        NodeState::Crashed if node.restarts >= CRASHES_MAX => Judgement::Never(format!(
+            "{} {}; starting it again does not help",
+            node.name,
+            words::crashed(node, node.restarts.saturating_add(1))
+        )),
         NodeState::Starting if waited >= FAULTED_GRACE && is_cut(status, node) => {
             Judgement::Met(Some(format!(
                 "{} runs; it cannot become ready while {} in force",
@@ -195,6 +211,20 @@ fn not_started(node: &NodeStatus, over: Incarnation) -> String {
 fn is_held(node: &NodeStatus) -> bool {
     let is_busy = node.why.as_deref().is_some_and(|why| why.contains("busy"));
     node.observed == NodeState::Paused || is_busy
+}
+
+/// Why what it is to run cannot be run where it is: `cannot start, refused: …`, or that it runs on as it was.
+fn refusal(node: &NodeStatus) -> Option<String> {
+    if matches!(node.observed, NodeState::Starting | NodeState::Paused) {
+        return None;
+    }
+    let why = node.why.as_deref()?;
+    let (_, reason) = why.split_once(REFUSED)?;
+    Some(if is_down(node.observed) {
+        format!("cannot start, {REFUSED}{reason}")
+    } else {
+        why.to_owned()
+    })
 }
 
 /// The agent starts it again by itself, and says so.
@@ -282,7 +312,7 @@ fn judge_judged(fault: &FaultStatus, waited: Duration) -> Judgement {
     }
 }
 
-fn judge_cluster(status: &Status, name: &ClusterName) -> Judgement {
+fn judge_cluster(status: &Status, name: &ClusterName, waited: Duration) -> Judgement {
     let Some(cluster) = status.clusters.iter().find(|cluster| cluster.name == *name) else {
         return Judgement::NotYet(format!("there is no cluster {name}"));
     };
@@ -291,9 +321,12 @@ fn judge_cluster(status: &Status, name: &ClusterName) -> Judgement {
         ClusterState::Ready => Judgement::Met(None),
         ClusterState::Stopped => Judgement::Never(format!("cluster {name} is stopped")),
         ClusterState::Starting | ClusterState::Degraded => {
-            let crashed = nodes().find(|n| n.observed == NodeState::Crashed && !is_retried(n));
-            if let Some(node) = crashed {
-                return Judgement::Never(format!("{} {}", node.name, words::exit(node)));
+            let judged = nodes()
+                .filter(|node| node.wanted == Wanted::Running)
+                .map(|node| judge_ready(status, node, Incarnation::default(), waited));
+            let lost = judged.into_iter().find(|judged| matches!(judged, Judgement::Never(_)));
+            if let Some(lost) = lost {
+                return lost;
             }
             let late: Vec<String> =
                 nodes().filter(|n| n.observed != NodeState::Ready).map(describe).collect();
@@ -306,13 +339,25 @@ fn judge_leader(status: &Status, name: &ClusterName, not: Option<&NodeName>) -> 
     let leaders: Vec<&NodeStatus> = leaders(status, name).collect();
     // A cut-off leader may go on believing that it leads; only the newest term counts.
     let Some(newest) = leaders.iter().max_by_key(|node| node.term) else {
-        return Judgement::NotYet(format!("cluster {name} has no leader"));
+        let nodes = status.nodes.iter().filter(|node| node.cluster == *name);
+        let seen: Vec<String> = nodes.map(says).collect();
+        return Judgement::NotYet(format!("no node of {name} leads: {}", seen.join(", ")));
     };
     match not {
         Some(not) if newest.name == *not => {
-            Judgement::NotYet(format!("{not} still leads cluster {name}"))
+            let term = newest.term.map_or_else(String::new, |term| format!(" in term {term}"));
+            Judgement::NotYet(format!("{not} still leads {name}{term}; another leader is awaited"))
         }
         Some(_) | None => Judgement::Met(Some(format!("{} leads cluster {name}", newest.name))),
+    }
+}
+
+/// What a node says of its role: `kv-2 says follower`, or how it is where it cannot say anything.
+fn says(node: &NodeStatus) -> String {
+    match &node.role_state {
+        Some(role) => format!("{} says {role}", node.name),
+        None if node.observed == NodeState::Ready => format!("{} says nothing of it", node.name),
+        None => format!("{} is {}", node.name, words::state(node.observed)),
     }
 }
 
@@ -376,7 +421,14 @@ fn is_cut(status: &Status, node: &NodeStatus) -> bool {
 }
 
 fn describe(node: &NodeStatus) -> String {
-    format!("{} is {}{}", node.name, words::state(node.observed), why(node))
+    let state = words::state(node.observed);
+    let comes_back = matches!(node.observed, NodeState::Preparing | NodeState::Starting);
+    if comes_back && node.restarts > 0 {
+        // That it starts is only half of the truth where it does so again and again.
+        let crashed = words::crashed(node, node.restarts);
+        return format!("{} {crashed}, and is {state} again", node.name);
+    }
+    format!("{} is {state}{}", node.name, why(node))
 }
 
 fn why(node: &NodeStatus) -> String {

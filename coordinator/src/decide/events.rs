@@ -139,9 +139,9 @@ fn state_text(was: Option<&NodeStatus>, node: &NodeStatus) -> Option<String> {
             let how = node.exit.as_ref().map(exit_words).unwrap_or_default();
             format!("{name} is killed{how}")
         }
-        NodeState::Starting => format!("{name} starts, incarnation {}", node.incarnation),
+        NodeState::Starting => format!("{name} starts, run {}", node.incarnation),
         NodeState::Ready if is_new_run => {
-            format!("{name} is ready, incarnation {}", node.incarnation)
+            format!("{name} is ready, run {}", node.incarnation)
         }
         NodeState::Ready => format!("{name} is ready"),
         NodeState::Unready => format!("{name} is not ready{why}"),

@@ -8,6 +8,7 @@ use std::{
 use faultbed_common::{
     host_spec::{Launch, NodeSpec},
     name::NodeName,
+    report::REFUSED,
 };
 
 use super::{RealHands, VERSION_TIMEOUT, check, prepare};
@@ -72,18 +73,48 @@ impl RealHands {
     /// What a start looks at before it changes anything, for the node that still runs: one that could
     /// not come back is not ended.
     pub(super) fn check_next(&self, node: &NodeName, spec: &NodeSpec) -> Result<(), String> {
-        self.allow.check_user(spec.launch.user.as_deref())?;
-        let binary = self.now_there(&spec.launch)?;
-        self.allow.check_program(&binary.path)?;
-        self.check_version(Some(node), spec, &binary)?;
-        check::surroundings(spec)
+        let checked = || {
+            self.allow.check_user(spec.launch.user.as_deref())?;
+            let binary = self.now_there(&spec.launch)?;
+            self.allow.check_program(&binary.path)?;
+            self.check_version(Some(node), spec, &binary)?;
+            check::surroundings(spec)
+        };
+        checked().map_err(refused)
+    }
+
+    /// What a start runs, when everything that it needs was looked at.
+    pub(super) fn checked(&self, order: &StartOrder) -> Result<(Binary, PathBuf), String> {
+        let StartOrder { node, spec, .. } = order;
+        let checked = || {
+            self.allow.check_user(spec.launch.user.as_deref())?;
+            let (binary, program) = self.binary(order)?;
+            self.allow.check_program(&binary.path)?;
+            if order.cause == Cause::Command {
+                // What ran before is one node's own; what never ran is its whole role's.
+                let of = order.before.is_some().then_some(node);
+                self.check_version(of, spec, &binary)?;
+            }
+            check::surroundings(spec)?;
+            check::data(&self.lab, &self.node_dir(node), spec)?;
+            Ok((binary, program))
+        };
+        checked().map_err(refused)
     }
 
     /// What is looked at before a node starts, before commands make data for it.
     pub(super) fn check_before_first(&self, order: &CommandOrder) -> Result<(), String> {
         let spec = &order.spec;
-        self.check_version(None, spec, &self.now_there(&spec.launch)?)?;
-        check::surroundings(spec)?;
-        check::data(&self.lab, &self.node_dir(&order.node), spec)
+        let checked = || {
+            self.check_version(None, spec, &self.now_there(&spec.launch)?)?;
+            check::surroundings(spec)?;
+            check::data(&self.lab, &self.node_dir(&order.node), spec)
+        };
+        checked().map_err(refused)
     }
+}
+
+/// Says of a reason that time does not change it.
+fn refused(why: String) -> String {
+    format!("{REFUSED}{why}")
 }

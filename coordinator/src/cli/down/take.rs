@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use faultbed_common::duration::Span;
 use rustix::process::Signal;
 use serde::Serialize;
 
@@ -22,7 +23,9 @@ use crate::cli::{
     claim::{CLAIMS_DIR, Claims},
     context::{Context, Places},
     failure::Failure,
+    output,
     up::{daemons::Programs, lock},
+    wait::list,
 };
 
 /// How long agents may take to end their nodes: the longest usual grace, and some.
@@ -36,6 +39,12 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 
 /// What is awaited is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Nodes that have not ended are named after this long, and again where others are left by then.
+const SAID_EVERY: Duration = Duration::from_secs(1);
+
+/// Nodes that one line names.
+const NAMED_MAX: usize = 8;
 
 /// What became of a lab's parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -184,14 +193,34 @@ fn ask_agents(dir: &Path, wipe: bool) {
         })
         .collect();
     let begun = Instant::now();
+    let (mut looked_at, mut said) = (begun, None);
     while !children.is_empty() && begun.elapsed() < AGENTS_MAX {
         children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        if looked_at.elapsed() >= SAID_EVERY {
+            looked_at = Instant::now();
+            let awaited = awaited(&inventory::processes(dir), AGENTS_MAX);
+            if let Some(text) = awaited.as_ref().filter(|_| awaited != said) {
+                output::say(text);
+            }
+            said = awaited;
+        }
         std::thread::sleep(LOOK_EVERY);
     }
     for mut child in children {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// The nodes that have not ended yet: `waiting for kv-1 and kv-3 to end, at most 45s`.
+fn awaited(processes: &[Process], limit: Duration) -> Option<String> {
+    let nodes = processes.iter().filter(|process| process.kind == Kind::Node);
+    let nodes: BTreeSet<&str> = nodes.map(|process| process.name.as_str()).collect();
+    let more = nodes.len().saturating_sub(NAMED_MAX);
+    let mut named: Vec<String> = nodes.iter().take(NAMED_MAX).map(|n| (*n).to_owned()).collect();
+    named.extend((more > 0).then(|| format!("{more} more")));
+    let limit = Span(limit);
+    (!named.is_empty()).then(|| format!("waiting for {} to end, at most {limit}", list(&named)))
 }
 
 fn host_dirs(dir: &Path) -> Vec<PathBuf> {
@@ -295,6 +324,27 @@ fn remove_file(path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_that_have_not_ended_are_named_each_once() {
+        let node = |pid, name: &str| Process {
+            kind: if name.is_empty() { Kind::Proxy } else { Kind::Node },
+            pid,
+            start_ticks: 0,
+            name: name.to_owned(),
+        };
+        let limit = Duration::from_secs(45);
+        let told =
+            awaited(&[node(1, "kv-1"), node(2, "kv-1"), node(3, "kv-3"), node(4, "")], limit);
+        assert_eq!(told.as_deref(), Some("waiting for kv-1 and kv-3 to end, at most 45s"));
+        assert_eq!(awaited(&[node(4, "")], limit), None);
+        let many: Vec<Process> = (1..=10).map(|n| node(n, &format!("n{n}"))).collect();
+        assert!(
+            awaited(&many, limit).unwrap().contains("and 2 more"),
+            "{:?}",
+            awaited(&many, limit)
+        );
+    }
 
     #[test]
     fn a_node_of_many_processes_is_named_once() {

@@ -58,7 +58,7 @@ fn stopped_killed_and_crashed_are_three_things_on_the_screen() {
     check(
         &status,
         expect![[r#"
-            lab lab · generation 4 · 3/3 hosts up · converged · kv degraded
+            lab lab · generation 4 · 3/3 hosts up · converged · kv degraded (kv-2 crashed: exit 2)
 
             NODE  ROLE  HOST  STATE             LEADER  ADDRESS                 RUN  PID  BINARY           AGE
             kv-1  etcd  h1    stopped                   http://127.77.1.1:2379  1    -    9f86d081 3.4.23  12s
@@ -185,8 +185,7 @@ fn a_large_lab_is_told_in_numbers_and_by_what_is_not_well() {
 #[test]
 fn rows_are_cut_to_the_terminal_and_sentences_are_not() {
     let mut status = testing::three_nodes();
-    let why =
-        "GET 127.128.0.1:2379/health: not status == 200 and json.health == 'true': status 503";
+    let why = "GET /health answered 503: {\"health\":\"false\"}; it was ready for an hour, and then the others went";
     status.nodes[0].why = Some(why.to_owned());
     status.pending.push(format!("kv-1 is not ready: {why}"));
     let text = anstream::adapter::strip_str(&overview_in(&status, Some(100))).to_string();
@@ -212,4 +211,15 @@ fn a_node_that_is_taken_out_keeps_its_row_until_it_is_gone() {
             kv-2  etcd  h2    leaving          -                       1    4002  9f86d081 3.4.23  12s  leave the cluster: unhealthy cluster
             kv-3  etcd  h3    ready            http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s"#]],
     );
+}
+
+#[test]
+fn the_headline_tells_of_a_node_that_crashes_and_starts_again() {
+    let mut status = testing::three_nodes();
+    status.clusters[0].state = faultbed_common::status::ClusterState::Starting;
+    let node = &mut status.nodes[1];
+    (node.observed, node.restarts) = (NodeState::Starting, 3);
+    node.exit = Some(ExitReport { code: Some(2), ..ExitReport::default() });
+    let head = anstream::adapter::strip_str(&headline(&status)).to_string();
+    assert!(head.ends_with("kv starting (kv-2 crashed 3 times, last: exit 2)"), "{head}");
 }

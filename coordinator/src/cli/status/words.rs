@@ -98,6 +98,18 @@ pub fn exit(node: &NodeStatus) -> String {
     }
 }
 
+/// `crashed: exit 2`, or `crashed 3 times, last: exit 2`.
+#[must_use]
+pub fn crashed(node: &NodeStatus, count: u32) -> String {
+    let ending = ending(node);
+    match (count, ending) {
+        (..=1, Some(ending)) => format!("crashed: {ending}"),
+        (..=1, None) => "crashed".to_owned(),
+        (many, Some(ending)) => format!("crashed {many} times, last: {ending}"),
+        (many, None) => format!("crashed {many} times"),
+    }
+}
+
 /// Signals that people name, and their numbers on Linux.
 pub const SIGNALS: [(&str, i32); 16] = [
     ("HUP", 1),

@@ -8,7 +8,7 @@ use faultbed_common::{
     edit::{Edit, EditRequest},
     generation::Incarnation,
     host_spec::Wanted,
-    name::NodeName,
+    name::{ClusterName, NodeName},
     report::NodeState,
     status::{NodeStatus, Status},
 };
@@ -268,15 +268,16 @@ async fn wait(client: &Client, goals: Vec<Goal>, limit: Duration) -> Result<Stat
     Ok(waited.status)
 }
 
-/// What a person sees when the lab is ready: the table, how to connect, what to try.
+/// What a person sees when the lab is ready: the table, how to connect, what to try with cluster `of`, or
+/// with the first.
 #[must_use]
-pub fn welcome(context: &Context, now: &Status) -> String {
+pub fn welcome(context: &Context, now: &Status, of: Option<&ClusterName>) -> String {
     let mut parts = vec![status::overview(now)];
     let connect = endpoints::connect_lines(now);
     if !connect.is_empty() {
         parts.push(block("connect", &connect));
     }
-    parts.push(block("try next", &suggestions(context, now)));
+    parts.push(block("try next", &suggestions(context, now, of)));
     parts.join("\n\n")
 }
 
@@ -286,8 +287,10 @@ fn block(title: &str, lines: &[String]) -> String {
 }
 
 /// Three things to type next.
-fn suggestions(context: &Context, now: &Status) -> Vec<String> {
-    let Some(cluster) = now.clusters.first() else {
+fn suggestions(context: &Context, now: &Status, of: Option<&ClusterName>) -> Vec<String> {
+    let mut clusters = now.clusters.iter();
+    let used = clusters.find(|cluster| of == Some(&cluster.name));
+    let Some(cluster) = used.or(now.clusters.first()) else {
         return vec![
             context.typed("start cluster --etcd.count 3"),
             context.typed("blueprint list"),
@@ -321,9 +324,8 @@ mod tests {
     use super::*;
     use crate::cli::testing;
 
-    #[test]
-    fn a_ready_lab_says_how_to_connect_and_what_to_try() {
-        let context = Context {
+    fn context() -> Context {
+        Context {
             version: 1,
             name: "lab".parse().unwrap(),
             octet: 1,
@@ -336,8 +338,12 @@ mod tests {
             terms: 0,
             etcd: Default::default(),
             remote: Vec::new(),
-        };
-        let text = welcome(&context, &testing::three_nodes());
+        }
+    }
+
+    #[test]
+    fn a_ready_lab_says_how_to_connect_and_what_to_try() {
+        let text = welcome(&context(), &testing::three_nodes(), None);
         expect![[r#"
             lab lab · generation 4 · 3/3 hosts up · converged · kv ready
 
@@ -353,5 +359,20 @@ mod tests {
               faultbed status -w
               faultbed isolate leader:kv --for 30s
               faultbed restart kv-1"#]].assert_eq(&anstream::adapter::strip_str(&text).to_string());
+    }
+
+    #[test]
+    fn what_to_try_is_of_the_cluster_that_was_just_started() {
+        let mut status = testing::three_nodes();
+        let mut other = status.clusters[0].clone();
+        other.name = "vk".parse().unwrap();
+        status.clusters.push(other);
+        let mut node = status.nodes[0].clone();
+        (node.name, node.cluster) = ("vk-1".parse().unwrap(), "vk".parse().unwrap());
+        status.nodes.push(node);
+        let of: ClusterName = "vk".parse().unwrap();
+        let tried = suggestions(&context(), &status, Some(&of));
+        assert_eq!(tried[1], "faultbed isolate leader:vk --for 30s");
+        assert_eq!(tried[2], "faultbed restart vk-1");
     }
 }

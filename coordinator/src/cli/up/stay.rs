@@ -48,7 +48,7 @@ pub async fn foreground(
     };
     let client = match brought {
         Ok((client, now)) => {
-            output::data(bring::welcome(&client.context, &now))?;
+            output::data(bring::welcome(&client.context, &now, None))?;
             client
         }
         Err(failure) => {

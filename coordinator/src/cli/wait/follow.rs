@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use faultbed_common::{duration::Span, status::Status};
+use faultbed_common::{duration::Span, report::REFUSED, status::Status};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -126,9 +126,19 @@ fn late(client: &Client, limit: Duration, why: &str) -> Failure {
 
 /// A goal is lost: where nodes crashed, their last words are the answer.
 fn never(client: &Client, status: &Status, why: &str) -> Failure {
+    let about = status.nodes.iter().find(|n| why.split(' ').next() == Some(n.name.as_str()));
+    if why.contains(REFUSED) {
+        // Others may have crashed; that is not why this one is lost.
+        let failure = Failure::no(why);
+        let failure = match about {
+            Some(node) => failure.next(client.context.typed(&format!("show {}", node.name))),
+            None => failure,
+        };
+        return failure.next(client.context.typed("history"));
+    }
     let crashed = crate::cli::status::crashes(status);
     let failure = Failure::no(if crashed.is_empty() { why } else { &crashed });
-    match status.nodes.iter().find(|n| why.starts_with(n.name.as_str())) {
+    match about {
         Some(node) => failure
             .next(client.context.typed(&format!("logs {}", node.name)))
             .next(client.context.typed(&format!("start {}", node.name))),

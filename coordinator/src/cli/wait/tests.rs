@@ -103,7 +103,13 @@ fn a_heal_is_observed_and_not_assumed() {
 fn a_new_leader_is_the_one_of_the_newest_term() {
     let mut status = testing::three_nodes();
     let goal = Goal::Leader("kv".parse().unwrap(), Some(name("kv-1")));
-    assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)));
+    let said = "kv-1 still leads kv in term 2; another leader is awaited".to_owned();
+    assert_eq!(judge(&status, &goal, NOW), Judgement::NotYet(said));
+    let mut election = status.clone();
+    election.nodes[0].leader = Some(false);
+    (election.nodes[1].observed, election.nodes[1].role_state) = (NodeState::Starting, None);
+    let said = "no node of kv leads: kv-1 says leader, kv-2 is starting, kv-3 says follower";
+    assert_eq!(judge(&election, &goal, NOW), Judgement::NotYet(said.to_owned()));
     status.nodes[2].leader = Some(true);
     status.nodes[2].term = Some(3);
     // kv-1 is cut off and still believes that it leads.
@@ -144,4 +150,40 @@ fn a_node_is_not_gone_while_it_cannot_leave() {
     assert!(
         matches!(judge(&status, &goal, NOW), Judgement::NotYet(why) if why.contains("unhealthy"))
     );
+}
+
+#[test]
+fn a_program_that_is_refused_is_not_waited_for() {
+    let mut status = testing::three_nodes();
+    let why = "runs on; its restart is refused: `/bin/false --version` prints no version";
+    status.nodes[1].why = Some(why.to_owned());
+    let goal = ready("kv-2", 1);
+    assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)), "it may just be copied");
+    let judged = judge(&status, &goal, REFUSED_GRACE);
+    assert!(matches!(&judged, Judgement::Never(said) if said.contains(why)), "{judged:?}");
+    status.nodes[1].observed = NodeState::Stopped;
+    status.nodes[1].why = Some("start: refused: /bin/etcd does not exist".to_owned());
+    let said = "kv-2 cannot start, refused: /bin/etcd does not exist".to_owned();
+    assert_eq!(judge(&status, &goal, REFUSED_GRACE), Judgement::Never(said));
+    status.nodes[1].why = Some("start: it listens already".to_owned());
+    let judged = judge(&status, &goal, REFUSED_GRACE);
+    assert!(matches!(judged, Judgement::NotYet(_)), "that may end by itself");
+}
+
+#[test]
+fn a_node_that_crashes_again_and_again_is_lost_and_is_called_so_meanwhile() {
+    let mut status = testing::three_nodes();
+    let node = &mut status.nodes[1];
+    node.exit = Some(ExitReport { code: Some(2), ..ExitReport::default() });
+    (node.observed, node.restarts) = (NodeState::Starting, 2);
+    let said = "kv-2 crashed 2 times, last: exit 2, and is starting again".to_owned();
+    assert_eq!(judge(&status, &ready("kv-2", 0), NOW), Judgement::NotYet(said));
+    let node = &mut status.nodes[1];
+    (node.observed, node.restarts) = (NodeState::Crashed, CRASHES_MAX);
+    node.why = Some("crashed: ended with status 2; starts again soon".to_owned());
+    let judged = judge(&status, &ready("kv-2", 0), NOW);
+    assert!(matches!(&judged, Judgement::Never(said) if said.contains("exit 2")), "{judged:?}");
+    status.clusters[0].state = ClusterState::Starting;
+    let goal = Goal::ClusterReady("kv".parse().unwrap());
+    assert_eq!(judge(&status, &goal, NOW), judged);
 }

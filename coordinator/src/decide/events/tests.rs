@@ -51,7 +51,7 @@ fn a_stop_and_a_start_are_told() {
             world.obey();
         },
         &expect![[r#"
-            Node kv-2: kv-2 is ready, incarnation 2
+            Node kv-2: kv-2 is ready, run 2
         "#]],
     );
 }

@@ -94,6 +94,12 @@ fn of_host(view: &View<'_>, name: &HostName, progress: &mut Progress) {
 
 fn of_node(view: &View<'_>, node: &NodeStatus, progress: &mut Progress) {
     let name = &node.name;
+    // What its host says is stuck is not pending as well; a crash is said in better words.
+    let of_host = format!("{}: {name}: ", node.host);
+    let is_said = progress.stuck.iter().any(|sentence| sentence.starts_with(&of_host));
+    if is_said && node.observed != NodeState::Crashed {
+        return;
+    }
     let state = node.observed.word();
     let why = node.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     match node.wanted {
@@ -102,7 +108,7 @@ fn of_node(view: &View<'_>, node: &NodeStatus, progress: &mut Progress) {
         Wanted::Running if is_as_faults_want(view, node) => {}
         Wanted::Running if node.incarnation < incarnation(view, name) => {
             let wanted = incarnation(view, name);
-            progress.pending(format!("{name} has not started incarnation {wanted}{why}"));
+            progress.pending(format!("{name} has not started run {wanted}{why}"));
         }
         Wanted::Running => match node.observed {
             NodeState::Ready => {}

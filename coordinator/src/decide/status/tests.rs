@@ -127,7 +127,7 @@ fn a_restart_that_has_not_happened_is_pending() {
         report.nodes = before[host].nodes.clone();
     }
     assert_eq!(world.placement("kv-1").incarnation, Incarnation(2));
-    assert_eq!(world.status().pending, ["kv-1 has not started incarnation 2"]);
+    assert_eq!(world.status().pending, ["kv-1 has not started run 2"]);
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use faultbed_common::host_spec::{NodeSpec, StopBy};
+use faultbed_common::{
+    host_spec::{NodeSpec, StopBy},
+    report::REFUSED,
+};
 
 use super::{Goal, Part, Standing, View, step_or_wait};
 use crate::reconcile::{
@@ -82,7 +85,11 @@ impl View<'_> {
             return None;
         }
         let refused = observed.failures.get(&StepKind::Check);
-        let refused = refused.map(|failure| format!("not restarted, runs on: {}", failure.why));
+        let refused = refused.map(|failure| {
+            let verb = format!("{}: ", StepKind::Check.verb());
+            let why = failure.why.strip_prefix(&verb).unwrap_or(&failure.why);
+            format!("runs on; its restart is {REFUSED}{}", why.strip_prefix(REFUSED).unwrap_or(why))
+        });
         let standing = refused.map_or_else(
             || Standing::Pending("checking its next program".to_owned()),
             Standing::Stuck,

@@ -30,7 +30,7 @@ fn a_node_is_not_ended_before_its_next_program_is_known_to_be_right() {
 
 #[test]
 fn a_node_whose_next_program_is_wrong_runs_on_and_says_so() {
-    let stuck = ["kv-1: not restarted, runs on: check its next program: it is no program of etcd"];
+    let stuck = ["kv-1: runs on; its restart is refused: it is no program of etcd"];
     let waits = check(next(), refused(1), NOW);
     assert_eq!((acts(&waits), &waits.stuck[..]), (Vec::new(), &stuck.map(str::to_owned)[..]));
     let much_later = NOW + Duration::from_secs(3600);
