@@ -22,7 +22,7 @@ const PER_LAB: u32 = 32768;
 /// # Errors
 /// All are taken.
 pub(super) fn free(lab: &Lab, name: &ClusterName, next: &Cluster) -> Result<IpAddr, String> {
-    let others = lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| c);
+    let others = lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| &**c);
     let used: BTreeSet<IpAddr> =
         others.chain([next]).flat_map(|c| c.nodes.values()).map(|node| node.private).collect();
     let first = BASE + u32::from(lab.octet) * PER_LAB;
