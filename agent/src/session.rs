@@ -10,7 +10,7 @@ use faultbed_common::{
     host_spec::HostSpec,
     logs::{LogBatch, LogRequest},
     name::NodeName,
-    session::Hello,
+    session::{Hello, Still, TAKES_STILL},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
 use tokio::{
@@ -205,7 +205,9 @@ impl Session {
         // The first report goes with the hello: the coordinator knows the host at once.
         let mut reporter = Reporter::new(self.reports.clone());
         outbox.try_send(reporter.next()?).ok();
-        let mut stream = client.session(ReceiverStream::new(queued)).await?.into_inner();
+        let answer = client.session(ReceiverStream::new(queued)).await?;
+        reporter.says_still = answer.metadata().contains_key(TAKES_STILL);
+        let mut stream = answer.into_inner();
         tracing::info!("session begun");
         self.line.is_up();
         let _attending = Attending::begin(attend, self.hello.host.clone(), self.execs.clone());
@@ -301,11 +303,13 @@ struct Reporter {
     reports: watch::Receiver<Shared>,
     told: Shared,
     told_at: Instant,
+    /// Whether the coordinator takes a word for a report in which nothing is new.
+    says_still: bool,
 }
 
 impl Reporter {
     fn new(reports: watch::Receiver<Shared>) -> Self {
-        Self { reports, told: Shared::default(), told_at: Instant::now() }
+        Self { reports, told: Shared::default(), told_at: Instant::now(), says_still: false }
     }
 
     /// Is over when a report must be sent.
@@ -337,18 +341,14 @@ impl Reporter {
     fn next(&mut self) -> Result<FromAgent, Over> {
         let report = self.reports.borrow_and_update().clone();
         // Ages count from the moment of sending, however old the report is.
-        let mut sent = (*report).clone();
-        let age_ms = crate::clock::now().ms().saturating_sub(report.now_ms);
-        sent.now_ms += age_ms;
-        for fault in sent.faults.values_mut() {
-            fault.remaining_ms = fault.remaining_ms.map(|ms| ms.saturating_sub(age_ms));
-        }
-        for lease in sent.leases.values_mut().chain(&mut sent.lab_lease) {
-            lease.remaining_ms = lease.remaining_ms.saturating_sub(age_ms);
-        }
+        let now_ms = crate::clock::now().ms();
+        let kind = match self.says_still && urgency(&self.told, &report) == Urgency::None {
+            true => from_agent::Kind::Still(encode(&Still { now_ms })?),
+            false => from_agent::Kind::Report(encode(&report.later(now_ms))?),
+        };
         self.told = report;
         self.told_at = Instant::now();
-        Ok(message(from_agent::Kind::Report(encode(&sent)?)))
+        Ok(message(kind))
     }
 }
 

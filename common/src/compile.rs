@@ -92,7 +92,7 @@ pub fn check_after(before: &Lab, lab: &Lab) -> Result<(), RenderError> {
             lab.faults.values().filter(|fault| is_active(fault) && fault.spec.effect.is_some());
         let met: Vec<(&Fault, &NodeName)> = custom
             .flat_map(|fault| {
-                fault.resolved.nodes.iter().filter(of_cluster).map(move |n| (fault, n))
+                fault.resolved.nodes.iter().filter(of_cluster).map(move |n| (&**fault, n))
             })
             .collect();
         if is_same && met.is_empty() {

@@ -210,6 +210,17 @@ pub enum Query {
     History,
 }
 
+/// What a watcher wants to hear of the lab. Nothing said is all of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WatchQuery {
+    /// Faults without their links, one by one: whether they are in force and what all links together have
+    /// met is said all the same. Who waits for a fault of thousands of links hears of it much sooner.
+    pub brief: bool,
+    /// Nothing but faults, briefly, and hosts: no nodes, and not what is pending.
+    pub only_faults: bool,
+}
+
 /// One accepted generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HistoryEntry {

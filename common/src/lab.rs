@@ -18,12 +18,13 @@ use crate::{
     fault::FaultSpec,
     generation::{FaultRevision, Generation, Incarnation},
     host_spec::{StopBy, Wanted},
-    link::{Link, Party},
+    link::Link,
     name::{
         BlueprintName, ClusterName, FaultName, HostName, LabName, NodeName, PortName, RoleName,
     },
     port_block::PortBlock,
     program::Pushed,
+    shared::Shared,
     spec::ClusterSpec,
     tls::ClusterAuthority,
 };
@@ -42,9 +43,9 @@ pub struct Lab {
     /// Its hosts.
     pub hosts: BTreeMap<HostName, Host>,
     /// Its clusters.
-    pub clusters: BTreeMap<ClusterName, Cluster>,
+    pub clusters: BTreeMap<ClusterName, Shared<Cluster>>,
     /// Its faults, ended ones included (the last [`ENDED_FAULTS_MAX`]).
-    pub faults: BTreeMap<FaultName, Fault>,
+    pub faults: BTreeMap<FaultName, Shared<Fault>>,
     /// Nodes that were removed and whose data goes with them, by the host that has it. A later
     /// node of the same name on that host drops the entry.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -422,8 +423,17 @@ impl Resolved {
     /// Every node it acts on, also as an end of a link.
     #[must_use]
     pub fn touched(&self) -> BTreeSet<&NodeName> {
-        let ends = self.links.iter().flat_map(|link| [&link.from, &link.to]);
-        ends.filter_map(Party::node).chain(&self.nodes).collect()
+        let mut touched: BTreeSet<&NodeName> = self.nodes.iter().collect();
+        let mut last = None;
+        for link in &self.links {
+            // Links are in the order of their senders.
+            if last != Some(&link.from) {
+                last = Some(&link.from);
+                touched.extend(link.from.node());
+            }
+            touched.extend(link.to.node());
+        }
+        touched
     }
 
     /// What to write between the groups: `" > "` where no link has its opposite, as with a fault

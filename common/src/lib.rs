@@ -36,6 +36,7 @@ pub mod rules;
 pub mod search;
 pub mod session;
 pub mod shape;
+pub mod shared;
 pub mod spec;
 pub mod status;
 pub mod target;

@@ -4,7 +4,13 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::name::{NameError, NodeName};
+use crate::name::{NAME_BYTES_MAX, NameError, NodeName, Reads};
+
+/// How whatever is no node is called.
+const CLIENTS: &str = "clients";
+
+/// The longest link, as text.
+const LINK_BYTES_MAX: usize = 2 * NAME_BYTES_MAX + 1;
 
 /// One end of a link.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +28,13 @@ impl Party {
         match self {
             Self::Node(name) => Some(name),
             Self::Clients => None,
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Node(name) => name.as_str(),
+            Self::Clients => CLIENTS,
         }
     }
 }
@@ -57,17 +70,14 @@ impl Link {
 
 impl fmt::Display for Party {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Node(name) => name.fmt(f),
-            Self::Clients => f.pad("clients"),
-        }
+        f.pad(self.as_str())
     }
 }
 
 impl FromStr for Party {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        Ok(if text == "clients" { Self::Clients } else { Self::Node(NodeName::parse(text)?) })
+        Ok(if text == CLIENTS { Self::Clients } else { Self::Node(NodeName::parse(text)?) })
     }
 }
 
@@ -92,21 +102,26 @@ impl FromStr for Link {
 
 impl Serialize for Link {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        // In one piece: each part of a text is looked at by itself for what must be escaped.
+        let mut text = String::with_capacity(LINK_BYTES_MAX);
+        text.push_str(self.from.as_str());
+        text.push('>');
+        text.push_str(self.to.as_str());
+        serializer.serialize_str(&text)
     }
 }
 impl<'de> Deserialize<'de> for Link {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Reads { what: "link", parse: str::parse::<Self> })
     }
 }
 impl Serialize for Party {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.as_str())
     }
 }
 impl<'de> Deserialize<'de> for Party {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Reads { what: "party", parse: str::parse::<Self> })
     }
 }

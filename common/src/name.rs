@@ -1,8 +1,8 @@
 //! Names people type: parsed once at the edge, bounded, and told apart by their type.
 
-use std::{fmt, marker::PhantomData, str::FromStr};
+use std::{cmp::Ordering, fmt, marker::PhantomData, num::NonZeroU8, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
 /// The longest name accepted, in bytes. It keeps every path and socket below its limit.
 pub const NAME_BYTES_MAX: usize = 40;
@@ -12,8 +12,16 @@ const RESERVED: [&str; 8] = ["clients", "all", "leader", "follower", "host", "la
 
 /// A name of kind `K`: lower-case letters, digits and single dashes, starting with a letter,
 /// not ending in a dash, at most [`NAME_BYTES_MAX`] long.
+///
+/// It holds its text itself: a large lab has hundreds of thousands of names in its links, which are read,
+/// copied, compared and dropped with every change, and each would be a piece of memory of its own.
 pub struct Name<K> {
-    text: String,
+    /// The text, then zeros.
+    bytes: [u8; NAME_BYTES_MAX],
+    /// Of the text.
+    len: NonZeroU8,
+    /// Of the text without the digits that it ends in.
+    stem: u8,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -137,66 +145,91 @@ impl<K: Kind> Name<K> {
         if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
             return refuse("it must start with a lower-case letter");
         }
-        if !text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+        let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if !text.bytes().all(|byte| is_allowed(byte) || byte == b'-') {
             return refuse("only lower-case letters, digits and '-' are allowed");
         }
-        if text.ends_with('-') || text.contains("--") {
+        if text.ends_with('-') || text.as_bytes().windows(2).any(|two| two == b"--") {
             return refuse("it must not end in '-' or hold '--'");
         }
         // Labs, roles and ports are never named where targets are.
         if RESERVED.contains(&text) && !matches!(K::WORD, "lab" | "role" | "port") {
             return refuse("this word means something else where targets are named");
         }
-        Ok(Self { text: text.to_owned(), kind: PhantomData })
+        let digits = text.bytes().rev().take_while(u8::is_ascii_digit).count();
+        let (Ok(len), Ok(stem)) = (u8::try_from(text.len()), u8::try_from(text.len() - digits))
+        else {
+            return refuse("it is longer than 40 bytes");
+        };
+        let Some(len) = NonZeroU8::new(len) else { return refuse("it is empty") };
+        let mut bytes = [0; NAME_BYTES_MAX];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self { bytes, len, stem, kind: PhantomData })
     }
+}
 
+impl<K> Name<K> {
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        // What was parsed is a text.
+        std::str::from_utf8(self.text()).unwrap_or_default()
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len.get())]
+    }
+
+    /// The text up to the digits that it ends in, and their number; one that no `u64` holds is 0.
+    fn split(&self) -> (&[u8], u64) {
+        let (stem, digits) = self.text().split_at(usize::from(self.stem));
+        let number = digits.iter().try_fold(0_u64, |number, digit| {
+            number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+        });
+        (stem, number.unwrap_or_default())
     }
 }
 
 impl<K> Clone for Name<K> {
     fn clone(&self) -> Self {
-        Self { text: self.text.clone(), kind: PhantomData }
+        Self { bytes: self.bytes, len: self.len, stem: self.stem, kind: PhantomData }
     }
 }
 impl<K> PartialEq for Name<K> {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        // No text holds a zero, so the lengths need no look of their own.
+        self.bytes == other.bytes
     }
 }
 impl<K> Eq for Name<K> {}
 impl<K> std::hash::Hash for Name<K> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
+        self.text().hash(state);
     }
 }
 impl<K> PartialOrd for Name<K> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 /// Natural order: `kv-2` before `kv-10`. It is not the order of texts, so a name cannot be looked
 /// up by its text (there is no `Borrow<str>`): a map would search in the wrong place.
 impl<K> Ord for Name<K> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        fn split(text: &str) -> (&str, u64) {
-            let stem = text.trim_end_matches(|c: char| c.is_ascii_digit());
-            (stem, text[stem.len()..].parse().unwrap_or(0))
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self.bytes == other.bytes {
+            return Ordering::Equal;
         }
-        split(&self.text).cmp(&split(&other.text)).then_with(|| self.text.cmp(&other.text))
+        self.split().cmp(&other.split()).then_with(|| self.bytes.cmp(&other.bytes))
     }
 }
 impl<K> fmt::Debug for Name<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.text, f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 impl<K> fmt::Display for Name<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.text)
+        f.pad(self.as_str())
     }
 }
 impl<K: Kind> FromStr for Name<K> {
@@ -207,18 +240,35 @@ impl<K: Kind> FromStr for Name<K> {
 }
 impl<K> AsRef<str> for Name<K> {
     fn as_ref(&self) -> &str {
-        &self.text
+        self.as_str()
     }
 }
 impl<K> Serialize for Name<K> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(self.as_str())
     }
 }
 impl<'de, K: Kind> Deserialize<'de> for Name<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Reads { what: K::WORD, parse: Self::parse })
+    }
+}
+
+/// Reads a text without a copy of it.
+pub(crate) struct Reads<P> {
+    /// What it is, for messages.
+    pub(crate) what: &'static str,
+    /// What becomes of it.
+    pub(crate) parse: P,
+}
+
+impl<T, E: fmt::Display, P: Fn(&str) -> Result<T, E>> Visitor<'_> for Reads<P> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the text of a {}", self.what)
+    }
+    fn visit_str<R: serde::de::Error>(self, text: &str) -> Result<T, R> {
+        (self.parse)(text).map_err(R::custom)
     }
 }
 

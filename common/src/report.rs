@@ -3,6 +3,8 @@
 //! Times are points of the host's CLOCK_BOOTTIME in milliseconds; with [`HostReport::now_ms`] they
 //! become ages, so no clock of another machine is ever trusted.
 
+mod sparse;
+
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +51,37 @@ pub struct HostReport {
     /// The lease of the lab.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab_lease: Option<LeaseReport>,
+}
+
+impl HostReport {
+    /// The same at a later moment of its host, where nothing else has happened since.
+    #[must_use]
+    pub fn later(&self, now_ms: u64) -> Self {
+        let age_ms = now_ms.saturating_sub(self.now_ms);
+        let mut report = Self { now_ms: now_ms.max(self.now_ms), ..self.clone() };
+        for fault in report.faults.values_mut() {
+            fault.remaining_ms = fault.remaining_ms.map(|ms| ms.saturating_sub(age_ms));
+        }
+        for lease in report.leases.values_mut().chain(&mut report.lab_lease) {
+            lease.remaining_ms = lease.remaining_ms.saturating_sub(age_ms);
+        }
+        report
+    }
+
+    /// What it says but for the time that has passed: two reports without ages differ where something has
+    /// happened in between.
+    #[must_use]
+    pub fn without_ages(&self) -> Self {
+        let mut report = Self { now_ms: 0, ..self.clone() };
+        for fault in report.faults.values_mut() {
+            fault.remaining_ms = None;
+        }
+        for lease in report.leases.values_mut().chain(&mut report.lab_lease) {
+            // That it is over is news, and how long it goes on is none.
+            lease.remaining_ms = lease.remaining_ms.min(1);
+        }
+        report
+    }
 }
 
 /// A lease as one host keeps it.
@@ -236,7 +269,9 @@ pub struct FaultReport {
     /// nobody counts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub acted: bool,
-    /// What it did to each link, as counted here.
+    /// What it did to each link, as counted here. Most counters are 0 and not said: a host may have
+    /// thousands of links, and reports them whenever one counts.
+    #[serde(serialize_with = "sparse::links")]
     pub links: BTreeMap<Link, LinkEvidence>,
     /// What came of asking nodes of this host as their peers would; only for faults that want it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

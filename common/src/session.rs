@@ -13,6 +13,17 @@ use crate::{
 /// port. It is below the ports that nodes dial from, and no database's own.
 pub const IDENTITY_PORT: u16 = 7476;
 
+/// What a coordinator says in the metadata of a session's answer where it takes [`Still`],
+pub const TAKES_STILL: &str = "faultbed-takes-still";
+
+/// Said instead of a report that would differ from the last one by the time alone: in a large lab in which
+/// nothing happens, these would be most of what hosts say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Still {
+    /// Now, as in reports.
+    pub now_ms: u64,
+}
+
 /// The first message of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -77,7 +77,7 @@ pub(crate) fn lab() -> Lab {
     let name: ClusterName = "kv".parse().unwrap();
     let mut kv = cluster(shipped("etcd"), spec("etcd", "etcd", 3));
     place::place(&lab, &name, &mut kv, &BTreeMap::new()).unwrap();
-    lab.clusters.insert(name, kv);
+    lab.clusters.insert(name, kv.into());
     lab
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn add(lab: &mut Lab, name: &str, blueprint: Blueprint, spec: Cluster
     let name: ClusterName = name.parse().unwrap();
     let mut next = cluster(blueprint, spec);
     place::place(lab, &name, &mut next, &BTreeMap::new()).unwrap();
-    lab.clusters.insert(name, next);
+    lab.clusters.insert(name, next.into());
 }
 
 /// A fault in force, resolved against the lab as it is.

@@ -15,6 +15,7 @@ use crate::{
         chores,
         edit::decide_hand_edit,
         events::{self, events},
+        status::Detail,
     },
     editor::{Editor, asked, reports_of_living, unix_ms},
     journal::Journal,
@@ -101,24 +102,27 @@ pub struct Chores {
 impl Chores {
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let mut changes = self.mirror.subscribe();
-        let mut before = status_of(&self.mirror.now(), &[], unix_ms());
+        let mut changes = self.mirror.news();
+        let mut before = self.status(&self.mirror.now());
         let mut ca_before = pki::seen(&self.mirror.now());
+        let mut is_news = true;
         loop {
-            let seen = self.mirror.now();
-            self.do_one(&seen).await;
-            let seen = self.mirror.now();
             let looked = tokio::time::Instant::now();
-            let after = status_of(&seen, &self.refused.sentences(), unix_ms());
-            for (kind, subject, text) in self.changes(&before, &after).await {
-                self.journal.write(kind, subject, text);
+            self.do_one(&self.mirror.now()).await;
+            let seen = self.mirror.now();
+            // Nothing happens to anybody by time alone that nobody reports.
+            if std::mem::take(&mut is_news) {
+                let after = self.status(&seen);
+                for (kind, subject, text) in self.changes(&before, &after).await {
+                    self.journal.write(kind, subject, text);
+                }
+                let ca = pki::seen(&seen);
+                let of_ca = events::authority(ca_before.as_ref(), ca.as_ref());
+                for (kind, subject, text) in of_ca.into_iter().chain(events(&before, &after)) {
+                    self.journal.write(kind, subject, text);
+                }
+                (before, ca_before) = (after, ca);
             }
-            let ca = pki::seen(&seen);
-            let of_ca = events::authority(ca_before.as_ref(), ca.as_ref());
-            for (kind, subject, text) in of_ca.into_iter().chain(events(&before, &after)) {
-                self.journal.write(kind, subject, text);
-            }
-            (before, ca_before) = (after, ca);
             let rest = (looked.elapsed() * REST).min(REST_MAX);
             let due = chores::next_at_unix_ms(&seen.lab)
                 .map_or(RECHECK, |at| Duration::from_millis(at.saturating_sub(unix_ms())))
@@ -130,10 +134,20 @@ impl Chores {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = changes.changed() => if changed.is_err() { return },
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    is_news = true;
+                }
                 () = tokio::time::sleep(due) => {}
             }
         }
+    }
+
+    fn status(&self, seen: &Mirror) -> Status {
+        let how = (unix_ms(), Detail::NoEvidenceOfLinks);
+        status_of(seen, &self.refused.sentences(), how)
     }
 
     /// The changes that were accepted between two statuses, with what each was.

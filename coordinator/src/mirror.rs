@@ -30,7 +30,7 @@ use faultbed_common::{
 use futures::StreamExt;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use self::state::{Moment, State};
+use self::state::{Fresh, Moment, State, Stir};
 pub use self::write::{CommitOutcome, Published};
 use crate::{
     editor::unix_ms,
@@ -129,7 +129,9 @@ impl Mirror {
         let new = Lab::new(lab, octet);
         store.txn(keys::found(&keys, &new)).await?;
         let (revision, kvs) = store.range(keys.prefix().as_bytes()).await?;
-        let state = State::new(keys.clone(), new, (revision, kvs), listed())
+        let fresh = Arc::<Fresh>::default();
+        let known = (new, Arc::clone(&fresh));
+        let state = State::new(keys.clone(), known, (revision, kvs), listed())
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
         let held = state.mirror.lab.octet;
         if held != octet {
@@ -140,8 +142,11 @@ impl Mirror {
             )));
         }
         let (sender, receiver) = watch::channel(Arc::new(state.mirror.clone()));
-        let task = tokio::spawn(follow(store.clone(), state, sender));
-        Ok(Arc::new(MirrorHandle { store, keys, receiver, task }))
+        let shown =
+            Shown { mirror: sender, news: watch::Sender::new(()), lab: watch::Sender::new(()) };
+        let (news, lab) = (shown.news.subscribe(), shown.lab.subscribe());
+        let task = tokio::spawn(follow(store.clone(), state, shown));
+        Ok(Arc::new(MirrorHandle { store, keys, receiver, news, lab, fresh, task }))
     }
 }
 
@@ -151,7 +156,19 @@ pub struct MirrorHandle {
     store: Arc<dyn Store>,
     keys: Keys,
     receiver: watch::Receiver<Arc<Mirror>>,
+    news: watch::Receiver<()>,
+    lab: watch::Receiver<()>,
+    fresh: Arc<Fresh>,
     task: JoinHandle<()>,
+}
+
+/// Where a mirror is shown. Each host of a large lab says every few seconds that all is as it was, and each
+/// has somebody who waits for orders: who was woken by all that comes would have no time for anything else.
+#[derive(Debug)]
+struct Shown {
+    mirror: watch::Sender<Arc<Mirror>>,
+    news: watch::Sender<()>,
+    lab: watch::Sender<()>,
 }
 
 impl MirrorHandle {
@@ -161,10 +178,18 @@ impl MirrorHandle {
         self.receiver.borrow().clone()
     }
 
-    /// The lab as it changes.
+    /// Tells when something has happened, on a host or in the store: anything but that a host says once more
+    /// what it has said.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<Arc<Mirror>> {
-        self.receiver.clone()
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.clone()
+    }
+
+    /// Tells when there may be something to tell hosts: the lab has changed, or who counts as a member of it,
+    /// or the store has gone or come back.
+    #[must_use]
+    pub fn lab_changes(&self) -> watch::Receiver<()> {
+        self.lab.clone()
     }
 
     /// Where the keys of its lab are.
@@ -209,7 +234,7 @@ impl MirrorHandle {
 
     /// Waits until the mirror satisfies `enough`, at most `time`; says whether it did.
     pub(crate) async fn wait(&self, time: Duration, enough: impl Fn(&Mirror) -> bool) -> bool {
-        let mut receiver = self.subscribe();
+        let mut receiver = self.receiver.clone();
         let waited = tokio::time::timeout(time, receiver.wait_for(|mirror| enough(mirror))).await;
         matches!(waited, Ok(Ok(_)))
     }
@@ -231,7 +256,7 @@ enum Lost {
 
 /// Lists, then watches; after a broken watch goes on from the last revision; where that is
 /// compacted lists again.
-async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<Arc<Mirror>>) {
+async fn follow(store: Arc<dyn Store>, mut state: State, shown: Shown) {
     let mut list = false;
     let mut backoff = BACKOFF_MIN;
     // What a watch first says cannot be older than this.
@@ -243,7 +268,7 @@ async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<A
             false => Ok(()),
         };
         let lost = match lost {
-            Ok(()) => watch_until_lost(store.as_ref(), &mut state, &sender, earliest).await,
+            Ok(()) => watch_until_lost(store.as_ref(), &mut state, &shown, earliest).await,
             Err(lost) => lost,
         };
         earliest = Instant::now().checked_sub(NOTICED_WITHIN);
@@ -258,7 +283,7 @@ async fn follow(store: Arc<dyn Store>, mut state: State, sender: watch::Sender<A
                 list = list && state.mirror.revision == before;
                 tracing::warn!(error = %why, "following the store was interrupted");
                 state.store_trouble(Some(why));
-                publish(&state, &sender);
+                publish(&mut state, &shown);
             }
         }
         tokio::time::sleep(backoff).await;
@@ -285,7 +310,7 @@ async fn relist(store: &dyn Store, state: &mut State) -> Result<(), Lost> {
 async fn watch_until_lost(
     store: &dyn Store,
     state: &mut State,
-    sender: &watch::Sender<Arc<Mirror>>,
+    shown: &Shown,
     earliest: Option<Instant>,
 ) -> Lost {
     let prefix = state.keys.prefix().as_bytes().to_vec();
@@ -294,7 +319,7 @@ async fn watch_until_lost(
         Err(error) => return lost(error),
     };
     state.store_trouble(None);
-    publish(state, sender);
+    publish(state, shown);
     let mut batches = watch.ready_chunks(BATCHES_AT_ONCE);
     // Until the watch has caught up, what it says may have been there for as long as there was none.
     let began = Instant::now();
@@ -307,13 +332,13 @@ async fn watch_until_lost(
                     state.apply(batch, Moment { at: Instant::now(), unix_ms, earliest });
                 }
                 Err(error) => {
-                    publish(state, sender);
+                    publish(state, shown);
                     return lost(error);
                 }
             }
         }
         caught_up = CAUGHT_UP_AFTER < began.elapsed();
-        publish(state, sender);
+        publish(state, shown);
     }
     Lost::Store("watch store: it ended".into())
 }
@@ -327,6 +352,13 @@ fn lost(error: StoreError) -> Lost {
     }
 }
 
-fn publish(state: &State, sender: &watch::Sender<Arc<Mirror>>) {
-    sender.send_replace(Arc::new(state.mirror.clone()));
+fn publish(state: &mut State, shown: &Shown) {
+    shown.mirror.send_replace(Arc::new(state.mirror.clone()));
+    let Stir { lab, news } = std::mem::take(&mut state.stir);
+    if lab {
+        shown.lab.send_replace(());
+    }
+    if lab || news {
+        shown.news.send_replace(());
+    }
 }

@@ -5,13 +5,17 @@ use faultbed_common::{duration::millis, status::Status};
 use tokio::time::Instant;
 
 use crate::{
-    decide::status::{HostSeen, status},
+    decide::status::{Detail, HostSeen, status},
     mirror::Mirror,
 };
 
 /// The status of the lab as `seen`.
 #[must_use]
-pub fn status_of(seen: &Mirror, refused: &[String], now_unix_ms: u64) -> Status {
+pub fn status_of(
+    seen: &Mirror,
+    refused: &[String],
+    (now_unix_ms, detail): (u64, Detail),
+) -> Status {
     let now = Instant::now();
     let hosts = seen
         .reports
@@ -24,7 +28,7 @@ pub fn status_of(seen: &Mirror, refused: &[String], now_unix_ms: u64) -> Status 
             (host.clone(), HostSeen { report: report.clone(), connected, age_ms, boot_unix_ms })
         })
         .collect();
-    let mut status = status(&seen.lab, &hosts, refused, now_unix_ms);
+    let mut status = status(&seen.lab, &hosts, refused, (now_unix_ms, detail));
     if let Some(why) = &seen.trouble {
         // It may be over in a moment, so it is no reason for anybody to give up waiting.
         status.converged = false;

@@ -347,23 +347,11 @@ pub enum Urgency {
 /// How soon `next` must be told to somebody who knows `told`.
 #[must_use]
 pub fn urgency(told: &HostReport, next: &HostReport) -> Urgency {
-    let (told, next) = (without_ages(told), without_ages(next));
+    let (told, next) = (told.without_ages(), next.without_ages());
     if told == next {
         return Urgency::None;
     }
     if transitions(told) == transitions(next) { Urgency::Soon } else { Urgency::Now }
-}
-
-fn without_ages(report: &HostReport) -> HostReport {
-    let mut report = HostReport { now_ms: 0, ..report.clone() };
-    for fault in report.faults.values_mut() {
-        fault.remaining_ms = None;
-    }
-    for lease in report.leases.values_mut().chain(&mut report.lab_lease) {
-        // That it is over is news, and how long it goes on is none.
-        lease.remaining_ms = lease.remaining_ms.min(1);
-    }
-    report
 }
 
 /// A report without what only counts.

@@ -84,3 +84,17 @@ fn coordinators_are_named_by_a_socket_or_an_address() {
     let error = "10.0.0.1".parse::<Coordinator>().unwrap_err();
     assert!(error.contains("unix:PATH"), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_new_a_word_stands_for_the_report() {
+    let (mut reporter, tell) = reporter(node(NodeState::Ready));
+    reporter.is_due().await;
+    let said = reporter.next().unwrap().kind;
+    assert!(matches!(said, Some(from_agent::Kind::Report(_))), "not every coordinator takes it");
+    reporter.says_still = true;
+    reporter.is_due().await;
+    assert!(matches!(reporter.next().unwrap().kind, Some(from_agent::Kind::Still(_))));
+    tell.send_replace(Arc::new(node(NodeState::Unready)));
+    reporter.is_due().await;
+    assert!(matches!(reporter.next().unwrap().kind, Some(from_agent::Kind::Report(_))));
+}

@@ -82,6 +82,8 @@ impl Agent for Coordinator {
                     from_agent::Kind::LogBatch(text) => {
                         heard.said.push(serde_json::from_str(&text).unwrap());
                     }
+                    // It never says that it takes these.
+                    from_agent::Kind::Still(_) => {}
                 }
             }
         });

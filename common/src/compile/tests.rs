@@ -26,7 +26,7 @@ fn partition(groups: &[&str]) -> FaultSpec {
 
 fn inject(lab: &mut Lab, name: &str, spec: FaultSpec) {
     let fault = testing::fault(lab, spec);
-    lab.faults.insert(name.parse().unwrap(), fault);
+    lab.faults.insert(name.parse().unwrap(), fault.into());
 }
 
 #[test]

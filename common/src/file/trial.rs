@@ -176,7 +176,7 @@ fn sample(blueprint: &Blueprint, problems: &Problems) -> Option<(Lab, ClusterNam
             return None;
         }
     }
-    lab.clusters.insert(name.clone(), cluster);
+    lab.clusters.insert(name.clone(), cluster.into());
     Some((lab, name))
 }
 

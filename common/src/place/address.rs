@@ -28,7 +28,7 @@ pub(super) fn free(
     next: &Cluster,
     foreign: &Foreign,
 ) -> Result<IpAddr, String> {
-    let others = lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| c);
+    let others = lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| &**c);
     let mut used: BTreeSet<IpAddr> =
         others.chain([next]).flat_map(|c| c.nodes.values()).map(|node| node.private).collect();
     used.extend(foreign.values().flatten().map(|listener| listener.address.ip()));

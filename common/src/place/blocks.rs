@@ -39,7 +39,7 @@ impl Occupied {
             ports: there.map(|listener| listener.address.port()).collect(),
             blocks: Vec::new(),
         };
-        let others = lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| c);
+        let others = lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| &**c);
         for cluster in others.chain([next]) {
             for place in cluster.nodes.values() {
                 // Two hosts can be one address: their agents then share its ports.

@@ -114,7 +114,7 @@ pub(super) fn emptiest(
     role: &RoleName,
     allowed: &BTreeSet<&HostName>,
 ) -> Result<HostName, String> {
-    let others = || lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| c);
+    let others = || lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| &**c);
     // How many of the role, and how many in all: counted once, for there may be hundreds of hosts.
     let mut loads: BTreeMap<&HostName, (usize, usize)> = BTreeMap::new();
     for node in others().chain([next]).flat_map(|c| c.nodes.values()) {

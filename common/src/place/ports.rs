@@ -39,7 +39,7 @@ impl Taken {
                 taken.insert(listener.address.port(), listener.holder.clone());
             }
         }
-        let others = lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| c);
+        let others = lab.clusters.iter().filter(|(other, _)| *other != name).map(|(_, c)| &**c);
         for cluster in others.chain([next]) {
             for (node, place) in cluster.nodes.iter().filter(|(_, n)| &n.host == host) {
                 for port in used(place, &cluster.blueprint) {

@@ -31,7 +31,7 @@ fn replace_among(
     foreign: &Foreign,
 ) -> Result<(), String> {
     let name: ClusterName = name.parse().unwrap();
-    let fresh = || testing::cluster(testing::shipped("etcd"), ClusterSpec::default());
+    let fresh = || testing::cluster(testing::shipped("etcd"), ClusterSpec::default()).into();
     let mut next = lab.clusters.get(&name).cloned().unwrap_or_else(fresh);
     next.spec = spec;
     place(lab, &name, &mut next, foreign).map_err(|error| error.to_string())?;
@@ -230,7 +230,7 @@ proptest! {
             if name == "db" {
                 let blueprint = testing::db_blueprint();
                 let mut next = lab.clusters.get(&cluster).cloned()
-                    .unwrap_or_else(|| testing::cluster(blueprint, ClusterSpec::default()));
+                    .unwrap_or_else(|| testing::cluster(blueprint, ClusterSpec::default()).into());
                 next.spec = testing::spec("db", "store", count);
                 place(&lab, &cluster, &mut next, &BTreeMap::new()).unwrap();
                 lab.clusters.insert(cluster.clone(), next);

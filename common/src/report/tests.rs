@@ -53,3 +53,36 @@ fn each_effect_is_shown_by_its_own_counters_only() {
     assert!(!healed.shows(&rows[0].0), "a reset at its end does not prove a cut");
     assert!(!rows[2].1.shows(&rows[3].0), "a delay does not prove a bandwidth");
 }
+
+#[test]
+fn counters_that_are_nothing_are_not_said_and_read_as_they_were() {
+    let counted = LinkEvidence {
+        dropped_segments: 3,
+        delay_histogram: [0, 1, 0, 0, 0],
+        last_hit_ms: Some(7),
+        ..LinkEvidence::default()
+    };
+    let links = [("kv-1>kv-2", counted), ("kv-2>kv-1", LinkEvidence::default())];
+    let links = links.map(|(link, counted)| (link.parse().unwrap(), counted));
+    let report = FaultReport { links: links.into(), ..FaultReport::default() };
+    let text = serde_json::to_string(&report).unwrap();
+    assert!(text.contains(r#""kv-2>kv-1":{}"#) && !text.contains("leaked_bytes"), "{text}");
+    assert_eq!(serde_json::from_str::<FaultReport>(&text).unwrap(), report);
+}
+
+#[test]
+fn a_report_that_stands_still_ages_and_says_the_same() {
+    let fault = FaultReport { remaining_ms: Some(5000), ..FaultReport::default() };
+    let lease = LeaseReport { remaining_ms: 2000, ..LeaseReport::default() };
+    let report = HostReport {
+        now_ms: 1000,
+        faults: [("cut-1".parse().unwrap(), fault)].into(),
+        lab_lease: Some(lease),
+        ..HostReport::default()
+    };
+    let later = report.later(2500);
+    let left = later.faults.values().map(|fault| fault.remaining_ms).collect::<Vec<_>>();
+    assert_eq!((later.now_ms, left), (2500, vec![Some(3500)]));
+    assert_eq!(later.without_ages(), report.without_ages());
+    assert_ne!(report.later(4000).without_ages(), report.without_ages(), "the lease is over");
+}

@@ -95,7 +95,7 @@ fn members(lab: &Lab, part: &Part, group: &Group) -> Result<BTreeSet<NodeName>, 
 }
 
 fn cluster<'a>(lab: &'a Lab, part: &Part, group: &Group) -> Result<&'a Cluster, TargetError> {
-    lab.clusters.get(&group.cluster).ok_or_else(|| {
+    lab.clusters.get(&group.cluster).map(|cluster| &**cluster).ok_or_else(|| {
         let names = lab.clusters.keys().map(|name| name.as_str());
         refuse(&part.text, unknown("cluster", group.cluster.as_str(), names))
     })

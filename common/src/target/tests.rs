@@ -33,7 +33,7 @@ pub(crate) fn two_clusters() -> Lab {
     let spec = ClusterSpec { blueprint: "./db.toml".to_owned(), ..ClusterSpec::default() };
     let mut db = testing::cluster(file::parse_blueprint(DB).unwrap(), spec);
     place::place(&lab, &name, &mut db, &BTreeMap::new()).unwrap();
-    lab.clusters.insert(name, db);
+    lab.clusters.insert(name, db.into());
     lab
 }
 

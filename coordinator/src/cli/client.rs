@@ -5,7 +5,7 @@ mod remote;
 use std::{path::Path, pin::Pin, time::Duration};
 
 use faultbed_common::{
-    edit::{EditReply, EditRequest, HistoryEntry, Query},
+    edit::{EditReply, EditRequest, HistoryEntry, Query, WatchQuery},
     event::{Event, EventQuery},
     lab::Lab,
     logs::{LogLine, LogQuery},
@@ -155,12 +155,23 @@ impl Client {
         self.answer(answer)
     }
 
+    /// What it says of its faults, without their links one by one.
+    ///
+    /// # Errors
+    /// The lab cannot be reached.
+    pub async fn faults(&self) -> Result<Status, Failure> {
+        let document = self.document(&WatchQuery { only_faults: true, ..WatchQuery::default() })?;
+        let answer = self.inner.clone().status(document).await;
+        self.answer(answer)
+    }
+
     /// The lab as it is, and again after every change.
     ///
     /// # Errors
     /// The lab cannot be reached.
-    pub async fn watch(&self) -> Result<Documents<Status>, Failure> {
-        let answer = self.inner.clone().watch(Document::default()).await;
+    pub async fn watch(&self, query: WatchQuery) -> Result<Documents<Status>, Failure> {
+        let document = Document { json: self.text(&query)? };
+        let answer = self.inner.clone().watch(document).await;
         self.documents(answer)
     }
 

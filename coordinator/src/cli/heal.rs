@@ -46,7 +46,7 @@ pub struct HealArgs {
 pub async fn heal(session: &Session, args: &HealArgs) -> Outcome {
     let client = session.client().await?;
     let names = args.faults.iter().map(|n| parse_name(n)).collect::<Result<Vec<_>, _>>()?;
-    let before = client.status().await?;
+    let before = client.faults().await?;
     let known: Vec<&str> = before.faults.iter().map(|fault| fault.name.as_str()).collect();
     if names.is_empty() && !args.all {
         return Err(which(&before));
@@ -59,7 +59,7 @@ pub async fn heal(session: &Session, args: &HealArgs) -> Outcome {
     if args.require.is_none() || args.change.plan {
         return Ok(outcome);
     }
-    let checked = if names.is_empty() { healed(&before, &client.status().await?) } else { names };
+    let checked = if names.is_empty() { healed(&before, &client.faults().await?) } else { names };
     if checked.is_empty() {
         return Err(Failure::no("not confirmed: no fault of yours was in force")
             .next(client.context.typed("status")));

@@ -159,7 +159,7 @@ fn by_kind(lab: &Lab) -> BTreeMap<&'static str, Vec<String>> {
     BTreeMap::from([
         (Kind::Host.word(), lab.hosts.keys().map(ToString::to_string).collect()),
         (Kind::Cluster.word(), lab.clusters.keys().map(ToString::to_string).collect()),
-        (Kind::Fault.word(), lab.faults.iter().map(fault).collect()),
+        (Kind::Fault.word(), lab.faults.iter().map(|(name, one)| fault((name, one))).collect()),
     ])
 }
 
@@ -333,7 +333,7 @@ mod tests {
             ended_because: None,
         };
         let mut lab = Lab::new("dev".parse().unwrap(), 1);
-        lab.faults.insert("split".parse().unwrap(), over);
+        lab.faults.insert("split".parse().unwrap(), over.into());
         let text = with_ends("[fault.split]\nfor = \"1s\"\n\n[fault.other]\n", &lab);
         assert_eq!(text, "# over: healed\n[fault.split]\nfor = \"1s\"\n\n[fault.other]");
         assert_eq!(by_kind(&lab)["fault"], ["split (healed)"]);

@@ -7,6 +7,7 @@ pub mod words;
 use std::{collections::BTreeMap, io::IsTerminal};
 
 use faultbed_common::{
+    edit::WatchQuery,
     name::NodeName,
     nearest::nearest,
     report::NodeState,
@@ -63,7 +64,7 @@ pub async fn run(session: &Session, args: &StatusArgs) -> Outcome {
         return Ok(Exit::DONE);
     }
     let moves = std::io::stdout().is_terminal();
-    let mut statuses = client.watch().await?;
+    let mut statuses = client.watch(WatchQuery::default()).await?;
     while let Some(status) = statuses.next().await {
         let status = status?;
         match args.output.output {

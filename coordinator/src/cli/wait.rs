@@ -65,6 +65,25 @@ pub enum Goal {
     Converged,
 }
 
+impl Goal {
+    /// Whether a status says whether it is met that says nothing of nodes.
+    fn is_of_a_fault(&self) -> bool {
+        match self {
+            Self::InForce(_) | Self::Ended(_) | Self::Confirmed(_) | Self::Judged(_) => true,
+            Self::Ready(..)
+            | Self::Hashed(..)
+            | Self::Goes(_)
+            | Self::Down(_)
+            | Self::Removed(..)
+            | Self::ClusterReady(_)
+            | Self::Leader(..)
+            | Self::Is(..)
+            | Self::Hosts(_)
+            | Self::Converged => false,
+        }
+    }
+}
+
 /// What one status says of one goal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judgement {

@@ -52,7 +52,7 @@ pub fn due(lab: &Lab, reports: &Reports, ages: &Ages, asked: &Asked) -> Option<D
 /// When a change becomes due by time alone.
 #[must_use]
 pub fn next_at_unix_ms(lab: &Lab) -> Option<u64> {
-    lab.faults.values().filter_map(ends_at).chain(lease::next_end(lab)).min()
+    lab.faults.values().filter_map(|fault| ends_at(fault)).chain(lease::next_end(lab)).min()
 }
 
 /// When a fault in force is over.
@@ -173,7 +173,7 @@ fn begin(change: &Change<'_>, name: &FaultName, fault: &mut Fault) -> Result<(),
         // A blueprint's own effect is rendered when it begins. One that cannot be must not keep
         // every other chore from being done.
         let mut trial = change.lab.clone();
-        trial.faults.insert(name.clone(), begun.clone());
+        trial.faults.insert(name.clone(), begun.clone().into());
         check_after(change.before, &trial).map_err(|error| error.to_string())?;
     }
     *fault = begun;

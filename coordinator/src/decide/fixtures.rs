@@ -18,7 +18,7 @@ use faultbed_common::{
 
 use super::{
     edit::{Asked, Decision, Refusal, decide},
-    status::HostSeen,
+    status::{Detail, HostSeen},
 };
 
 /// A lab that is changed by requests, the hosts that obey it, and its clock.
@@ -190,7 +190,7 @@ impl World {
     }
 
     pub(super) fn status(&self) -> faultbed_common::status::Status {
-        super::status::status(&self.lab, &self.seen(), &[], self.now)
+        super::status::status(&self.lab, &self.seen(), &[], (self.now, Detail::All))
     }
 
     /// What a host reports, to be changed.

@@ -1,12 +1,15 @@
 //! Puts lab and reports together into what people see.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use faultbed_common::{
     generation::Generation,
     host_spec::Wanted,
-    lab::{Cluster, Lab},
-    name::{ClusterName, HostName},
+    lab::{Cluster, Fault, Lab},
+    name::{ClusterName, FaultName, HostName, NodeName},
     report::{HostReport, NodeState, ProxyReport},
     status::{
         BypassStatus, ClusterState, ClusterStatus, HostState, HostStatus, NodeStatus, Status,
@@ -40,12 +43,44 @@ pub struct HostSeen {
     pub boot_unix_ms: Option<u64>,
 }
 
+/// How much is said of faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Everything.
+    All,
+    /// Everything but what each link met.
+    NoEvidenceOfLinks,
+    /// Everything but their links, one by one.
+    NoLinks,
+    /// As that, and nothing of nodes, clusters and what is pending.
+    OnlyFaults,
+}
+
 /// Everything that the parts of a status are made of.
 #[derive(Debug, Clone, Copy)]
 struct View<'a> {
     lab: &'a Lab,
     hosts: &'a BTreeMap<HostName, HostSeen>,
     now_unix_ms: u64,
+    detail: Detail,
+    /// Whom each fault meets, also those that are over.
+    touched: &'a BTreeMap<&'a FaultName, Touched<'a>>,
+}
+
+/// Whom a fault meets.
+#[derive(Debug)]
+struct Touched<'a> {
+    nodes: BTreeSet<&'a NodeName>,
+    /// The hosts of these nodes: a link is met at both its ends.
+    hosts: BTreeSet<&'a HostName>,
+}
+
+impl<'a> Touched<'a> {
+    fn of(lab: &'a Lab, fault: &'a Fault) -> Self {
+        let nodes = fault.resolved.touched();
+        let hosts = nodes.iter().filter_map(|name| Some(&lab.node(name)?.placement.host)).collect();
+        Self { nodes, hosts }
+    }
 }
 
 impl<'a> View<'a> {
@@ -57,6 +92,12 @@ impl<'a> View<'a> {
     fn up(&self, name: &HostName) -> Option<&'a HostSeen> {
         self.host(name).filter(|seen| seen.connected)
     }
+
+    /// The hosts that must have a fault in force.
+    fn touched_hosts(&self, fault: &FaultName) -> impl Iterator<Item = &'a HostName> + use<'a> {
+        let touched = self.touched.get(fault);
+        touched.into_iter().flat_map(|touched| touched.hosts.iter().copied())
+    }
 }
 
 /// The status of the lab. `refused` are hand edits that were refused, as sentences.
@@ -65,21 +106,32 @@ pub fn status(
     lab: &Lab,
     hosts: &BTreeMap<HostName, HostSeen>,
     refused: &[String],
-    now_unix_ms: u64,
+    (now_unix_ms, detail): (u64, Detail),
 ) -> Status {
-    let view = View { lab, hosts, now_unix_ms };
-    let nodes = node::nodes(&view);
-    let faults = fault::faults(&view);
-    let progress = progress::progress(&view, &nodes, &faults, refused);
+    let touched = lab.faults.iter().map(|(name, fault)| (name, Touched::of(lab, fault)));
+    let touched = touched.collect();
+    let view = View { lab, hosts, now_unix_ms, detail, touched: &touched };
+    let is_whole = detail != Detail::OnlyFaults;
+    let nodes = if is_whole { node::nodes(&view) } else { Vec::new() };
+    let leftovers = leftover::all(&view);
+    let faults = fault::faults(&view, &leftovers);
+    let progress = match is_whole {
+        true => progress::progress(&view, (&nodes, &faults), leftovers, refused),
+        false => progress::Progress::default(),
+    };
+    let of_clusters: Vec<_> = lab.clusters.iter().filter(|_| is_whole).collect();
     Status {
         api: API,
         lab: lab.name.clone(),
         generation: lab.generation,
-        converged: progress.pending.is_empty() && progress.stuck.is_empty(),
+        converged: is_whole && progress.pending.is_empty() && progress.stuck.is_empty(),
         pending: progress.pending,
         stuck: progress.stuck,
         hosts: lab.hosts.keys().map(|name| host(&view, name)).collect(),
-        clusters: lab.clusters.iter().map(|(name, c)| cluster(&view, name, c, &nodes)).collect(),
+        clusters: of_clusters
+            .into_iter()
+            .map(|(name, c)| cluster(&view, name, c, &nodes))
+            .collect(),
         bypasses: bypasses(&view),
         lease: lab.settings.lease.as_ref().map(|held| lease::of_lab(&view, held)),
         nodes,

@@ -171,7 +171,7 @@ impl TlsDoor {
     /// Renews the own certificate long before it ends, and whenever the lab's CA changes, and ends a
     /// CA that was replaced when its time is over, until `stop`. Connections that are there go on.
     pub async fn renew(self: Arc<Self>, mirror: Arc<MirrorHandle>, stop: CancellationToken) {
-        let mut changes = mirror.subscribe();
+        let mut changes = mirror.lab_changes();
         let look = (self.pki.lifetime / 3).min(RENEW_LOOK_MAX);
         let mut renewed = tokio::time::Instant::now();
         let mut held = self.pki.authority().ok();

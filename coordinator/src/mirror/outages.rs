@@ -62,7 +62,7 @@ async fn what_happened_behind_compaction_is_listed_anew() {
     for name in ["h1", "h2", "h3"] {
         beside.claim_host(&host(name), lease).await.unwrap();
         let report = HostReport { version: "1".into(), ..HostReport::default() };
-        beside.publish_report(&host(name), &report, lease).await.unwrap();
+        beside.publish_report(&host(name), &Arc::new(report.clone()), lease).await.unwrap();
     }
     assert!(behind.wait(SOON, |mirror| mirror.reports.len() == 3).await);
     let seen = behind.now().seen.clone();
@@ -70,7 +70,7 @@ async fn what_happened_behind_compaction_is_listed_anew() {
     assert!(behind.wait(SOON, |mirror| mirror.trouble.is_some()).await);
     commit(&beside, "after").await;
     let report = HostReport { version: "2".into(), ..HostReport::default() };
-    beside.publish_report(&host("h1"), &report, lease).await.unwrap();
+    beside.publish_report(&host("h1"), &Arc::new(report.clone()), lease).await.unwrap();
     beside.release_host(&host("h2"), lease).await.unwrap();
     let gone = Op::Delete(beside.keys.observed(&host("h3")));
     store.txn(Txn { then: vec![gone], ..Txn::default() }).await.unwrap();

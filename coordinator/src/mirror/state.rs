@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use faultbed_common::{
     lab::{Lab, Phase},
     name::{ClusterName, FaultName, HostName},
+    report::HostReport,
 };
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -43,12 +44,12 @@ impl Moment {
 }
 
 /// A stored report, without the report.
-#[derive(Deserialize)]
-struct Stamp {
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Stamp {
     #[serde(default)]
-    received_unix_ms: Option<u64>,
+    pub(super) received_unix_ms: Option<u64>,
     #[serde(default)]
-    boot_unix_ms: Option<u64>,
+    pub(super) boot_unix_ms: Option<u64>,
 }
 
 /// The keys of a lab and what they amount to.
@@ -60,6 +61,48 @@ pub(super) struct State {
     pub(super) mirror: Mirror,
     unreadable: Option<String>,
     store_trouble: Option<String>,
+    /// What has happened since the mirror was shown last.
+    pub(super) stir: Stir,
+    /// The revision at which the lab was read last.
+    read_at: Revision,
+    /// Reports that this coordinator has written.
+    fresh: Arc<Fresh>,
+}
+
+/// Reports on their way through the store: whoever wrote one need not read it again when it comes back, and
+/// in a lab of hundreds of hosts reports are most of what comes.
+#[derive(Debug, Default)]
+pub(super) struct Fresh(Mutex<BTreeMap<HostName, Written>>);
+
+/// A report that was written, as a text and as what it says.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) value: Vec<u8>,
+    pub(super) stamp: Stamp,
+    pub(super) report: Arc<HostReport>,
+}
+
+impl Fresh {
+    /// One report is kept for each host: the newest.
+    pub(super) fn put(&self, host: HostName, written: Written) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host, written);
+    }
+
+    /// What a value says that was written here, once.
+    fn take(&self, host: &HostName, value: &[u8]) -> Option<Written> {
+        let mut fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_this = fresh.get(host).is_some_and(|written| written.value == value);
+        if is_this { fresh.remove(host) } else { None }
+    }
+}
+
+/// Who has to look at what has happened.
+#[derive(Debug, Default)]
+pub(super) struct Stir {
+    /// Whoever tells hosts.
+    pub(super) lab: bool,
+    /// Whoever shows people what is so.
+    pub(super) news: bool,
 }
 
 /// What a change of keys makes necessary.
@@ -74,7 +117,7 @@ impl State {
     /// last good one stays.
     pub(super) fn new(
         keys: Keys,
-        new: Lab,
+        (new, fresh): (Lab, Arc<Fresh>),
         (revision, kvs): (Revision, Vec<Kv>),
         now: Moment,
     ) -> Result<Self, KeysError> {
@@ -93,12 +136,20 @@ impl State {
             revision,
             unfolded: false,
         };
-        let mut state =
-            Self { keys, kvs: Kvs::new(), mirror, unreadable: None, store_trouble: None };
+        let mut state = Self {
+            keys,
+            kvs: Kvs::new(),
+            mirror,
+            unreadable: None,
+            store_trouble: None,
+            stir: Stir::default(),
+            read_at: revision,
+            fresh,
+        };
         for kv in kvs {
             state.event(Event::Put(kv), now);
         }
-        state.read(&Dirty { lab: true, specs: true }, now)?;
+        state.read((&Dirty { lab: true, specs: true }, None), now)?;
         Ok(state)
     }
 
@@ -116,7 +167,7 @@ impl State {
             }
         }
         self.mirror.revision = revision;
-        self.refresh(&Dirty { lab: true, specs: true }, now);
+        self.refresh((&Dirty { lab: true, specs: true }, None), now);
     }
 
     /// Takes one whole revision.
@@ -129,7 +180,7 @@ impl State {
             self.event(event, now);
         }
         self.mirror.revision = batch.revision;
-        self.refresh(&dirty, now);
+        self.refresh((&dirty, Some(self.read_at)), now);
     }
 
     /// Says whether, and why, the store does not answer.
@@ -140,6 +191,7 @@ impl State {
 
     fn show_trouble(&mut self) {
         let trouble = self.unreadable.as_ref().or(self.store_trouble.as_ref());
+        self.stir.lab |= trouble != self.mirror.trouble.as_ref();
         self.mirror.trouble = trouble.cloned();
     }
 
@@ -158,6 +210,7 @@ impl State {
                 Some(_) => self.mirror.alive.insert(host),
                 None => self.mirror.alive.remove(&host),
             };
+            self.stir.news = true;
         }
         if let Some(below) = below.strip_prefix("pki/") {
             self.trust(below, &event);
@@ -173,6 +226,7 @@ impl State {
         if below.starts_with("token/") {
             return;
         }
+        self.stir.lab = true;
         let pki = Arc::make_mut(&mut self.mirror.pki);
         match event {
             Event::Put(kv) => pki.insert(below.to_owned(), kv.clone()),
@@ -182,20 +236,31 @@ impl State {
 
     fn report(&mut self, host: &str, value: Option<&[u8]>, now: Moment) {
         let Ok(name) = HostName::parse(host) else { return };
-        match value.map(serde_json::from_slice) {
-            Some(Ok(report)) => {
-                let stamp = value.and_then(|value| serde_json::from_slice::<Stamp>(value).ok());
-                let came = now.came(stamp.as_ref().and_then(|stamp| stamp.received_unix_ms));
-                match stamp.and_then(|stamp| stamp.boot_unix_ms) {
+        let written = value.and_then(|value| self.fresh.take(&name, value));
+        let read = |value: &[u8]| match written {
+            Some(Written { stamp, report, .. }) => Ok((stamp, report)),
+            None => serde_json::from_slice::<HostReport>(value).map(|report| {
+                let stamp = serde_json::from_slice::<Stamp>(value).unwrap_or_default();
+                (stamp, Arc::new(report))
+            }),
+        };
+        match value.map(read) {
+            Some(Ok((stamp, report))) => {
+                let before = self.mirror.reports.get(&name);
+                self.stir.news |=
+                    before.is_none_or(|before| before.without_ages() != report.without_ages());
+                let came = now.came(stamp.received_unix_ms);
+                match stamp.boot_unix_ms {
                     Some(booted) => self.mirror.booted.insert(name.clone(), booted),
                     None => self.mirror.booted.remove(&name),
                 };
-                self.mirror.reports.insert(name.clone(), Arc::new(report));
+                self.mirror.reports.insert(name.clone(), report);
                 self.mirror.seen.insert(name, came);
             }
             // The last report that could be read stays, and ages.
             Some(Err(error)) => tracing::warn!(host, %error, "reading a report failed"),
             None => {
+                self.stir.news = true;
                 self.mirror.reports.remove(&name);
                 self.mirror.seen.remove(&name);
                 self.mirror.booted.remove(&name);
@@ -203,11 +268,12 @@ impl State {
         }
     }
 
-    fn refresh(&mut self, dirty: &Dirty, now: Moment) {
+    fn refresh(&mut self, (dirty, before): (&Dirty, Option<Revision>), now: Moment) {
         if !dirty.lab && !dirty.specs {
             return;
         }
-        self.unreadable = match self.read(dirty, now) {
+        self.stir.lab = true;
+        self.unreadable = match self.read((dirty, before), now) {
             Ok(()) => None,
             Err(error) => {
                 tracing::error!(%error, "reading the lab failed, the last good one stays");
@@ -217,9 +283,17 @@ impl State {
         self.show_trouble();
     }
 
-    fn read(&mut self, dirty: &Dirty, now: Moment) -> Result<(), KeysError> {
-        let (Some((head, revision)), Some(lab)) =
-            (keys::head_from(&self.keys, &self.kvs)?, keys::lab_from(&self.keys, &self.kvs)?)
+    /// Reads what is dirty. `before` is the revision at which the mirror's lab was read, where all that was
+    /// written since was seen one by one.
+    fn read(
+        &mut self,
+        (dirty, before): (&Dirty, Option<Revision>),
+        now: Moment,
+    ) -> Result<(), KeysError> {
+        // A lab with a staged change was not made of the keys alone.
+        let before = before.filter(|_| !self.mirror.unfolded).map(|at| (&*self.mirror.lab, at));
+        let lab = keys::lab_after(before, &self.keys, &self.kvs)?;
+        let (Some((head, revision)), Some(lab)) = (keys::head_from(&self.keys, &self.kvs)?, lab)
         else {
             let key = String::from_utf8_lossy(&self.keys.head()).into_owned();
             return Err(KeysError::Unreadable { key, why: "it is gone".into() });
@@ -234,6 +308,7 @@ impl State {
             self.mirror.specs = Arc::new(specs);
         }
         self.mirror.head = revision;
+        self.read_at = self.mirror.revision;
         self.mirror.unfolded = head.staged.is_some();
         Ok(())
     }

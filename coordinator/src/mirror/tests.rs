@@ -79,7 +79,7 @@ async fn a_report_is_as_old_for_a_coordinator_that_began_after_it_came() {
     let lease = store.lease_grant(Duration::from_secs(60)).await.unwrap();
     first.claim_host(&host("h1"), lease).await.unwrap();
     let report = HostReport { host: Some(host("h1")), ..HostReport::default() };
-    first.publish_report(&host("h1"), &report, lease).await.unwrap();
+    first.publish_report(&host("h1"), &Arc::new(report.clone()), lease).await.unwrap();
     // An hour passes: only the stamp can tell.
     let (_, kvs) = store.range(b"/faultbed/v1/demo/observed/").await.unwrap();
     let mut value: serde_json::Value = serde_json::from_slice(&kvs[0].value).unwrap();
@@ -110,7 +110,10 @@ async fn where_a_hosts_clock_began_is_settled_for_all_coordinators_and_anew_for_
         report.boot_id = boot.into();
         report.now_ms -= later_ms;
         for by in [&one, &two] {
-            assert_eq!(by.publish_report(&h1, &report, lease).await.unwrap(), Published::Written);
+            assert_eq!(
+                by.publish_report(&h1, &Arc::new(report.clone()), lease).await.unwrap(),
+                Published::Written
+            );
             let there =
                 |mirror: &Mirror| mirror.reports.get(&h1).map(AsRef::as_ref) == Some(&report);
             assert!(one.wait(SOON, there).await && two.wait(SOON, there).await);
@@ -208,7 +211,7 @@ async fn a_change_too_large_for_one_transaction_is_one_change() {
     for n in 0..400 {
         lab.hosts.insert(host(&format!("x{n}")), many.clone());
     }
-    let mut seen = two.subscribe();
+    let mut seen = two.receiver.clone();
     let outcome = one.commit(&before, &lab, &entry);
     assert_eq!(outcome.await.unwrap(), CommitOutcome::Committed);
     assert_eq!(*one.now().lab, lab);
@@ -262,10 +265,13 @@ async fn a_report_reaches_every_coordinator_while_its_host_is_held() {
     let lease = store.lease_grant(SOON * 10).await.unwrap();
     let h1 = host("h1");
     let report = HostReport { version: "1.2".into(), ..HostReport::default() };
-    let early = one.publish_report(&h1, &report, lease).await.unwrap();
+    let early = one.publish_report(&h1, &Arc::new(report.clone()), lease).await.unwrap();
     assert_eq!(early, Published::NotOurs, "nobody has claimed it yet");
     one.claim_host(&h1, lease).await.unwrap();
-    assert_eq!(one.publish_report(&h1, &report, lease).await.unwrap(), Published::Written);
+    assert_eq!(
+        one.publish_report(&h1, &Arc::new(report.clone()), lease).await.unwrap(),
+        Published::Written
+    );
     let there = |mirror: &Mirror| {
         mirror.alive.contains(&h1) && mirror.reports.get(&h1).map(AsRef::as_ref) == Some(&report)
     };
@@ -292,9 +298,15 @@ async fn a_coordinator_that_lost_a_host_cannot_overwrite_its_report() {
     let report = HostReport::default();
     one.claim_host(&h1, old).await.unwrap();
     two.claim_host(&h1, new).await.unwrap();
-    assert_eq!(one.publish_report(&h1, &report, old).await.unwrap(), Published::NotOurs);
+    assert_eq!(
+        one.publish_report(&h1, &Arc::new(report.clone()), old).await.unwrap(),
+        Published::NotOurs
+    );
     one.release_host(&h1, old).await.unwrap();
-    assert_eq!(two.publish_report(&h1, &report, new).await.unwrap(), Published::Written);
+    assert_eq!(
+        two.publish_report(&h1, &Arc::new(report.clone()), new).await.unwrap(),
+        Published::Written
+    );
     two.release_host(&h1, new).await.unwrap();
     assert!(one.wait(SOON, |mirror| mirror.alive.is_empty() && mirror.seen.len() == 1).await);
 }

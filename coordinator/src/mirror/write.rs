@@ -7,7 +7,10 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{BACKOFF_MAX, BACKOFF_MIN, Mirror, MirrorHandle};
+use super::{
+    BACKOFF_MAX, BACKOFF_MIN, Mirror, MirrorHandle,
+    state::{Stamp, Written},
+};
 use crate::{
     decide::clock,
     editor::unix_ms,
@@ -154,13 +157,17 @@ impl MirrorHandle {
     pub async fn publish_report(
         &self,
         host: &HostName,
-        report: &HostReport,
+        report: &Arc<HostReport>,
         lease: LeaseId,
     ) -> Result<Published, StoreError> {
         let received_unix_ms = unix_ms();
         let boot_unix_ms = self.booted(host, report, received_unix_ms);
         let value = serde_json::to_vec(&Observed { received_unix_ms, boot_unix_ms, report })
             .map_err(|error| StoreError::Invalid(format!("write report of {host}: {error}")))?;
+        let stamp =
+            Stamp { received_unix_ms: Some(received_unix_ms), boot_unix_ms: Some(boot_unix_ms) };
+        let written = Written { value: value.clone(), stamp, report: Arc::clone(report) };
+        self.fresh.put(host.clone(), written);
         let when = vec![Compare::Value(self.keys.alive(host), claim(lease))];
         let then = vec![Op::put(self.keys.observed(host), value)];
         // The next report says it again, so it waits for no disk: people wait for reports.

@@ -65,12 +65,12 @@ impl Pki {
         matches!(who, Who::Host(name) if self.mirror.now().alive.contains(name))
     }
 
-    /// Lets somebody in with a token, which is used up by that.
+    /// Lets somebody in with a token, which is used up by that; false where it was before, by the same key.
     ///
     /// # Errors
     /// The token is unknown, used, expired or for somebody else, or the name is taken. Then it is not
     /// used up.
-    pub async fn join(&self, request: &JoinRequest) -> Result<Issued, PkiError> {
+    pub async fn join(&self, request: &JoinRequest) -> Result<(Issued, bool), PkiError> {
         if request.lab != self.lab {
             return Err(PkiError::Refused(format!(
                 "this is lab {}; the token is for lab {}",
@@ -116,7 +116,7 @@ impl Pki {
             if let Invited::Host { labels, .. } = token.invited {
                 issued.labels = labels;
             }
-            return Ok(issued);
+            return Ok((issued, !admission.is_repeated));
         }
         Err(PkiError::Contended)
     }

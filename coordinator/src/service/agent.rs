@@ -9,7 +9,7 @@ use faultbed_common::{
     name::HostName,
     program::FetchRequest,
     report::HostReport,
-    session::{Hello, Orders},
+    session::{Hello, Orders, Still, TAKES_STILL},
 };
 use faultbed_proto::v1::{Document, FromAgent, ToAgent, agent_server::Agent, from_agent, to_agent};
 use futures::Stream;
@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 use tracing::{info, warn};
 
 use super::{
@@ -106,12 +106,16 @@ impl Agent for AgentService {
             id,
             lease,
             owed: None,
+            said: None,
             told_trust: None,
             told_around: None,
             remembers: hello.remembers,
         };
         tokio::spawn(session.run(incoming, log_requests, send));
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
+        let stream: ToAgents = Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive));
+        let mut answer = Response::new(stream);
+        answer.metadata_mut().insert(TAKES_STILL, MetadataValue::from_static("1"));
+        Ok(answer)
     }
 
     type FetchContentStream = Pieces;
@@ -136,9 +140,12 @@ async fn read_hello(incoming: &mut Streaming<FromAgent>) -> Result<Hello, Status
         .map_err(|_| Status::deadline_exceeded("no hello within 5 s"))??;
     match first.and_then(|message| message.kind) {
         Some(from_agent::Kind::Hello(json)) => decode("hello", &json),
-        Some(from_agent::Kind::Report(_) | from_agent::Kind::LogBatch(_)) | None => {
-            Err(Status::invalid_argument("the first message must be hello"))
-        }
+        Some(
+            from_agent::Kind::Report(_)
+            | from_agent::Kind::LogBatch(_)
+            | from_agent::Kind::Still(_),
+        )
+        | None => Err(Status::invalid_argument("the first message must be hello")),
     }
 }
 
@@ -178,7 +185,9 @@ struct Session {
     id: u64,
     lease: LeaseId,
     /// The newest report, where the store has not taken it: the agent believes it is told.
-    owed: Option<HostReport>,
+    owed: Option<Arc<HostReport>>,
+    /// The newest report on this stream.
+    said: Option<Arc<HostReport>>,
     /// What the host was told last of the rest of the lab.
     told_around: Option<Around>,
     /// Whether it remembers that.
@@ -204,7 +213,8 @@ impl Session {
         send: mpsc::Sender<Result<ToAgent, Status>>,
     ) {
         let mirror = Arc::clone(&self.service.mirror);
-        let mut changes = mirror.subscribe();
+        let mut changes = mirror.lab_changes();
+        let mut news = mirror.news();
         changes.mark_changed();
         let mut sent_generation = None;
         let mut renew = tokio::time::interval(ALIVE_TTL / 3);
@@ -213,6 +223,8 @@ impl Session {
             // Every arm is cancel-safe: watch, mpsc, a tonic stream and an interval lose nothing.
             let wake = tokio::select! {
                 changed = changes.changed() => if changed.is_ok() { Wake::Changed } else { Wake::Gone },
+                // Whatever comes from a store that was away says that it is back.
+                _ = news.changed(), if self.owed.is_some() => Wake::Changed,
                 Some(request) = log_requests.recv() => Wake::Logs(request),
                 message = incoming.message() => match message {
                     Ok(Some(message)) => Wake::Message(message.kind),
@@ -342,17 +354,24 @@ impl Session {
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
     }
 
+    /// Takes what the host says of itself.
+    async fn heard(&mut self, report: HostReport) {
+        let report = Arc::new(report);
+        self.said = Some(Arc::clone(&report));
+        self.owed = Some(report);
+        if !self.publish().await {
+            // The lease may have ended while the store, or this process, was away.
+            self.renew().await;
+            self.publish().await;
+        }
+    }
+
     async fn take(&mut self, kind: Option<from_agent::Kind>) -> bool {
         match kind {
             Some(from_agent::Kind::Report(json)) => match decode::<HostReport>("report", &json) {
                 // An agent speaks for its own host only.
                 Ok(report) if report.host.as_ref() == Some(&self.host) => {
-                    self.owed = Some(report);
-                    if !self.publish().await {
-                        // The lease may have ended while the store, or this process, was away.
-                        self.renew().await;
-                        self.publish().await;
-                    }
+                    self.heard(report).await;
                     true
                 }
                 Ok(report) => {
@@ -361,6 +380,17 @@ impl Session {
                 }
                 Err(error) => {
                     warn!(host = %self.host, %error, "refuse report");
+                    false
+                }
+            },
+            Some(from_agent::Kind::Still(json)) => match decode::<Still>("word", &json) {
+                Ok(Still { now_ms }) => {
+                    let Some(said) = &self.said else { return false };
+                    self.heard(said.later(now_ms)).await;
+                    true
+                }
+                Err(error) => {
+                    warn!(host = %self.host, %error, "refuse word that all is as it was");
                     false
                 }
             },

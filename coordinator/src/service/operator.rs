@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use faultbed_common::{
-    edit::{EditRequest, Query},
+    edit::{EditRequest, Query, WatchQuery},
     event::EventQuery,
     logs::{LogBatch, LogQuery, LogWanted},
     name::{HostName, NodeName},
@@ -18,6 +18,7 @@ use super::{caller, content, decode, encode};
 use crate::{
     chore::Refused,
     content::Contents,
+    decide::status::Detail,
     editor::{Editor, reports_of_living, unix_ms},
     journal::Journal,
     mirror::MirrorHandle,
@@ -58,7 +59,11 @@ impl OperatorService {
     /// The status now.
     #[must_use]
     pub fn status_now(&self) -> faultbed_common::status::Status {
-        status_of(&self.mirror.now(), &self.refused.sentences(), unix_ms())
+        self.status_with(Detail::All)
+    }
+
+    fn status_with(&self, detail: Detail) -> faultbed_common::status::Status {
+        status_of(&self.mirror.now(), &self.refused.sentences(), (unix_ms(), detail))
     }
 }
 
@@ -75,20 +80,21 @@ impl Operator for OperatorService {
         Ok(Response::new(encode(&reply)?))
     }
 
-    async fn status(&self, _request: Request<Document>) -> Result<Response<Document>, Status> {
-        Ok(Response::new(encode(&self.status_now())?))
+    async fn status(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
+        Ok(Response::new(encode(&self.status_with(detail(request.get_ref())?))?))
     }
 
     type WatchStream = Answers;
 
-    async fn watch(&self, _request: Request<Document>) -> Result<Response<Answers>, Status> {
+    async fn watch(&self, request: Request<Document>) -> Result<Response<Answers>, Status> {
+        let detail = detail(request.get_ref())?;
         let service = self.clone();
-        let mut changes = self.mirror.subscribe();
+        let mut changes = self.mirror.news();
         Ok(Response::new(Box::pin(async_stream::try_stream! {
             loop {
                 changes.mark_unchanged();
                 let began = tokio::time::Instant::now();
-                let status = encode(&service.status_now())?;
+                let status = encode(&service.status_with(detail))?;
                 // A large lab has news all the time, and a status of it takes long to make and to read.
                 let rest = (began.elapsed() * WATCH_REST).max(WATCH_AT_MOST_EVERY);
                 yield status;
@@ -159,6 +165,19 @@ impl Operator for OperatorService {
             .collect();
         Ok(Response::new(Box::pin(futures::stream::select_all(streams))))
     }
+}
+
+/// How much whoever asks for a status wants of it; an older command line does not say.
+fn detail(asked: &Document) -> Result<Detail, Status> {
+    let query = match asked.json.as_str() {
+        "" => WatchQuery::default(),
+        json => decode("query", json)?,
+    };
+    Ok(match query {
+        WatchQuery { only_faults: true, .. } => Detail::OnlyFaults,
+        WatchQuery { brief: true, .. } => Detail::NoLinks,
+        WatchQuery { .. } => Detail::All,
+    })
 }
 
 fn by_host(

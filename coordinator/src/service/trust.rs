@@ -17,8 +17,8 @@ use crate::pki::{self, Pki, PkiError};
 /// The largest message taken: a token or a certificate request is below a tenth of it.
 pub const TRUST_BYTES_MAX: usize = 64 << 10;
 
-/// Tries to join within [`JOIN_WINDOW`], good ones included: nobody without a certificate can make
-/// more work than that.
+/// Tries to join within [`JOIN_WINDOW`] that used no token up: nobody without one can make more work than
+/// that, and hundreds of hosts come in as fast as they have tokens.
 const JOINS_MAX: u32 = 120;
 
 /// The time that [`JOINS_MAX`] counts in.
@@ -54,6 +54,11 @@ impl Window {
         }
         self.count = self.count.saturating_add(1);
         self.count <= JOINS_MAX
+    }
+
+    /// Takes back one that was counted.
+    fn give_back(&mut self) {
+        self.count = self.count.saturating_sub(1);
     }
 }
 
@@ -99,15 +104,19 @@ impl Trust for TrustService {
 
     async fn join(&self, request: Request<Document>) -> Result<Response<Document>, Status> {
         let pki = self.pki()?;
-        if !self.joins.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+        let joins = || self.joins.lock().unwrap_or_else(PoisonError::into_inner);
+        if !joins().take(Instant::now()) {
             return Err(Status::resource_exhausted(
                 "too many tried to join within a minute; try again in a minute",
             ));
         }
         let asked: JoinRequest = decode("join request", &request.get_ref().json)?;
         match pki.join(&asked).await {
-            Ok(issued) => {
+            Ok((issued, used_up)) => {
                 info!(identity = issued.identity, "joined");
+                if used_up {
+                    joins().give_back();
+                }
                 Ok(Response::new(encode(&issued)?))
             }
             Err(error) => {
@@ -171,5 +180,15 @@ mod tests {
         assert!((0..JOINS_MAX).all(|_| window.take(began)));
         assert!(!window.take(began));
         assert!(window.take(began + JOIN_WINDOW));
+    }
+
+    #[test]
+    fn a_join_that_used_a_token_up_is_in_nobodys_way() {
+        let mut window = Window::new();
+        let began = window.began;
+        for _ in 0..2 * JOINS_MAX {
+            assert!(window.take(began));
+            window.give_back();
+        }
     }
 }

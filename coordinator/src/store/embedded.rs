@@ -21,7 +21,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use redb::Durability;
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 use self::disk::{Disk, failed};
 use super::{
@@ -46,9 +51,16 @@ const PASSING_MAX: usize = 256;
 pub(super) struct Embedded {
     shared: Arc<Shared>,
     writer: Arc<Mutex<Writer>>,
+    /// Passing transactions that nobody has begun to write.
+    queue: Mutex<Vec<Queued>>,
+    /// Held by who writes such: what comes meanwhile is written together by the next.
+    turn: tokio::sync::Mutex<()>,
     changed: watch::Receiver<Revision>,
     expiry: JoinHandle<()>,
 }
+
+/// A passing transaction, and who waits for it.
+type Queued = (Txn, oneshot::Sender<Result<TxnOut, StoreError>>);
 
 /// What readers see.
 #[derive(Debug)]
@@ -136,7 +148,31 @@ impl Embedded {
         };
         let writer = Arc::new(Mutex::new(writer));
         let expiry = tokio::spawn(expire(shared.clone(), Arc::downgrade(&writer), leases_changed));
-        Ok(Self { shared, writer, changed, expiry })
+        let (queue, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self { shared, writer, queue, turn, changed, expiry })
+    }
+
+    /// Commits a passing transaction, together with all others that have come by its turn: hundreds of hosts
+    /// report within the same moment, and each write to the file costs as much as many rows of one.
+    async fn passing(&self, txn: Txn) -> Result<TxnOut, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue().push((txn, answer));
+        let turn = self.turn.lock().await;
+        let queued = std::mem::take(&mut *self.queue());
+        if !queued.is_empty() {
+            self.write(move |writer| {
+                writer.commit_passing(queued);
+                Ok(())
+            })
+            .await?;
+        }
+        drop(turn);
+        let lost = |_| Err(StoreError::Unavailable("write store: it was given up".into()));
+        answered.await.unwrap_or_else(lost)
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Vec<Queued>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn write<T: Send + 'static>(
@@ -157,26 +193,60 @@ impl Drop for Embedded {
 impl Writer {
     /// Makes a commit durable, then visible.
     fn commit(&mut self, commit: Commit) -> Result<(), StoreError> {
-        let written = self.disk()?.commit(&commit).map_err(failed("write store"));
+        let disk = self.disk()?;
+        let commits = std::slice::from_ref(&commit);
+        let written = disk.commit(Durability::Immediate, commits).map_err(failed("write store"));
         self.written(written)?;
-        self.show(commit);
+        self.apply(commit);
+        self.publish();
         Ok(())
     }
 
-    /// Makes a commit visible that may become durable a little later.
-    fn commit_passing(&mut self, commit: Commit) -> Result<(), StoreError> {
+    /// Makes transactions visible that may become durable a little later, and answers who waits for them.
+    fn commit_passing(&mut self, queued: Vec<Queued>) {
+        let mut done = Vec::new();
+        let mut commits = Vec::new();
+        for (txn, answer) in queued {
+            let decided = self.shared.core().decide(&txn);
+            match decided {
+                Ok((out, commit)) => {
+                    done.push((out, answer));
+                    // The next is decided on what this one did.
+                    if let Some(commit) = commit {
+                        self.apply(commit.clone());
+                        commits.push(commit);
+                    }
+                }
+                // Nobody may wait for it any more.
+                Err(error) => drop(answer.send(Err(error))),
+            }
+        }
+        let written = self.write_passing(commits);
+        for (out, answer) in done {
+            drop(answer.send(written.clone().map(|()| out)));
+        }
+        self.publish();
+    }
+
+    fn write_passing(&mut self, commits: Vec<Commit>) -> Result<(), StoreError> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        self.passing.extend(commits.iter().cloned());
         let age = self.shared.now().saturating_sub(self.durable);
-        if age >= PASSING_FOR || self.passing.len() >= PASSING_MAX {
-            return self.commit(commit);
+        let is_durable = age >= PASSING_FOR || self.passing.len() >= PASSING_MAX;
+        let durability = if is_durable { Durability::Immediate } else { Durability::None };
+        let disk = self.disk()?;
+        let written = disk.commit(durability, &commits).map_err(failed("write store"));
+        match is_durable {
+            true => self.written(written),
+            false => {
+                if written.is_err() {
+                    self.recover();
+                }
+                written
+            }
         }
-        let written = self.disk()?.commit_passing(&commit).map_err(failed("write store"));
-        if written.is_err() {
-            self.recover();
-            return written;
-        }
-        self.passing.push(commit.clone());
-        self.show(commit);
-        Ok(())
     }
 
     /// Takes note of a durable write: with it everything before is durable.
@@ -191,14 +261,18 @@ impl Writer {
         written
     }
 
-    fn show(&mut self, commit: Commit) {
+    fn apply(&self, commit: Commit) {
         let now = self.shared.now();
-        let overgrown = {
-            let mut core = self.shared.core_mut();
-            core.apply(commit, now);
-            core.overgrown()
+        self.shared.core_mut().apply(commit, now);
+    }
+
+    /// Tells that something was applied, which is on disk.
+    fn publish(&mut self) {
+        let (revision, overgrown) = {
+            let core = self.shared.core();
+            (core.revision(), core.overgrown())
         };
-        self.published.send_replace(self.shared.core().revision());
+        self.published.send_replace(revision);
         // The commit is done; history that stays longer than it should harms nobody.
         if let Some(revision) = overgrown
             && let Err(error) = self.compact(revision)
@@ -237,10 +311,14 @@ impl Writer {
         let disk = (self.reopen)()?;
         let mut core = disk.load(self.shared.now())?;
         // What was seen stays: a revision that went back would be given twice.
-        let lost: Vec<&Commit> =
-            self.passing.iter().filter(|commit| commit.revision > core.revision()).collect();
-        for commit in lost {
-            disk.commit(commit).map_err(failed("write store"))?;
+        let lost: Vec<Commit> = self
+            .passing
+            .iter()
+            .filter(|commit| commit.revision > core.revision())
+            .cloned()
+            .collect();
+        disk.commit(Durability::Immediate, &lost).map_err(failed("write store"))?;
+        for commit in &lost {
             core.apply(commit.clone(), self.shared.now());
         }
         self.passing.clear();
@@ -315,12 +393,13 @@ impl Store for Embedded {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOut, StoreError> {
+        if txn.is_passing {
+            return self.passing(txn).await;
+        }
         self.write(move |writer| {
             let (out, commit) = writer.shared.core().decide(&txn)?;
-            match commit {
-                Some(commit) if txn.is_passing => writer.commit_passing(commit)?,
-                Some(commit) => writer.commit(commit)?,
-                None => {}
+            if let Some(commit) = commit {
+                writer.commit(commit)?;
             }
             Ok(out)
         })

@@ -32,7 +32,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     change::{Seen, commit, folds, found},
-    read::{HandEdit, RawSpec, SpecKey, Specs, hand_edits, head_from, lab_from, specs_from},
+    read::{
+        HandEdit, RawSpec, SpecKey, Specs, hand_edits, head_from, lab_after, lab_from, specs_from,
+    },
 };
 use super::{Key, Kv};
 

@@ -101,7 +101,7 @@ fn problems(
         let Some(blueprint) = blueprint else { return problems };
         match placed(&lab, name, spec, blueprint) {
             Ok(cluster) => {
-                lab.clusters.insert(name.clone(), cluster);
+                lab.clusters.insert(name.clone(), cluster.into());
             }
             Err(why) => problems.extend(at(text, "cluster", name.as_str(), None, why)),
         }

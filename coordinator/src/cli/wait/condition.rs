@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use faultbed_common::{duration::Span, name::ClusterName, report::NodeState, status::Status};
+use faultbed_common::{
+    duration::Span, edit::WatchQuery, name::ClusterName, report::NodeState, status::Status,
+};
 
 use super::{Goal, follow, leaders, met::met};
 use crate::cli::{
@@ -39,7 +41,14 @@ pub async fn run(session: &Session, args: &WaitArgs) -> Outcome {
         .split(|word| *word == "and")
         .map(|words| parse(words, &now))
         .collect::<Result<Vec<Goal>, Failure>>()?;
-    let waited = follow::until(&client, goals.clone(), args.timeout.0).await?;
+    // What is printed whole is awaited whole.
+    let waited = match args.output.output {
+        output::Format::Json => {
+            let all = WatchQuery::default();
+            follow::until_as(&client, goals.clone(), args.timeout.0, all).await?
+        }
+        output::Format::Table => follow::until(&client, goals.clone(), args.timeout.0).await?,
+    };
     match args.output.output {
         output::Format::Json => output::json(&waited.status)?,
         output::Format::Table => {

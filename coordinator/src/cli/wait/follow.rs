@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use faultbed_common::{duration::Span, report::REFUSED, status::Status};
+use faultbed_common::{duration::Span, edit::WatchQuery, report::REFUSED, status::Status};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -43,7 +43,8 @@ const AROUND_MESSAGE: usize = 12;
 /// How waiting ended well.
 #[derive(Debug, Clone)]
 pub struct Waited {
-    /// The status that met every goal.
+    /// The status that met every goal, without the links of faults, one by one; where all goals are of
+    /// faults, of faults alone.
     pub status: Status,
     /// How some were met, in words.
     pub said: Vec<String>,
@@ -54,8 +55,23 @@ pub struct Waited {
 /// # Errors
 /// A goal cannot be met any more (exit 1), or `limit` passed (exit 3); says which and why.
 pub async fn until(client: &Client, goals: Vec<Goal>, limit: Duration) -> Result<Waited, Failure> {
+    // A status of thousands of nodes takes longer to read than a fault to begin.
+    let query = WatchQuery { brief: true, only_faults: goals.iter().all(Goal::is_of_a_fault) };
+    until_as(client, goals, limit, query).await
+}
+
+/// As [`until`], with what the status is to say that met them.
+///
+/// # Errors
+/// As [`until`].
+pub async fn until_as(
+    client: &Client,
+    goals: Vec<Goal>,
+    limit: Duration,
+    query: WatchQuery,
+) -> Result<Waited, Failure> {
     let begun = Instant::now();
-    let mut statuses = rewatch(client, Duration::ZERO).await?;
+    let mut statuses = rewatch(client, query, Duration::ZERO).await?;
     let mut latest: Option<Status> = None;
     let mut progress = Progress::new(begun);
     loop {
@@ -64,7 +80,9 @@ pub async fn until(client: &Client, goals: Vec<Goal>, limit: Duration) -> Result
         match news {
             Ok(Some(Ok(status))) => latest = Some(status),
             Ok(Some(Err(failure))) if failure.exit != Exit::UNREACHABLE => return Err(failure),
-            Ok(Some(Err(_)) | None) => statuses = rewatch(client, AWAY_MAX.min(left)).await?,
+            Ok(Some(Err(_)) | None) => {
+                statuses = rewatch(client, query, AWAY_MAX.min(left)).await?;
+            }
             Err(_) => {}
         }
         let Some(status) = &latest else {
@@ -85,10 +103,14 @@ pub async fn until(client: &Client, goals: Vec<Goal>, limit: Duration) -> Result
 }
 
 /// Watches anew: a coordinator that ends and comes back loses nothing, so neither does a wait.
-async fn rewatch(client: &Client, limit: Duration) -> Result<Documents<Status>, Failure> {
+async fn rewatch(
+    client: &Client,
+    query: WatchQuery,
+    limit: Duration,
+) -> Result<Documents<Status>, Failure> {
     let begun = Instant::now();
     loop {
-        match client.watch().await {
+        match client.watch(query).await {
             Err(failure) if failure.exit == Exit::UNREACHABLE && begun.elapsed() < limit => {
                 tokio::time::sleep(TRY_EVERY).await;
             }

@@ -134,16 +134,22 @@ impl<'a> Change<'a> {
     /// Takes nodes that are gone out of faults, and ends faults that have nothing left to act on.
     fn settle_faults(&mut self) {
         let names: BTreeSet<NodeName> = self.lab.nodes().map(|node| node.name.clone()).collect();
+        // Nobody goes where all clusters stay as they are; what is looked at is not copied.
+        let may_go = self.lab.clusters != self.before.clusters;
         let mut faults = std::mem::take(&mut self.lab.faults);
         for (name, fault) in &mut faults {
             let is_over = match &fault.phase {
                 Phase::Ended { .. } => continue,
                 Phase::Active { .. } => {
-                    prune(&mut fault.resolved, &names);
+                    if may_go {
+                        prune(&mut fault.resolved, &names);
+                    }
                     fault.resolved.is_empty()
                 }
                 Phase::Pending { .. } => {
-                    prune(&mut fault.resolved, &names);
+                    if may_go {
+                        prune(&mut fault.resolved, &names);
+                    }
                     target::clusters(&self.lab, &shape::targets(&fault.spec)).is_err()
                 }
             };

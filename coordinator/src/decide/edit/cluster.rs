@@ -98,10 +98,11 @@ pub(super) fn accept_without(
     origin: Origin,
     going: &BTreeSet<NodeName>,
 ) -> Result<(), Refusal> {
-    let old = change.lab.clusters.get(name).cloned();
-    let blueprint = find_blueprint(change, name, spec, old.as_ref())?;
+    let held = change.lab.clusters.get(name).cloned();
+    let old = held.as_deref();
+    let blueprint = find_blueprint(change, name, spec, old)?;
     check(change, name, spec, &blueprint)?;
-    let mut next = match &old {
+    let mut next = match old {
         Some(old) => Cluster { spec: spec.clone(), blueprint, origin, ..old.clone() },
         None => Cluster {
             spec: spec.clone(),
@@ -117,7 +118,7 @@ pub(super) fn accept_without(
         },
     };
     next.nodes.retain(|node, _| !going.contains(node));
-    next.authority = authority(change, name, &next, old.as_ref())?;
+    next.authority = authority(change, name, &next, old)?;
     if old.as_ref().is_none_or(|old| old.spec.lease != spec.lease) {
         next.lease = spec.lease.map(|lasts| lease::begin(change, lasts));
     }
@@ -148,15 +149,15 @@ pub(super) fn accept_without(
             relist(old, &mut next);
             note_removed(change, name, old, &next);
         }
-        begin_new(change, old.as_ref(), &mut next);
-        if let Some(old) = &old {
+        begin_new(change, old, &mut next);
+        if let Some(old) = old {
             note_leaving(change, name, old, &next);
         }
         let roles: BTreeSet<RoleName> = next.blueprint.roles.keys().cloned().collect();
         next.been_ready.retain(|role| roles.contains(role));
         note_overrides(change, name, &next);
     }
-    change.lab.clusters.insert(name.clone(), next);
+    change.lab.clusters.insert(name.clone(), next.into());
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use faultbed_common::{
     lab::{Cluster, Host, Lab, Placement, Resolved},
     name::{ClusterName, FaultName, HostName, NodeName},
     report::NodeState,
+    shared::Shared,
 };
 use toml::Value;
 
@@ -75,10 +76,10 @@ fn clusters(lab: &Lab, other: &Lab) -> Texts {
     let text = |(name, cluster): (&ClusterName, &Cluster)| {
         (name.to_string(), to_toml_cluster(name, &cluster.spec))
     };
-    let differs = |(name, cluster): &(&ClusterName, &Cluster)| {
+    let differs = |(name, cluster): &(&ClusterName, &Shared<Cluster>)| {
         other.clusters.get(*name).is_none_or(|there| there.spec != cluster.spec)
     };
-    lab.clusters.iter().filter(differs).map(text).collect()
+    lab.clusters.iter().filter(differs).map(|(name, cluster)| text((name, cluster))).collect()
 }
 
 fn faults(lab: &Lab, _other: &Lab) -> Texts {

@@ -153,7 +153,7 @@ pub(super) fn accept(
         everyone: change.everyone,
         ended_because: None,
     };
-    change.lab.faults.insert(name.clone(), fault);
+    change.lab.faults.insert(name.clone(), fault.into());
     Ok(())
 }
 

@@ -72,9 +72,8 @@ fn one(change: &mut Change<'_>, name: &NodeName, verb: NodeVerb) {
     let state = seen.map(|seen| seen.observed);
     let down = change.is_down(name);
     let held = held_down_by(change, name);
-    let Some(placement) =
-        change.lab.clusters.values_mut().find_map(|cluster| cluster.nodes.get_mut(name))
-    else {
+    let of_node = change.lab.clusters.values_mut().find(|c| c.nodes.contains_key(name));
+    let Some(placement) = of_node.and_then(|cluster| cluster.nodes.get_mut(name)) else {
         return;
     };
     if !change.reports.contains_key(&placement.host) {

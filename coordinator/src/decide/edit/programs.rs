@@ -36,6 +36,10 @@ struct Changed {
 
 /// Chooses what nodes run, or notes in `change.needs` what the asker must say first.
 pub(super) fn settle(change: &mut Change<'_>, request: &EditRequest) -> Result<(), Refusal> {
+    // Faults run no programs, and there is no look at nodes that would not copy their clusters.
+    if let Edit::Inject { .. } | Edit::Heal { .. } | Edit::DeleteFault { .. } = request.edit {
+        return Ok(());
+    }
     let is_apply = matches!(request.edit, Edit::Apply(_));
     let mut changed = BTreeMap::new();
     for wish in wishes(change) {
@@ -139,11 +143,9 @@ fn choose(change: &mut Change<'_>, wish: &Wish, files: &Files) -> Result<(), Ref
         }
         Some(None) | None => kept(change, node, path, held.as_ref())?,
     };
-    for cluster in change.lab.clusters.values_mut() {
-        if let Some(placement) = cluster.nodes.get_mut(node) {
-            placement.pushed = Some(chosen);
-            return Ok(());
-        }
+    let of_node = change.lab.clusters.values_mut().find(|c| c.nodes.contains_key(node));
+    if let Some(placement) = of_node.and_then(|cluster| cluster.nodes.get_mut(node)) {
+        placement.pushed = Some(chosen);
     }
     Ok(())
 }

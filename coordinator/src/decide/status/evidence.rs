@@ -11,7 +11,7 @@ use faultbed_common::{
     status::{Evidence, Verdict},
 };
 
-use super::{HostSeen, View};
+use super::{Detail, HostSeen, View};
 
 /// What the hosts that have or had a fault counted, and the verdict.
 pub(super) fn evidence(
@@ -20,11 +20,16 @@ pub(super) fn evidence(
     seen: &[(&HostSeen, &FaultReport)],
 ) -> Evidence {
     let mut evidence = Evidence::default();
+    let nothing = LinkEvidence::default();
     for (host, report) in seen {
         for (link, counted) in &report.links {
-            let counted = on_our_clock(view, host, counted);
-            evidence.links.entry(link.clone()).or_default().add(&counted);
-            evidence.total.add(&counted);
+            // Most links of a large fault have met nothing.
+            let counted = (*counted != nothing).then(|| on_our_clock(view, host, counted));
+            evidence.total.add(counted.as_ref().unwrap_or(&nothing));
+            if view.detail == Detail::All {
+                let link = evidence.links.entry(link.clone()).or_default();
+                link.add(counted.as_ref().unwrap_or(&nothing));
+            }
         }
         // A link is asked over by the host of its receiver alone, so nothing is overwritten.
         evidence.canary.extend(report.canary.clone());
@@ -63,8 +68,9 @@ fn acted(fault: &Fault, seen: &[(&HostSeen, &FaultReport)], evidence: &Evidence)
     }
     // A link of a node that is gone is none of the fault's any more, and was.
     let effect = shape::effect(&fault.spec);
-    let counted = evidence.links.values().any(|counted| counted.shows(&effect));
-    counted || evidence.canary.values().any(|canary| canary.verdict == CanaryVerdict::Agrees)
+    let mut counted = seen.iter().flat_map(|(_, report)| report.links.values());
+    counted.any(|counted| counted.shows(&effect))
+        || evidence.canary.values().any(|canary| canary.verdict == CanaryVerdict::Agrees)
 }
 
 fn effect(fault: &Fault, link: &Link) -> Option<LinkEffect> {
@@ -78,15 +84,20 @@ fn contradiction(
     seen: &[(&HostSeen, &FaultReport)],
     evidence: &Evidence,
 ) -> Option<String> {
-    leak(evidence)
+    leak(seen)
         .or_else(|| canary(&evidence.canary))
         .or_else(|| bypass(view, fault, seen).map(around))
 }
 
-fn leak(evidence: &Evidence) -> Option<String> {
-    let mut leaks = evidence.links.iter().filter(|(_, counted)| counted.leaked_bytes > 0);
-    let (link, counted) = leaks.next()?;
-    Some(format!("{} bytes crossed {link} while it was cut", counted.leaked_bytes))
+fn leak(seen: &[(&HostSeen, &FaultReport)]) -> Option<String> {
+    let mut leaks: BTreeMap<&Link, u64> = BTreeMap::new();
+    let counted = seen.iter().flat_map(|(_, report)| &report.links);
+    for (link, counted) in counted.filter(|(_, counted)| counted.leaked_bytes > 0) {
+        let sum = leaks.entry(link).or_default();
+        *sum = sum.saturating_add(counted.leaked_bytes);
+    }
+    let (link, bytes) = leaks.pop_first()?;
+    Some(format!("{bytes} bytes crossed {link} while it was cut"))
 }
 
 fn canary(canaries: &BTreeMap<Link, CanaryReport>) -> Option<String> {

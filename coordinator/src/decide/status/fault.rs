@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use faultbed_common::{
     duration::millis,
     fault::{Grade, Lasts},
-    lab::{Ended, Fault, Phase},
+    lab::{Ended, Fault, Phase, Resolved},
     name::{FaultName, HostName},
     proxy_spec::Cut,
     report::{FaultReport, HostReport},
@@ -13,18 +13,13 @@ use faultbed_common::{
     status::{FaultGrade, FaultState, FaultStatus},
 };
 
-use super::{
-    HostSeen, View,
-    evidence::evidence,
-    leftover::{self, Leftover},
-};
+use super::{Detail, HostSeen, View, evidence::evidence, leftover::Leftover};
 
 /// All faults, the newest last.
-pub(super) fn faults(view: &View<'_>) -> Vec<FaultStatus> {
+pub(super) fn faults(view: &View<'_>, leftovers: &[Leftover<'_>]) -> Vec<FaultStatus> {
     let mut ordered: Vec<_> = view.lab.faults.iter().collect();
     ordered.sort_by_key(|(name, fault)| (fault.revision, *name));
-    let leftovers = leftover::all(view);
-    ordered.into_iter().map(|(name, fault)| status(view, name, fault, &leftovers)).collect()
+    ordered.into_iter().map(|(name, fault)| status(view, name, fault, leftovers)).collect()
 }
 
 /// How one host has a fault that it must have.
@@ -39,12 +34,6 @@ pub(super) enum Standing<'a> {
     Not(Option<&'a str>),
     /// Nobody hears from the host.
     Down,
-}
-
-/// The hosts that must have a fault in force: a link is met at both its ends.
-pub(super) fn touched_hosts<'a>(view: &View<'a>, fault: &Fault) -> BTreeSet<&'a HostName> {
-    let nodes = fault.resolved.touched();
-    nodes.iter().filter_map(|name| Some(&view.lab.node(name)?.placement.host)).collect()
 }
 
 pub(super) fn standing<'a>(
@@ -74,7 +63,7 @@ fn status(
     fault: &Fault,
     leftovers: &[Leftover<'_>],
 ) -> FaultStatus {
-    let hosts = touched_hosts(view, fault);
+    let hosts: BTreeSet<&HostName> = view.touched_hosts(name).collect();
     let seen: Vec<(&HostSeen, &FaultReport)> = hosts
         .iter()
         .filter_map(|host| view.host(host))
@@ -103,8 +92,23 @@ fn status(
             .collect(),
         links: fault.resolved.links.len(),
         remaining_ms: if is_active { remaining(view, fault, &seen) } else { None },
-        resolved: fault.resolved.clone(),
+        resolved: resolved(view, fault),
         evidence: evidence(view, fault, &witnesses(view, name, fault, &hosts)),
+    }
+}
+
+fn resolved(view: &View<'_>, fault: &Fault) -> Resolved {
+    match view.detail {
+        Detail::All | Detail::NoEvidenceOfLinks => fault.resolved.clone(),
+        Detail::NoLinks | Detail::OnlyFaults => {
+            let Resolved { links: _, nodes, groups, untouched } = &fault.resolved;
+            Resolved {
+                links: BTreeSet::new(),
+                nodes: nodes.clone(),
+                groups: groups.clone(),
+                untouched: untouched.clone(),
+            }
+        }
     }
 }
 

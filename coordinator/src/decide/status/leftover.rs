@@ -5,7 +5,7 @@ use faultbed_common::{
     name::{FaultName, HostName},
 };
 
-use super::{HostSeen, View, fault::touched_hosts};
+use super::{HostSeen, View};
 
 /// A fault that is not wanted any more, and a host that still has it, or may be about to.
 pub(super) struct Leftover<'a> {
@@ -19,8 +19,7 @@ pub(super) struct Leftover<'a> {
 pub(super) fn all<'a>(view: &View<'a>) -> Vec<Leftover<'a>> {
     let mut found = still_active(view);
     for (name, fault) in view.lab.faults.iter().filter(|(_, fault)| fault.is_ended()) {
-        let hosts = touched_hosts(view, fault);
-        let seen = hosts.into_iter().filter_map(|host| Some((host, view.up(host)?)));
+        let seen = view.touched_hosts(name).filter_map(|host| Some((host, view.up(host)?)));
         for (host, _) in seen.filter(|(_, seen)| may_begin(view, seen, name, fault)) {
             let sentence = format!(
                 "fault {name} is still in force on {host}, or about to be: {host} has not applied generation {}",
@@ -33,9 +32,11 @@ pub(super) fn all<'a>(view: &View<'a>) -> Vec<Leftover<'a>> {
 }
 
 fn still_active<'a>(view: &View<'a>) -> Vec<Leftover<'a>> {
-    let is_wanted = |name| view.lab.faults.get(name).is_some_and(Fault::is_active);
+    let is_wanted = |name| view.lab.faults.get(name).is_some_and(|fault| fault.is_active());
     let mut found = Vec::new();
-    for (host, seen) in view.hosts {
+    // A host that was removed heals what it has when it is told, and never reports that.
+    let of_lab = view.hosts.iter().filter(|(host, _)| view.lab.hosts.contains_key(*host));
+    for (host, seen) in of_lab {
         let active = seen.report.faults.iter().filter(|(_, report)| report.active);
         for (name, report) in active.filter(|(name, _)| !is_wanted(name)) {
             // The proxy of a dead agent goes on, but not beyond the deadline.

@@ -16,13 +16,13 @@ use faultbed_common::{
 use super::View;
 
 /// The nodes that each fault in force touches.
-type Touched<'a> = Vec<(&'a FaultName, BTreeSet<&'a NodeName>)>;
+type Touched<'a> = Vec<(&'a FaultName, &'a BTreeSet<&'a NodeName>)>;
 
 /// All nodes, by cluster and in natural order.
 pub(super) fn nodes(view: &View<'_>) -> Vec<NodeStatus> {
     let in_force = view.lab.faults.iter().filter(|(_, fault)| fault.is_active());
     let touched: Touched<'_> =
-        in_force.map(|(name, fault)| (name, fault.resolved.touched())).collect();
+        in_force.filter_map(|(name, _)| Some((name, &view.touched.get(name)?.nodes))).collect();
     let mut nodes: Vec<NodeStatus> =
         view.lab.nodes().map(|found| node(view, found, &touched)).collect();
     settle_leaders(&mut nodes);

@@ -13,8 +13,8 @@ use faultbed_common::{
 
 use super::{
     View,
-    fault::{Standing, standing, touched_hosts},
-    leftover,
+    fault::{Standing, standing},
+    leftover::Leftover,
 };
 
 /// See `Status`.
@@ -40,8 +40,8 @@ impl Progress {
 
 pub(super) fn progress(
     view: &View<'_>,
-    nodes: &[NodeStatus],
-    faults: &[FaultStatus],
+    (nodes, faults): (&[NodeStatus], &[FaultStatus]),
+    leftovers: Vec<Leftover<'_>>,
     refused: &[String],
 ) -> Progress {
     let mut progress = Progress::default();
@@ -57,7 +57,7 @@ pub(super) fn progress(
     for fault in faults {
         of_fault(view, fault, &mut progress);
     }
-    for leftover in leftover::all(view) {
+    for leftover in leftovers {
         progress.pending(leftover.sentence);
     }
     for cluster in view.lab.clusters.values().filter(|cluster| !cluster.relist.is_empty()) {
@@ -180,7 +180,7 @@ fn of_fault(view: &View<'_>, status: &FaultStatus, progress: &mut Progress) {
     match &fault.phase {
         Phase::Pending { why } => progress.pending(format!("fault {name} waits: {why}")),
         Phase::Active { .. } if status.state == FaultState::Active => {
-            for host in touched_hosts(view, fault) {
+            for host in view.touched_hosts(name) {
                 match standing(view, host, name, fault) {
                     Standing::InForce
                     | Standing::Expired

@@ -10,7 +10,7 @@ use faultbed_common::{
     status::{ClusterState, FaultGrade, FaultState, HostState, Status, Verdict},
 };
 
-use super::status;
+use super::{Detail, status};
 use crate::decide::fixtures::{World, empty, key, node, ready};
 
 fn fault<'a>(status: &'a Status, name: &str) -> &'a faultbed_common::status::FaultStatus {
@@ -60,7 +60,7 @@ fn a_dead_host_is_stuck_and_its_nodes_unknown() {
     world.obey();
     let mut hosts = world.seen();
     hosts.get_mut(&key("h2")).unwrap().connected = false;
-    let status = status(&world.lab, &hosts, &[], world.now);
+    let status = status(&world.lab, &hosts, &[], (world.now, Detail::All));
     assert_eq!(status.stuck, ["h2 is down: its agent is not connected"]);
     assert_eq!(status.hosts[1].state, HostState::Down);
     let node = &status.nodes[1];
@@ -221,6 +221,50 @@ fn what_a_fault_did_stays_so_when_a_node_that_it_met_is_removed() {
 }
 
 #[test]
+fn what_a_fault_did_stays_so_when_a_host_that_counted_it_is_removed() {
+    let mut world = ready();
+    let name = world.inject("partition = [\"kv-1\", \"kv-2,kv-3\"]").unwrap();
+    let name = name.as_str();
+    world.obey();
+    let drops = |dropped_segments| LinkEvidence { dropped_segments, ..LinkEvidence::default() };
+    count(&mut world, "h1", name, "kv-1>kv-2", drops(3));
+    count(&mut world, "h2", name, "kv-1>kv-2", drops(4));
+    let host = key("h2");
+    world.edit(Edit::RemoveHost { name: host, force: true }).unwrap();
+    let mut hosts = world.seen();
+    let status =
+        |world: &World, hosts: &_| status(&world.lab, hosts, &[], (world.now, Detail::All));
+    hosts.get_mut(&key("h2")).unwrap().connected = false;
+    let evidence = &fault(&status(&world, &hosts), name).evidence.clone();
+    let found = (evidence.total.dropped_segments, evidence.verdict);
+    assert_eq!(found, (7, Verdict::Confirmed));
+    // Its agent healed what it had when it was told to go, and will never say so.
+    world.edit(Edit::Heal { faults: vec![] }).unwrap();
+    let lingers_on = fault(&status(&world, &hosts), name).lingers_on.clone();
+    assert!(!lingers_on.contains(&key("h2")), "{lingers_on:?}");
+}
+
+#[test]
+fn a_brief_status_says_of_faults_what_the_whole_one_says_but_for_links() {
+    let mut world = ready();
+    let name = world.inject("partition = [\"kv-1\", \"kv-2,kv-3\"]").unwrap();
+    world.obey();
+    let drops = LinkEvidence { dropped_segments: 3, ..LinkEvidence::default() };
+    count(&mut world, "h1", name.as_str(), "kv-1>kv-2", drops);
+    let status = |detail| status(&world.lab, &world.seen(), &[], (world.now, detail));
+    let mut whole = status(Detail::All);
+    for fault in &mut whole.faults {
+        assert!(!fault.evidence.links.is_empty() && !fault.resolved.links.is_empty());
+        fault.evidence.links.clear();
+        fault.resolved.links.clear();
+    }
+    assert_eq!(status(Detail::NoLinks), whole);
+    let faults = status(Detail::OnlyFaults);
+    assert_eq!((&faults.faults, &faults.hosts), (&whole.faults, &whole.hosts));
+    assert!(faults.nodes.is_empty() && !faults.converged);
+}
+
+#[test]
 fn a_moment_that_was_shown_stays_what_it_was() {
     let mut world = ready();
     let name = world.inject("partition = [\"kv-1\", \"kv-2,kv-3\"]").unwrap();
@@ -232,7 +276,7 @@ fn a_moment_that_was_shown_stays_what_it_was() {
         let mut seen = world.seen();
         let h1 = seen.get_mut(&key("h1")).unwrap();
         (h1.age_ms, h1.boot_unix_ms) = (age_ms, Some(booted));
-        let status = status(&world.lab, &seen, &[], world.now + asked_later_ms);
+        let status = status(&world.lab, &seen, &[], (world.now + asked_later_ms, Detail::All));
         fault(&status, name.as_str()).evidence.total.first_hit_ms
     };
     for (age_ms, asked_later_ms) in [(500, 0), (0, 0), (2_700, 100), (60_000, 3_600_000)] {
@@ -340,7 +384,7 @@ fn a_heal_is_not_over_on_a_host_that_died_with_the_fault_in_force() {
     hosts.get_mut(&key("h2")).unwrap().connected = false;
     world.edit(faultbed_common::edit::Edit::Heal { faults: vec![] }).unwrap();
     let leftover = |hosts: &_| {
-        let status = status(&world.lab, hosts, &[], world.now);
+        let status = status(&world.lab, hosts, &[], (world.now, Detail::All));
         let start = format!("fault {name} is still in force on h2");
         status.pending.iter().any(|sentence| sentence.starts_with(&start))
     };
@@ -383,7 +427,7 @@ fn refused_hand_edits_are_stuck_sentences() {
     let mut world = ready();
     world.obey();
     let refused = ["cluster kv: blueprint etcd has no role x".to_owned()];
-    let status = status(&world.lab, &world.seen(), &refused, world.now);
+    let status = status(&world.lab, &world.seen(), &refused, (world.now, Detail::All));
     assert_eq!(status.stuck, refused);
 }
 

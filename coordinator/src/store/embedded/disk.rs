@@ -178,46 +178,46 @@ impl Disk {
         Ok((leases, LeaseId(last)))
     }
 
-    /// Writes a commit. When this returns it survives anything, and so does all that came before.
-    pub(super) fn commit(&self, commit: &Commit) -> Result<(), redb::Error> {
-        self.write_commit(Durability::Immediate, commit)
+    /// Writes commits, all of them or none. Where they are durable, they survive anything when this returns,
+    /// and so does all that came before; others are made durable by the next that are.
+    pub(super) fn commit(
+        &self,
+        durability: Durability,
+        commits: &[Commit],
+    ) -> Result<(), redb::Error> {
+        self.write_as(durability, |txn| commits.iter().try_for_each(|commit| log(txn, commit)))
     }
+}
 
-    /// Writes a commit that the next durable one makes durable too.
-    pub(super) fn commit_passing(&self, commit: &Commit) -> Result<(), redb::Error> {
-        self.write_commit(Durability::None, commit)
-    }
-
-    fn write_commit(&self, durability: Durability, commit: &Commit) -> Result<(), redb::Error> {
-        self.write_as(durability, |txn| {
-            let mut log = txn.open_table(LOG)?;
-            for (position, event) in (0u32..).zip(&commit.events) {
-                let row = match event {
-                    Event::Put(kv) => {
-                        let lease = kv.lease.map_or(0, |id| id.0);
-                        let value = Some(kv.value.as_slice());
-                        (kv.key.as_slice(), value, kv.created.0, kv.version, lease)
-                    }
-                    Event::Delete(key) => (key.as_slice(), None, 0, 0, 0),
-                };
-                log.insert((commit.revision.0, position), row)?;
+fn log(txn: &WriteTransaction, commit: &Commit) -> Result<(), redb::Error> {
+    let mut log = txn.open_table(LOG)?;
+    for (position, event) in (0u32..).zip(&commit.events) {
+        let row = match event {
+            Event::Put(kv) => {
+                let lease = kv.lease.map_or(0, |id| id.0);
+                let value = Some(kv.value.as_slice());
+                (kv.key.as_slice(), value, kv.created.0, kv.version, lease)
             }
-            match commit.lease {
-                Some(LeaseChange::Granted(id, ttl)) => {
-                    let ttl = faultbed_common::duration::millis(ttl);
-                    txn.open_table(LEASES)?.insert(id.0, ttl)?;
-                    // An id is never given twice: its old holder might still use it.
-                    txn.open_table(META)?.insert(META_LAST_LEASE, id.0)?;
-                }
-                Some(LeaseChange::Ended(id)) => {
-                    txn.open_table(LEASES)?.remove(id.0)?;
-                }
-                None => {}
-            }
-            Ok(())
-        })
+            Event::Delete(key) => (key.as_slice(), None, 0, 0, 0),
+        };
+        log.insert((commit.revision.0, position), row)?;
     }
+    match commit.lease {
+        Some(LeaseChange::Granted(id, ttl)) => {
+            let ttl = faultbed_common::duration::millis(ttl);
+            txn.open_table(LEASES)?.insert(id.0, ttl)?;
+            // An id is never given twice: its old holder might still use it.
+            txn.open_table(META)?.insert(META_LAST_LEASE, id.0)?;
+        }
+        Some(LeaseChange::Ended(id)) => {
+            txn.open_table(LEASES)?.remove(id.0)?;
+        }
+        None => {}
+    }
+    Ok(())
+}
 
+impl Disk {
     /// Folds the log up to `revision` into the snapshot.
     pub(super) fn compact(&self, revision: Revision) -> Result<(), redb::Error> {
         self.write(|txn| {

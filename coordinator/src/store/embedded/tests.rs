@@ -69,7 +69,8 @@ fn try_run(medium: &Medium, outcome: &mut Outcome) -> Result<(), redb::Error> {
         };
         core.apply(commit.clone(), Duration::ZERO);
         outcome.attempted = Some(core.clone());
-        disk.commit(&commit).inspect_err(|_| outcome.acknowledged = Some(before))?;
+        disk.commit(redb::Durability::Immediate, std::slice::from_ref(&commit))
+            .inspect_err(|_| outcome.acknowledged = Some(before))?;
         outcome.acknowledged = Some(core.clone());
     }
     Ok(())
@@ -87,7 +88,10 @@ fn check(medium: &Medium, outcome: Outcome, at: u64) {
     // It is not only readable.
     let txn = Txn { then: vec![Op::put("last", "1")], ..Txn::default() };
     let commit = found.decide(&txn).unwrap().1.unwrap();
-    open(medium).unwrap().commit(&commit).unwrap();
+    open(medium)
+        .unwrap()
+        .commit(redb::Durability::Immediate, std::slice::from_ref(&commit))
+        .unwrap();
     assert_eq!(load(medium).revision(), found.revision().next());
 }
 

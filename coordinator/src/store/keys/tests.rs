@@ -1,5 +1,7 @@
 //! Tests of the keys: a naive store of transactions stands for the real one.
 
+mod after;
+
 use std::collections::BTreeMap;
 
 use faultbed_common::{
@@ -193,9 +195,11 @@ fn full(generation: u64) -> Lab {
     let mut host = Host::new("127.77.7.1".parse().unwrap(), "/h1".into());
     host.relabel(|said| said.file = BTreeMap::from([("dc".into(), "east".into())]));
     lab.hosts.insert(HostName::parse("h1").unwrap(), host);
-    lab.clusters.insert(ClusterName::parse("kv").unwrap(), cluster("--a=1"));
-    lab.faults
-        .insert(FaultName::parse("split").unwrap(), fault(Phase::Active { since_unix_ms: 17 }));
+    lab.clusters.insert(ClusterName::parse("kv").unwrap(), cluster("--a=1").into());
+    lab.faults.insert(
+        FaultName::parse("split").unwrap(),
+        fault(Phase::Active { since_unix_ms: 17 }).into(),
+    );
     lab
 }
 
@@ -203,7 +207,7 @@ fn full(generation: u64) -> Lab {
 fn many(generation: u64, args: &str) -> Lab {
     let mut lab = full(generation);
     for n in 0..200 {
-        lab.clusters.insert(ClusterName::parse(&format!("c{n}")).unwrap(), cluster(args));
+        lab.clusters.insert(ClusterName::parse(&format!("c{n}")).unwrap(), cluster(args).into());
     }
     lab
 }
@@ -326,7 +330,7 @@ fn a_change_does_not_overwrite_a_hand_edit_it_has_not_seen() {
     let mut fixture = Fixture::founded();
     fixture.accept(&full(1));
     let mut after = full(2);
-    after.clusters.insert(ClusterName::parse("kv").unwrap(), cluster("--a=2"));
+    after.clusters.insert(ClusterName::parse("kv").unwrap(), cluster("--a=2").into());
     let change = fixture.change(&after, 1);
     fixture.edit("spec/cluster/kv", "{ \"blueprint\": \"mine\" }");
     assert!(!fixture.txn(&change[0]).succeeded);
@@ -453,7 +457,9 @@ fn a_huge_history_entry_loses_its_texts_not_its_words() {
 fn an_object_that_can_never_be_stored_is_refused_by_name() {
     let fixture = Fixture::founded();
     let mut after = lab(1);
-    after.clusters.insert(ClusterName::parse("kv").unwrap(), cluster(&"x".repeat(TXN_BYTES_MAX)));
+    after
+        .clusters
+        .insert(ClusterName::parse("kv").unwrap(), cluster(&"x".repeat(TXN_BYTES_MAX)).into());
     let specs = BTreeMap::new();
     let seen = Seen { head: fixture.head(), specs: &specs };
     let refused =
@@ -467,7 +473,7 @@ fn large_objects_are_batched_by_their_bytes() {
     let mut after = lab(1);
     for n in 0..5 {
         let name = ClusterName::parse(&format!("c{n}")).unwrap();
-        after.clusters.insert(name, cluster(&"x".repeat(900_000)));
+        after.clusters.insert(name, cluster(&"x".repeat(900_000)).into());
     }
     let txns = fixture.change(&after, 1);
     assert!(txns.len() > 5);

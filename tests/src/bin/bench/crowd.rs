@@ -16,7 +16,7 @@ use faultbed_common::{
     host_spec::{HostSpec, Wanted},
     name::HostName,
     report::{BinaryReport, FaultReport, HostReport, Identity, NodeReport, NodeState, ProxyReport},
-    session::{Hello, IDENTITY_PORT, Orders},
+    session::{Hello, IDENTITY_PORT, Orders, Still, TAKES_STILL},
     trust::{Issued, Token},
 };
 use faultbed_proto::v1::{FromAgent, ToAgent, agent_client::AgentClient, from_agent, to_agent};
@@ -132,7 +132,10 @@ impl Agent {
         let mut report = self.empty();
         outbox.send(from(from_agent::Kind::Hello(serde_json::to_string(&self.hello)?))).await?;
         self.send(&outbox, &mut report).await?;
-        let mut stream = client.session(ReceiverStream::new(queued)).await?.into_inner();
+        let answer = client.session(ReceiverStream::new(queued)).await?;
+        let says_still = answer.metadata().contains_key(TAKES_STILL);
+        let mut stream = answer.into_inner();
+        let mut is_news = false;
         let mut due = Instant::now() + KEEPALIVE;
         loop {
             tokio::select! {
@@ -142,10 +145,16 @@ impl Agent {
                     self.traffic.down.fetch_add(text.len() as u64, Ordering::Relaxed);
                     let orders: Orders = serde_json::from_str(&text)?;
                     obey(&mut report, &orders.spec);
+                    is_news = true;
                     due = Instant::now() + WORK;
                 }
                 () = tokio::time::sleep_until(due) => {
-                    self.send(&outbox, &mut report).await?;
+                    if is_news || !says_still {
+                        self.send(&outbox, &mut report).await?;
+                    } else {
+                        self.send_still(&outbox).await?;
+                    }
+                    is_news = false;
                     due = Instant::now() + KEEPALIVE;
                 }
             }
@@ -161,6 +170,12 @@ impl Agent {
         let text = serde_json::to_string(report)?;
         self.traffic.up.fetch_add(text.len() as u64, Ordering::Relaxed);
         outbox.send(from(from_agent::Kind::Report(text))).await.context("the stream is gone")
+    }
+
+    async fn send_still(&self, outbox: &mpsc::Sender<FromAgent>) -> anyhow::Result<()> {
+        let text = serde_json::to_string(&Still { now_ms: now_ms() })?;
+        self.traffic.up.fetch_add(text.len() as u64, Ordering::Relaxed);
+        outbox.send(from(from_agent::Kind::Still(text))).await.context("the stream is gone")
     }
 
     fn empty(&self) -> HostReport {
