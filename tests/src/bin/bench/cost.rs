@@ -1,6 +1,6 @@
 //! What a target's processes cost: processor time and memory of a whole tree of them.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Instant};
 
 /// A process and all that descend from it.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +74,10 @@ pub(crate) fn process_ms(pid: i32) -> f64 {
 /// Processor time of this process with its children, and of the whole machine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Machine {
+    at: Instant,
     busy_s: f64,
     own_s: f64,
+    stolen_s: f64,
 }
 
 impl Machine {
@@ -86,17 +88,26 @@ impl Machine {
         let ticks: Vec<f64> =
             line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
         // user, nice, system, idle, iowait, irq, softirq, steal.
-        let busy = |at: usize| ticks.get(at).unwrap_or(&0.0);
-        let busy = [0, 1, 2, 5, 6, 7].into_iter().map(busy).sum::<f64>();
+        let of = |at: usize| ticks.get(at).copied().unwrap_or(0.0);
+        let busy = [0, 1, 2, 5, 6].into_iter().map(of).sum::<f64>();
         let own = std::process::id();
         let pids = Processes::of(Some(own)).pids();
         let ticks = pids.into_iter().map(|pid| ticks_of(pid, pid == own)).sum::<f64>();
-        Self { busy_s: busy / 100.0, own_s: ticks / 100.0 }
+        let (busy_s, own_s, stolen_s) = (busy / 100.0, ticks / 100.0, of(7) / 100.0);
+        Self { at: Instant::now(), busy_s, own_s, stolen_s }
     }
 
-    /// Processor time of everybody else since `before`, in seconds.
-    pub(crate) fn foreign_s(self, before: Self) -> f64 {
-        ((self.busy_s - before.busy_s) - (self.own_s - before.own_s)).max(0.0)
+    /// How many cores others have used since `before`, and how many the host of a virtual machine has
+    /// kept for its other guests. A run in which either is much tells little about latency.
+    pub(crate) fn noise(self, before: Self) -> String {
+        let took_s = (self.at - before.at).as_secs_f64();
+        let others_s = ((self.busy_s - before.busy_s) - (self.own_s - before.own_s)).max(0.0);
+        let stolen_s = self.stolen_s - before.stolen_s;
+        format!(
+            "others used {:.2} cores, and {:.2} were kept from this machine",
+            others_s / took_s,
+            stolen_s / took_s
+        )
     }
 }
 

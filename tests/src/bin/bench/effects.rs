@@ -6,6 +6,7 @@ mod latency;
 mod rig;
 
 use super::{
+    cost::Machine,
     options::Options,
     table::{Row, Table},
 };
@@ -23,9 +24,10 @@ const TESTS: [Test; 6] = [
 ];
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<Table> {
+    let before = Machine::now();
     let mut rows = Vec::new();
     for (_, test) in TESTS.iter().filter(|(name, _)| options.picks("only", name)) {
         rows.extend(test()?);
     }
-    Ok(Table { bench: "effects", rows, notes: Vec::new() })
+    Ok(Table { bench: "effects", rows, notes: vec![Machine::now().noise(before)] })
 }

@@ -1,13 +1,6 @@
 //! What our proxy costs a link without a fault, next to nothing at all and to others, in interleaved rounds.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::Ipv4Addr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use faultbed_tests::bins;
@@ -115,7 +108,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Table> {
         running.push((contender, contender.start(place)?, place));
     }
     let mut bench = Bench { seen, host_default, plain: String::new(), samples: Samples::new() };
-    let (start, before) = (Instant::now(), Machine::now());
+    let before = Machine::now();
     for round in 0..options.number("rounds", ROUNDS) {
         for test in TESTS.iter().filter(|test| options.picks("only", test)) {
             // No target always comes first, nor always after the same one.
@@ -128,10 +121,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Table> {
             }
         }
     }
-    let foreign = Machine::now().foreign_s(before) / start.elapsed().as_secs_f64();
     let mut notes = vec![format!(
-        "congestion control: {} (ours chooses cubic, else reno), default: {}; others used {foreign:.2} cores",
-        bench.plain, bench.host_default
+        "congestion control: {} (ours chooses cubic, else reno), default: {}; {}",
+        bench.plain,
+        bench.host_default,
+        Machine::now().noise(before)
     )];
     if !absent.is_empty() {
         notes.push(format!("not on PATH, left out: {}", absent.join(", ")));
