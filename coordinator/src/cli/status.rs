@@ -72,7 +72,8 @@ pub async fn run(session: &Session, args: &StatusArgs) -> Outcome {
             Format::Table if moves => {
                 // The terminal may have changed its size since the last.
                 let width = table::columns(std::io::stdout()).unwrap_or(usize::MAX);
-                output::data(format!("{CLEAR}{}", table::fit(&overview(&status), width)))?;
+                let text = overview_in(&status, Some(width));
+                output::data(format!("{CLEAR}{}", table::fit(&text, width)))?;
             }
             Format::Table => output::data(format!("{}\n", overview(&status)))?,
         }
@@ -98,7 +99,7 @@ fn overview_in(status: &Status, width: Option<usize>) -> String {
         parts
             .push(tone("no clusters yet; try: faultbed start cluster --etcd.count 3", Tone::Faint));
     } else {
-        parts.push(fit(tables::nodes(status)));
+        parts.push(fit(tables::nodes_in(status, width)));
     }
     if !status.faults.is_empty() {
         parts.push(fit(tables::faults(&status.faults, tables::has_several_owners(status))));

@@ -159,7 +159,10 @@ fn judge_ready(
     over: Incarnation,
     waited: Duration,
 ) -> Judgement {
-    if let Some(why) = refusal(node).filter(|_| waited >= REFUSED_GRACE) {
+    if let Some(why) = refusal(node)
+        && waited >= REFUSED_GRACE
+        && has_heard(status, node)
+    {
         return Judgement::Never(format!("{} {why}", node.name));
     }
     if node.incarnation <= over {
@@ -173,11 +176,13 @@ fn judge_ready(
         NodeState::Crashed if !is_retried(node) => {
             Judgement::Never(format!("{} {}", node.name, words::exit(node)))
         }
-        NodeState::Crashed if node.restarts >= CRASHES_MAX => Judgement::Never(format!(
-            "{} {}; starting it again does not help",
-            node.name,
-            words::crashed(node, node.restarts.saturating_add(1))
-        )),
+        NodeState::Crashed if node.restarts >= CRASHES_MAX && has_heard(status, node) => {
+            Judgement::Never(format!(
+                "{} {}; starting it again does not help",
+                node.name,
+                words::crashed(node, node.restarts.saturating_add(1))
+            ))
+        }
         NodeState::Starting if waited >= FAULTED_GRACE && is_cut(status, node) => {
             Judgement::Met(Some(format!(
                 "{} runs; it cannot become ready while {} in force",
@@ -244,6 +249,12 @@ fn refusal(node: &NodeStatus) -> Option<String> {
     } else {
         why.to_owned()
     })
+}
+
+/// Whether its host knows the newest generation: what it said before may be over with that.
+fn has_heard(status: &Status, node: &NodeStatus) -> bool {
+    let host = status.hosts.iter().find(|host| host.name == node.host);
+    host.is_some_and(|host| host.generation >= status.generation)
 }
 
 /// The agent starts it again by itself, and says so.

@@ -25,11 +25,14 @@ static PATTERNS: LazyLock<Vec<Regex>> =
 /// A point of time that compares as text.
 type Time = String;
 
+/// The lines of each source of each node, with the times that they tell.
+type Logs = BTreeMap<(NodeName, String), Vec<(Option<Time>, LogLine)>>;
+
 /// The lines in the order of time. Those of one log stay in their order: one without a time belongs to the
 /// line before it, and at the beginning of a log to the first that has one. What has none comes first.
 #[must_use]
 pub(super) fn sorted(lines: Vec<LogLine>) -> Vec<LogLine> {
-    let mut logs: BTreeMap<(NodeName, String), Vec<(Option<Time>, LogLine)>> = BTreeMap::new();
+    let mut logs = Logs::new();
     for line in lines {
         let key = (line.node.clone(), line.source.clone());
         logs.entry(key).or_default().push((time(&line.text), line));

@@ -20,10 +20,22 @@ use crate::cli::table::{Tone, cell, none, plain, render};
 /// Nodes that a table shows at most. Of a larger lab it shows those that are not ready as they should be.
 const NODES_SHOWN: usize = 100;
 
-/// The nodes of a lab, or of a large one those that are not ready, and those that are leaving it. The leader is marked; columns that hold
-/// nothing are left out.
+/// Columns that a reason needs to say anything.
+const WHY_COLUMNS: usize = 30;
+
+/// What goes so that a terminal has room for reasons: the next only where the first is not enough.
+const LEFT_OUT: [&[&str]; 3] = [&[], &["PID", "BINARY"], &["PID", "BINARY", "ADDRESS"]];
+
+/// The nodes of a lab, or of a large one those that are not ready, and those that are leaving it. The leader is
+/// marked; columns that hold nothing are left out.
 #[must_use]
 pub fn nodes(status: &Status) -> String {
+    nodes_in(status, None)
+}
+
+/// As [`nodes`]. Where `width` columns have no room for why a node is as it is, less is said of all others.
+#[must_use]
+pub fn nodes_in(status: &Status, width: Option<usize>) -> String {
     let is_large = status.nodes.len() > NODES_SHOWN;
     let is_shown = |node: &&NodeStatus| !is_large || !is_well(node);
     let mut nodes: Vec<&NodeStatus> =
@@ -33,7 +45,19 @@ pub fn nodes(status: &Status) -> String {
     nodes.extend(status.leaving.iter().take(NODES_SHOWN));
     // A large lab is told cluster by cluster too, and each in natural order.
     nodes.sort_by_key(|node| (&node.cluster, &node.name));
-    let rows = |nodes: &[&NodeStatus]| node_rows(nodes, &|node| leaving.contains(&node.name));
+    let is_leaving = |node: &NodeStatus| leaving.contains(&node.name);
+    let rows = |nodes: &[&NodeStatus]| {
+        let tables = LEFT_OUT.iter().map(|left_out| node_rows(nodes, left_out, &is_leaving));
+        let mut narrower = tables.take(if width.is_some() { LEFT_OUT.len() } else { 1 });
+        let mut table = narrower.next().unwrap_or_default();
+        for next in narrower {
+            if width.is_none_or(|width| has_room(&table, width)) {
+                break;
+            }
+            table = next;
+        }
+        table
+    };
     if hidden == 0 {
         return rows(&nodes);
     }
@@ -49,7 +73,17 @@ fn is_well(node: &NodeStatus) -> bool {
     node.wanted == Wanted::Running && node.observed == NodeState::Ready && node.why.is_none()
 }
 
-fn node_rows(nodes: &[&NodeStatus], is_leaving: &dyn Fn(&NodeStatus) -> bool) -> String {
+/// Whether reasons, where there are any, are not cut to nothing.
+fn has_room(table: &str, width: usize) -> bool {
+    let header = anstream::adapter::strip_str(table.lines().next().unwrap_or_default()).to_string();
+    header.find("WHY").is_none_or(|at| at + WHY_COLUMNS <= width)
+}
+
+fn node_rows(
+    nodes: &[&NodeStatus],
+    left_out: &[&str],
+    is_leaving: &dyn Fn(&NodeStatus) -> bool,
+) -> String {
     let leads = nodes.iter().any(|node| node.role_state.is_some() || node.leader.is_some());
     let faults = nodes.iter().any(|node| !node.faults.is_empty());
     let whys = nodes.iter().any(|node| node.why.is_some());
@@ -89,9 +123,11 @@ fn node_rows(nodes: &[&NodeStatus], is_leaving: &dyn Fn(&NodeStatus) -> bool) ->
             if whys {
                 row.push(node.why.as_ref().map_or_else(|| plain(""), plain));
             }
-            row
+            let titled = header.iter().zip(row).filter(|(title, _)| !left_out.contains(*title));
+            titled.map(|(_, cell)| cell).collect()
         })
         .collect();
+    let header: Vec<&str> = header.iter().copied().filter(|t| !left_out.contains(t)).collect();
     render(&header, rows)
 }
 

@@ -223,3 +223,21 @@ fn the_headline_tells_of_a_node_that_crashes_and_starts_again() {
     let head = anstream::adapter::strip_str(&headline(&status)).to_string();
     assert!(head.ends_with("kv starting (kv-2 crashed 3 times, last: exit 2)"), "{head}");
 }
+
+#[test]
+fn a_narrow_terminal_has_room_for_reasons() {
+    let mut status = testing::three_nodes();
+    let wide = |status: &Status, width| {
+        anstream::adapter::strip_str(&overview_in(status, Some(width))).to_string()
+    };
+    assert!(wide(&status, 80).contains("PID"), "nothing is left out where nothing is to be said");
+    status.nodes[1].why = Some("GET /health answered 503".to_owned());
+    for (width, shown, left_out) in
+        [(140, "PID", "-"), (110, "ADDRESS", "PID"), (80, "AGE", "ADDRESS")]
+    {
+        let text = wide(&status, width);
+        assert!(text.contains("GET /health answered 503"), "{width}: {text}");
+        let head = text.lines().find(|line| line.starts_with("NODE")).unwrap();
+        assert!(head.contains(shown) && !head.contains(left_out), "{width}: {head}");
+    }
+}

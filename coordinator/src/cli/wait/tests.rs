@@ -161,6 +161,10 @@ fn a_program_that_is_refused_is_not_waited_for() {
     assert!(matches!(judge(&status, &goal, NOW), Judgement::NotYet(_)), "it may just be copied");
     let judged = judge(&status, &goal, REFUSED_GRACE);
     assert!(matches!(&judged, Judgement::Never(said) if said.contains(why)), "{judged:?}");
+    status.hosts[1].generation = Generation(3);
+    let judged = judge(&status, &goal, REFUSED_GRACE);
+    assert!(matches!(judged, Judgement::NotYet(_)), "it speaks of what was wanted before");
+    status.hosts[1].generation = Generation(4);
     status.nodes[1].observed = NodeState::Stopped;
     status.nodes[1].why = Some("start: refused: /bin/etcd does not exist".to_owned());
     let said = "kv-2 cannot start, refused: /bin/etcd does not exist".to_owned();
