@@ -109,8 +109,10 @@ pub fn check_after(before: &Lab, lab: &Lab) -> Result<(), RenderError> {
     Ok(())
 }
 
-/// Whether two labs are of the same nodes in the same places, whatever their faults.
-fn has_same_nodes(before: &Lab, lab: &Lab) -> bool {
+/// Whether two labs are of the same nodes in the same places, whatever their faults: then hosts are told the
+/// same of the rest of the lab.
+#[must_use]
+pub fn has_same_nodes(before: &Lab, lab: &Lab) -> bool {
     before.name == lab.name && before.hosts == lab.hosts && before.clusters == lab.clusters
 }
 
@@ -223,8 +225,8 @@ fn host_terms(lab: &Lab, nodes: &BTreeMap<NodeName, NodeSpec>) -> Terms {
         let lease = lease.as_ref().filter(|lease| !lease.ended)?;
         Some(LeaseTerm { revision: lease.revision, lasts: lease.lasts })
     };
-    let here = |name: &ClusterName| nodes.values().any(|node| node.cluster == *name);
-    let clusters = lab.clusters.iter().filter(|(name, _)| here(name));
+    let here: BTreeSet<&ClusterName> = nodes.values().map(|node| &node.cluster).collect();
+    let clusters = here.into_iter().filter_map(|name| lab.clusters.get_key_value(name));
     Terms {
         lab: term(&lab.settings.lease),
         clusters: clusters

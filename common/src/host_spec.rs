@@ -81,6 +81,32 @@ impl HostSpec {
         }
     }
 
+    /// What it says of this host alone.
+    #[must_use]
+    pub fn without_around(&self) -> Self {
+        let proxy = &self.proxy;
+        Self {
+            lab: self.lab.clone(),
+            generation: self.generation,
+            host: self.host.clone(),
+            nodes: self.nodes.clone(),
+            dials: Arc::default(),
+            clusters: Arc::default(),
+            wipe_removed: self.wipe_removed.clone(),
+            proxy: ProxySpec {
+                generation: proxy.generation,
+                listeners: proxy.listeners.clone(),
+                diallers: BTreeMap::new(),
+                blocks: Arc::default(),
+                hosts: BTreeMap::new(),
+                desk: proxy.desk,
+                sources: DialSources::default(),
+                faults: proxy.faults.clone(),
+            },
+            terms: self.terms.clone(),
+        }
+    }
+
     /// Says this of the rest of the lab.
     pub fn put_around(&mut self, around: Around) {
         let Around { dials, clusters, diallers, blocks, hosts, sources } = around;

@@ -180,13 +180,13 @@ impl<K> Name<K> {
         &self.bytes[..usize::from(self.len.get())]
     }
 
-    /// The text up to the digits that it ends in, and their number; one that no `u64` holds is 0.
-    fn split(&self) -> (&[u8], u64) {
-        let (stem, digits) = self.text().split_at(usize::from(self.stem));
+    /// The digits that it ends in; a number that no `u64` holds is 0.
+    fn number(&self) -> u64 {
+        let (_, digits) = self.text().split_at(usize::from(self.stem));
         let number = digits.iter().try_fold(0_u64, |number, digit| {
             number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
         });
-        (stem, number.unwrap_or_default())
+        number.unwrap_or_default()
     }
 }
 
@@ -216,10 +216,12 @@ impl<K> PartialOrd for Name<K> {
 /// up by its text (there is no `Borrow<str>`): a map would search in the wrong place.
 impl<K> Ord for Name<K> {
     fn cmp(&self, other: &Self) -> Ordering {
-        if self.bytes == other.bytes {
-            return Ordering::Equal;
-        }
-        self.split().cmp(&other.split()).then_with(|| self.bytes.cmp(&other.bytes))
+        let stem = |name: &Self| usize::from(name.stem);
+        let stems = self.bytes[..stem(self)].cmp(&other.bytes[..stem(other)]);
+        // Most names that are compared differ before their numbers.
+        stems
+            .then_with(|| self.number().cmp(&other.number()))
+            .then_with(|| self.bytes.cmp(&other.bytes))
     }
 }
 impl<K> fmt::Debug for Name<K> {

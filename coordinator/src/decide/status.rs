@@ -120,6 +120,14 @@ pub fn status(
         false => progress::Progress::default(),
     };
     let of_clusters: Vec<_> = lab.clusters.iter().filter(|_| is_whole).collect();
+    let mut members: BTreeMap<&ClusterName, Vec<&NodeStatus>> = BTreeMap::new();
+    for node in &nodes {
+        members.entry(&node.cluster).or_default().push(node);
+    }
+    let clusters = of_clusters.into_iter().map(|(name, held)| {
+        cluster(&view, name, held, members.get(name).map_or(&[], Vec::as_slice))
+    });
+    let clusters = clusters.collect();
     Status {
         api: API,
         lab: lab.name.clone(),
@@ -128,10 +136,7 @@ pub fn status(
         pending: progress.pending,
         stuck: progress.stuck,
         hosts: lab.hosts.keys().map(|name| host(&view, name)).collect(),
-        clusters: of_clusters
-            .into_iter()
-            .map(|(name, c)| cluster(&view, name, c, &nodes))
-            .collect(),
+        clusters,
         bypasses: bypasses(&view),
         lease: lab.settings.lease.as_ref().map(|held| lease::of_lab(&view, held)),
         nodes,
@@ -181,12 +186,9 @@ fn cluster(
     view: &View<'_>,
     name: &ClusterName,
     cluster: &Cluster,
-    nodes: &[NodeStatus],
+    nodes: &[&NodeStatus],
 ) -> ClusterStatus {
-    let mut running = nodes
-        .iter()
-        .filter(|node| node.cluster == *name && node.wanted == Wanted::Running)
-        .peekable();
+    let mut running = nodes.iter().filter(|node| node.wanted == Wanted::Running).peekable();
     let state = if running.peek().is_none() {
         ClusterState::Stopped
     } else if running.all(|node| node.observed == NodeState::Ready) {

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use super::{
     access::Parting,
     caller,
-    compiled::Compiled,
+    compiled::{Compiled, Nodes},
     content::{self, Pieces},
     decode,
 };
@@ -189,7 +189,7 @@ struct Session {
     /// The newest report on this stream.
     said: Option<Arc<HostReport>>,
     /// What the host was told last of the rest of the lab.
-    told_around: Option<Around>,
+    told_around: Option<(Nodes, Around)>,
     /// Whether it remembers that.
     remembers: bool,
     /// The CAs to trust, as they were told last.
@@ -332,7 +332,7 @@ impl Session {
         if *sent == Some(seen.lab.generation) {
             return true;
         }
-        let Some(specs) = self.service.compiled.of(&seen.lab) else { return true };
+        let Some((specs, nodes)) = self.service.compiled.of(&seen.lab) else { return true };
         *sent = Some(seen.lab.generation);
         if let Some(why) = removed(&seen.lab, &self.host) {
             let kind = Some(to_agent::Kind::Removed(why));
@@ -342,13 +342,22 @@ impl Session {
         let Some(spec) = specs.get(&self.host) else { return true };
         let now = Instant::now();
         let (fault_ages_ms, lease_ages) = (seen.fault_ages_ms(now), seen.lease_ages(now));
-        let mut spec = spec.clone();
-        let around = spec.take_around();
-        let keeps_around = self.remembers && self.told_around.as_ref() == Some(&around);
-        if !keeps_around {
-            spec.put_around(around.clone());
-            self.told_around = Some(around);
-        }
+        let told = self.told_around.take().filter(|_| self.remembers);
+        // In a large lab the rest of it is most of what there is: it is neither copied nor compared for a fault.
+        let mut keeps_around = told.as_ref().is_some_and(|(of, _)| *of == nodes);
+        let spec = if keeps_around {
+            self.told_around = told;
+            spec.without_around()
+        } else {
+            let mut spec = spec.clone();
+            let around = spec.take_around();
+            keeps_around = told.is_some_and(|(_, told)| told == around);
+            if !keeps_around {
+                spec.put_around(around.clone());
+            }
+            self.told_around = Some((nodes, around));
+            spec
+        };
         let orders = Orders { spec, keeps_around, fault_ages_ms, lease_ages };
         let json = serde_json::to_string(&orders).unwrap_or_default();
         send.send(Ok(ToAgent { kind: Some(to_agent::Kind::Orders(json)) })).await.is_ok()
