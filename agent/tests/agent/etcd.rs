@@ -38,7 +38,7 @@ fn kv(lab: &Lab) -> HostSpec {
     };
     let name = "kv".parse().unwrap();
     faultbed_common::place::place(&all, &name, &mut cluster, &BTreeMap::new()).unwrap();
-    all.clusters.insert(name, cluster);
+    all.clusters.insert(name, cluster.into());
     all.generation = Generation(1);
     let mut specs = faultbed_common::compile::compile(&all).unwrap();
     specs.remove(&"h1".parse::<HostName>().unwrap()).unwrap()
