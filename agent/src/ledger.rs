@@ -313,9 +313,9 @@ impl Ledger {
     ) -> Result<(), Refusal> {
         if orders.spec.lab != self.lab || orders.spec.host != self.host {
             return Err(Refusal::NotOurs {
-                lab: orders.spec.lab,
+                lab: Box::new(orders.spec.lab),
                 host: orders.spec.host,
-                own_lab: self.lab.clone(),
+                own_lab: Box::new(self.lab.clone()),
                 own_host: self.host.clone(),
             });
         }

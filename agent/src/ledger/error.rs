@@ -14,11 +14,11 @@ pub enum Refusal {
     #[error("refuse orders for {lab}/{host}: this is {own_lab}/{own_host}")]
     NotOurs {
         /// The lab they name.
-        lab: LabName,
+        lab: Box<LabName>,
         /// The host they name.
         host: HostName,
         /// This lab.
-        own_lab: LabName,
+        own_lab: Box<LabName>,
         /// This host.
         own_host: HostName,
     },
