@@ -75,7 +75,7 @@ fn a_node_that_served_before_its_agent_died_is_unready_and_not_new() {
     lab.wait_state("kv-1", NodeState::Ready);
     std::fs::remove_file(lab.host_dir().join("nodes/kv-1/data/ok")).unwrap();
     let unready = lab.wait_state("kv-1", NodeState::Unready);
-    assert_eq!(unready.why.as_deref(), Some("`test -e data/ok`: status 1"));
+    assert_eq!(unready.why.as_deref(), Some("`test -e data/ok` exited with 1"));
     lab.kill_agent();
     lab.start_agent();
     let again = lab.wait_state("kv-1", NodeState::Unready);
@@ -180,7 +180,10 @@ fn a_program_that_is_not_there_is_named() {
     lab.add("kv-1", POLITE).launch.program = "no-such-database".to_owned();
     lab.order();
     let report = lab.wait("stuck", |report| !report.stuck.is_empty());
-    assert!(report.stuck[0].contains("kv-1: start: find `no-such-database`"), "{report:#?}");
+    assert!(
+        report.stuck[0].contains("kv-1: start: refused: find `no-such-database`"),
+        "{report:#?}"
+    );
     lab.edit("kv-1").launch.program = "sh".to_owned();
     lab.order();
     lab.wait_state("kv-1", NodeState::Ready);
