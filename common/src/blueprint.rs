@@ -92,6 +92,9 @@ pub struct Role {
     pub search: Vec<String>,
     /// How many nodes where the cluster does not say.
     pub count: u32,
+    /// How few nodes it can have, where its program does not run with fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub least: Option<u32>,
     /// How many nodes it can have at most, where its program knows a bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub most: Option<u32>,

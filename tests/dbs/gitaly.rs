@@ -62,7 +62,7 @@ fn scales(lab: &Lab) {
     }
     let refused = lab.run(&["scale", "g/postgres", "2"]);
     assert_ne!(refused.code, 0);
-    assert!(refused.stderr.contains("knows of 1 at most"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("has 1 at most"), "{}", refused.stderr);
 }
 
 fn run_of(lab: &Lab, node: &str) -> u64 {

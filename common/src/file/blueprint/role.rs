@@ -41,6 +41,7 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
     }
     let count = section.get("count").and_then(|item| item.number(1, COUNT_MAX.into(), None));
     let lowest = count.unwrap_or(1);
+    let least = section.get("least").and_then(|item| item.number(1, lowest, None));
     let most = section.get("most").and_then(|item| item.number(lowest, COUNT_MAX.into(), None));
     let ports = read_ports(&section);
     let dial_ports = section.get("dial_ports");
@@ -51,6 +52,7 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
         program: program.and_then(|item| item.filled_text()).unwrap_or_default().to_owned(),
         search: section.get("search").map(|item| read_search(&item)).unwrap_or_default(),
         count: count.and_then(|count| u32::try_from(count).ok()).unwrap_or(1),
+        least: least.and_then(|least| u32::try_from(least).ok()),
         most: most.and_then(|most| u32::try_from(most).ok()),
         ports,
         dial_ports: dial_ports.and_then(|count| u16::try_from(count).ok()),

@@ -228,10 +228,14 @@ fn check(
         }
     }
     for (role, count) in counts(spec, blueprint) {
-        let most = blueprint.roles.get(&role).and_then(|role| role.most);
-        if let Some(most) = most.filter(|most| count > *most) {
+        let Some(of) = blueprint.roles.get(&role) else { continue };
+        let most = of.most.filter(|most| count > *most).map(|most| format!("{most} at most"));
+        // None at all is answered below, or by `place`.
+        let least = of.least.filter(|least| (1..*least).contains(&count));
+        let least = least.map(|least| format!("{least} at least"));
+        if let Some(bound) = most.or(least) {
             return Err(invalid(format!(
-                "cluster {name}: count of {role} is {count}; blueprint {} knows of {most} at most",
+                "cluster {name}: count of {role} is {count}; blueprint {} has {bound}",
                 blueprint.name
             )));
         }

@@ -195,6 +195,8 @@ fn every_mistake_of_a_file_is_one_clear_refusal_and_changes_nothing() {
         ("[cluster.a]\nblueprint = \"./mine.toml\"\n", "its text is not at hand"),
         ("[cluster.a]\nblueprint = \"etcd\"\netcdd.count = 1\n", "no role etcdd"),
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.count = 0\n", "count of etcd is 0"),
+        ("[cluster.a]\nblueprint = \"nats\"\nnats.count = 1\n", "nats has 2 at least"),
+        ("[cluster.a]\nblueprint = \"redis-cluster\"\nredis.count = 2\n", "has 3 at least"),
         (&too_many, "it goes from 1 to 1000"),
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.count = 10000000\n", "it goes from 1 to 1000"),
         ("[cluster.a]\nblueprint = \"etcd\"\netcd.hosts = [\"h9\"]\n", "there is no host \"h9\""),
