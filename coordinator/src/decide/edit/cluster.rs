@@ -405,7 +405,7 @@ fn note_leaving(change: &mut Change<'_>, name: &ClusterName, old: &Cluster, next
     let new: Vec<&str> = new.map(AsRef::as_ref).collect();
     let Some(kept) = change.lab.kept.get(name).filter(|_| !new.is_empty()) else { return };
     let is_here = |(node, host): &(&NodeName, &HostName)| {
-        let report = change.reports.get(*host);
+        let report = change.reports.get(*host).filter(|_| change.lab.hosts.contains_key(*host));
         report.is_some_and(|report| report.nodes.contains_key(*node))
     };
     let left = kept.left.iter().filter(|(node, _)| !old.nodes.contains_key(*node));

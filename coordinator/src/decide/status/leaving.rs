@@ -14,7 +14,8 @@ use super::{HostSeen, View};
 /// among what is pending.
 pub(super) fn leaving(view: &View<'_>) -> Vec<NodeStatus> {
     let mut found = Vec::new();
-    for (host, seen) in view.hosts {
+    // Of a host that is out of the lab nobody hears more: its agent stops them when it hears of it.
+    for (host, seen) in view.hosts.iter().filter(|(host, _)| view.lab.hosts.contains_key(*host)) {
         for (name, report) in &seen.report.nodes {
             let member = member_of(view, name).filter(|_| view.lab.node(name).is_none());
             found.extend(member.map(|of| status(host, seen, (name, report), of)));

@@ -456,3 +456,13 @@ fn a_node_that_is_taken_out_is_shown_until_its_host_lets_it_go() {
     world.obey();
     assert!(world.status().leaving.is_empty(), "{:?}", world.status().leaving);
 }
+
+#[test]
+fn nobody_waits_for_a_node_of_a_host_that_is_out_of_the_lab() {
+    let mut world = ready();
+    world.obey();
+    let name = key("h3");
+    world.edit(Edit::RemoveHost { name, force: true }).unwrap();
+    let status = world.status();
+    assert!(status.leaving.is_empty(), "{:?}", status.leaving);
+}
