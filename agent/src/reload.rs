@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io::ErrorKind,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -10,8 +11,10 @@ use std::{
 
 use anyhow::Context as _;
 
-/// How long a program that is tried out may take to say its version.
-const TRY_MAX: Duration = Duration::from_secs(5);
+/// How long a program that is tried out may take to say its version, on a machine that has much else to do.
+const TRY_MAX: Duration = Duration::from_secs(20);
+/// How soon one that somebody still holds open for writing is tried again, within [`TRY_MAX`].
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// This process's own program and arguments, as it was started.
 #[derive(Debug)]
@@ -56,7 +59,18 @@ impl Program {
     pub async fn try_out(&self) -> anyhow::Result<()> {
         let mut trial = tokio::process::Command::new(&self.path);
         trial.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let ran = tokio::time::timeout(TRY_MAX, trial.kill_on_drop(true).status()).await;
+        trial.kill_on_drop(true);
+        let tried = async {
+            loop {
+                match trial.status().await {
+                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                        tokio::time::sleep(TRY_AGAIN).await;
+                    }
+                    ran => break ran,
+                }
+            }
+        };
+        let ran = tokio::time::timeout(TRY_MAX, tried).await;
         let what = || format!("run {} --version", self.path.display());
         let status = ran.with_context(what)?.with_context(what)?;
         anyhow::ensure!(status.success(), "{}: {status}; put a whole program there", what());

@@ -172,7 +172,10 @@ fn reload(field: &mut Field, host: usize, release: u8) -> PathBuf {
         let exe = fs::read_link(format!("/proc/{agent}/exe")).map_err(|e| e.to_string())?;
         let log = fs::read_to_string(field.hosts[host].log()).unwrap_or_default();
         let begun = log.rsplit("agent reloads").next().is_some_and(|l| l.contains("agent begun"));
-        (exe == program && begun).then_some(()).ok_or_else(|| exe.display().to_string())
+        let last = || log.lines().last().unwrap_or_default().to_owned();
+        (exe == program && begun)
+            .then_some(())
+            .ok_or_else(|| format!("{}: {}", exe.display(), last()))
     });
     program
 }
