@@ -3,10 +3,7 @@
 use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
 
 use faultbed_common::{report::NodeState, status::FaultState};
-use faultbed_tests::{
-    lab::{ETCD, Lab, PATIENCE, find},
-    wait::wait_for,
-};
+use faultbed_tests::lab::{ETCD, Lab, find};
 
 const WITH_FAULT: &str = "
 [fault.split]
@@ -24,11 +21,7 @@ fn plan_shows_cluster_and_fault_alike_and_apply_does_exactly_that() {
         ),
     );
     let file = file.display().to_string();
-    // The last thing that the lab itself writes down of a start.
-    wait_for("kv has been ready", PATIENCE, || {
-        let history = lab.ok(&["history"]);
-        if history.contains("has been ready") { Ok(()) } else { Err(history) }
-    });
+    lab.wait_begun();
     let before = lab.status();
     let plan = lab.run(&["plan", "-f", &file, "--exit-code"]);
     assert_eq!(plan.code, 1, "there are changes: {}", plan.stderr);
