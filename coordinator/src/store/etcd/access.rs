@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 
-use super::EtcdAddress;
+use super::{
+    EtcdAddress,
+    error::{BROKE, WANTS_CERTIFICATE},
+};
 use crate::store::StoreError;
 
 /// What etcd says to a user it does not know, or with another password.
@@ -118,6 +121,10 @@ impl EtcdAccess {
                 return format!(
                     "{said}: it wants a user; give --etcd-user NAME and --etcd-password-file FILE"
                 );
+            }
+            // Whether its refusal of a client without one arrives before its reset is a race.
+            if self.ca.is_some() && self.cert.is_none() && said.ends_with(BROKE) {
+                return format!("{said}; maybe {WANTS_CERTIFICATE}");
             }
             match &self.ca {
                 Some(ca) => said.replace("--etcd-ca", &format!("--etcd-ca {}", ca.display())),

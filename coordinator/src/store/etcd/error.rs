@@ -8,6 +8,13 @@ use tonic::{Code, Status};
 use super::EtcdAddress;
 use crate::store::{Revision, StoreError};
 
+/// Said of a connection that its other end closed or reset.
+pub(super) const BROKE: &str = "the connection broke";
+
+/// Said of an etcd that lets in only who has a certificate.
+pub(super) const WANTS_CERTIFICATE: &str =
+    "it wants a client certificate of its CA: give --etcd-cert and --etcd-key";
+
 /// An error for people and for decisions.
 pub(super) fn translate(address: &EtcdAddress, error: &Error) -> StoreError {
     match error {
@@ -44,13 +51,9 @@ fn from_status(address: &EtcdAddress, status: &Status) -> StoreError {
         Code::Cancelled if said.contains("Timeout expired") => {
             unreachable(address, "no answer in time")
         }
-        Code::Cancelled if address.urls().iter().any(|url| url.starts_with("https")) => {
-            let why = "it closed the connection; it may want a client certificate of its CA: give \
-                       --etcd-cert and --etcd-key";
-            unreachable(address, why)
-        }
+        // The client's word for a connection that its server closed.
+        Code::Cancelled => unreachable(address, BROKE),
         Code::Ok
-        | Code::Cancelled
         | Code::Unknown
         | Code::NotFound
         | Code::AlreadyExists
@@ -84,9 +87,11 @@ fn connection(error: &(dyn StdError + 'static)) -> Option<String> {
     let found = find_io(error)?;
     Some(match found.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            "the connection broke".to_owned()
-        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::NotConnected
+        | io::ErrorKind::UnexpectedEof => BROKE.to_owned(),
         io::ErrorKind::TimedOut => "no answer in time".to_owned(),
         _ => in_words(found.to_string()),
     })
@@ -99,7 +104,7 @@ fn in_words(said: String) -> String {
     } else if said.contains("NotValidForName") {
         "its certificate is for other names than the address; use one of those"
     } else if said.contains("CertificateRequired") || said.contains("BadCertificate") {
-        "it wants a client certificate of its CA: give --etcd-cert and --etcd-key"
+        WANTS_CERTIFICATE
     } else {
         return said;
     };
