@@ -28,6 +28,7 @@ use serde::Serialize;
 use crate::proxy::{
     engine::Engine,
     handover::{Estate, FORMAT, Given, give},
+    sys,
     timers::moment,
     wire::{Op, Request, VERSION},
 };
@@ -39,6 +40,9 @@ const PEERS_MAX: usize = 16;
 const READ_BYTES: usize = 4096;
 /// Replies that wait for a peer to read them; until then it is not heard.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Workers that carry bytes keep every processor busy for as long as there are any, and a change of
+/// a thousand rules is several milliseconds of work: without this the control thread shares with them.
+const NICENESS: i32 = -10;
 /// A moment that never comes, for a timer that is not needed.
 const NEVER_NS: u64 = i64::MAX as u64;
 
@@ -92,8 +96,11 @@ impl Control {
         Ok(Self { engine, listener, lock, stop, timer, peers: Vec::new(), stopping: false })
     }
 
-    /// Serves until it is told to stop, or another process serves.
+    /// Serves until it is told to stop, or another process serves; before others, where it may.
     pub(crate) fn run(mut self) -> End {
+        if let Err(error) = sys::set_niceness(NICENESS) {
+            tracing::debug!(%error, "go before threads that carry bytes");
+        }
         loop {
             if let Some(end) = self.turn(None) {
                 return end;

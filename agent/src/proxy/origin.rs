@@ -27,6 +27,7 @@ use crate::proxy::{
     diallers::Diallers,
     identify::{Lookup, Question},
     rule_set::lock,
+    sys,
 };
 
 /// Questions to all hosts that wait to be sent. Past it they stay without an answer.
@@ -112,6 +113,8 @@ fn begin(terms: Arc<Terms>, lookup: Weak<Lookup>) -> io::Result<Running> {
     let (terms, followed) = watch::channel(terms);
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     thread::Builder::new().name("origin".to_owned()).spawn(move || {
+        // Who starts it may be nicer to itself; more nice is always allowed.
+        let _kept = sys::set_niceness(0);
         runtime.block_on(async {
             let tls = Arc::new(tls::Tls::default());
             let answers = serve::run(followed.clone(), Arc::clone(&tls), lookup.clone());

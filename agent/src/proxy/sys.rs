@@ -41,6 +41,15 @@ fn nanoseconds(clock: ClockId) -> u64 {
     seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
+/// Sets the niceness of the calling thread alone, from -20 (first) to 19; on Linux it is a thread's.
+///
+/// # Errors
+/// As the system says: below zero it takes `CAP_SYS_NICE`.
+pub(crate) fn set_niceness(niceness: i32) -> io::Result<()> {
+    let thread = rustix::thread::gettid();
+    Ok(rustix::process::setpriority_process(Some(thread), niceness)?)
+}
+
 #[allow(unsafe_code, reason = "socket options that rustix does not offer")]
 fn set_option<T>(fd: &impl AsFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
