@@ -28,10 +28,12 @@ impl Bound {
 
     fn text(self, value: f64) -> String {
         let verdict = if self.is_met(value) { "met" } else { "MISSED" };
-        match self {
-            Self::AtLeast(least) => format!(">= {least}: {verdict}"),
-            Self::AtMost(most) => format!("<= {most}: {verdict}"),
-        }
+        let (sign, bound) = match self {
+            Self::AtLeast(least) => (">=", least),
+            Self::AtMost(most) => ("<=", most),
+        };
+        // As many digits as the values have.
+        format!("{sign} {}: {verdict}", (bound * 1e3).round() / 1e3)
     }
 }
 

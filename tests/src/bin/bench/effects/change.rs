@@ -33,8 +33,8 @@ const LISTEN: Duration = Duration::from_millis(20);
 /// Before a cut bytes must flow.
 const FLOW_MAX: Duration = Duration::from_secs(10);
 /// Pairs with and without a fault elsewhere.
-const PAIRS: usize = 9;
-const PAIR_WINDOW: Duration = Duration::from_millis(400);
+const PAIRS: usize = 15;
+const PAIR_WINDOW: Duration = Duration::from_millis(300);
 /// Many links are those of so many diallers to so many nodes.
 const MANY: u16 = 32;
 const MANY_CUTS: usize = 10;

@@ -168,7 +168,8 @@ fn read_stamps(stream: &TcpStream, seen: &Seen) -> io::Result<()> {
     loop {
         let age_ns = read_aged(stream, &mut stamp)?;
         let now_ns = monotonic_ns();
-        seen.last_ns.fetch_max(now_ns, Ordering::SeqCst);
+        // That this thread comes to read it late is its own affair.
+        seen.last_ns.fetch_max(now_ns.saturating_sub(age_ns), Ordering::SeqCst);
         let read_ns = now_ns.saturating_sub(u64::from_ne_bytes(stamp));
         let took = Took { arrived_ns: read_ns.saturating_sub(age_ns), read_ns };
         seen.took.lock().unwrap_or_else(PoisonError::into_inner).push(took);
