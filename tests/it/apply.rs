@@ -21,7 +21,11 @@ fn plan_shows_cluster_and_fault_alike_and_apply_does_exactly_that() {
         ),
     );
     let file = file.display().to_string();
-    lab.wait_begun();
+    let history = lab.ok(&["history"]);
+    assert!(
+        history.contains("has been ready"),
+        "`up` waits for the last thing of a start: {history}"
+    );
     let before = lab.status();
     let plan = lab.run(&["plan", "-f", &file, "--exit-code"]);
     assert_eq!(plan.code, 1, "there are changes: {}", plan.stderr);

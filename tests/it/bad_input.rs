@@ -40,7 +40,6 @@ fn mistakes_in_a_file_are_all_shown_with_their_places_and_nothing_is_started() {
 #[test]
 fn bad_requests_to_a_running_lab_change_nothing() {
     let lab = Lab::up("badverbs", ETCD);
-    lab.wait_begun();
     let before = lab.status().generation;
     let big = lab.write("big.toml", &format!("{ETCD}# {}\n", "x".repeat(10_000_000)));
     let big = big.display().to_string();
@@ -147,7 +146,6 @@ fn a_node_that_exits_at_once_shows_its_exit_its_last_lines_and_the_probe() {
 #[test]
 fn of_two_users_applying_at_once_neither_loses_work() {
     let lab = Lab::up("contended", ETCD);
-    lab.wait_begun();
     let verbs: Vec<_> = (0..8)
         .map(|n| {
             let name = format!("slow-{n}");
