@@ -75,6 +75,9 @@ pub struct Retiring {
     pub spec: NodeSpec,
     /// Whether its data goes with it.
     pub wipe: bool,
+    /// Whether it goes without its `leave`.
+    #[serde(default)]
+    pub forced: bool,
 }
 
 impl Accepted {
@@ -184,11 +187,18 @@ pub fn merge(
     let mut retiring = held.map(|held| held.retiring.clone()).unwrap_or_default();
     for (name, node) in held.iter().flat_map(|held| &held.spec.nodes) {
         if !spec.nodes.contains_key(name) {
-            retiring.insert(name.clone(), Retiring { spec: node.clone(), wipe: false });
+            retiring
+                .insert(name.clone(), Retiring { spec: node.clone(), wipe: false, forced: false });
         }
     }
+    // One that is called back is the same node as before; any other of its name is a new one.
+    retiring.retain(|name, leaving| {
+        let is_back = |node: &NodeSpec| node.recalled > leaving.spec.recalled;
+        !spec.nodes.get(name).is_some_and(is_back)
+    });
     for (name, leaving) in &mut retiring {
         leaving.wipe |= spec.wipe_removed.contains(name);
+        leaving.forced |= spec.forced.contains(name);
     }
     Ok(Accepted {
         version: VERSION,

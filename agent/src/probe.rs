@@ -242,22 +242,45 @@ impl Asker {
     }
 
     async fn role(&mut self, probe: &RoleProbe) -> Role {
-        let Ok((answer, _)) = self.answer(&probe.probe).await else { return Role::default() };
-        if let Some(expected) = &probe.probe.expect
-            && !expr::is_true(expected, &answer).unwrap_or(false)
-        {
-            return Role::default();
+        match self.told_role(probe).await {
+            Ok(role) => role,
+            Err(why) => {
+                Role { why: Some(format!("its role is not known: {why}")), ..Role::default() }
+            }
         }
-        let leader =
-            probe.leader.as_ref().and_then(|expression| expr::is_true(expression, &answer).ok());
+    }
+
+    /// The role that an answer tells; why it tells none.
+    async fn told_role(&mut self, probe: &RoleProbe) -> Result<Role, String> {
+        let (answer, is_success) = self.answer(&probe.probe).await?;
+        let what = &probe.probe;
+        let unclear = |why: String| match is_success {
+            true => format!("{}: {why}", name(what)),
+            // An answer that is an error by itself says more than what is missing in it.
+            false => answered(what, &answer),
+        };
+        if let Some(expected) = &what.expect
+            && !expr::is_true(expected, &answer).map_err(unclear)?
+        {
+            return Err(unlike(what, expected, &answer));
+        }
+        let asked = probe.leader.as_ref().map(|expression| expr::is_true(expression, &answer));
+        let leader = asked.transpose();
+        let word = |leads: bool| if leads { "leader" } else { "follower" }.to_owned();
         let state = match &probe.state {
-            Some(expression) => expr::text(expression, &answer).ok(),
-            None => leader.map(|leads| if leads { "leader" } else { "follower" }.to_owned()),
+            Some(expression) => expr::text(expression, &answer).map(Some),
+            None => leader.clone().map(|leads| leads.map(word)),
+        };
+        let (leader, state) = match (leader, state) {
+            (Err(_) | Ok(None), Err(why)) => return Err(unclear(why)),
+            // What half an answer tells is told all the same.
+            (leader, state) => (leader.ok().flatten(), state.ok().flatten()),
         };
         let number = |expression: &Option<String>| {
             expression.as_ref().and_then(|expression| expr::number(expression, &answer).ok())
         };
-        Role { state, leader, term: number(&probe.term), leads: number(&probe.leads) }
+        let (term, leads) = (number(&probe.term), number(&probe.leads));
+        Ok(Role { state, leader, term, leads, why: None })
     }
 
     /// The answer, and whether it is a success by itself.

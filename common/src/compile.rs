@@ -71,6 +71,7 @@ pub fn compile_after((before, compiled): (&Lab, &Specs), lab: &Lab) -> Result<Sp
         spec.generation = lab.generation;
         spec.proxy.generation = lab.generation;
         spec.wipe_removed = lab.removed_wiped.get(host).cloned().unwrap_or_default();
+        spec.forced = forced(lab, host);
         spec.terms = host_terms(lab, &spec.nodes);
         spec.proxy.faults.clear();
         spec.nodes.values_mut().for_each(|node| node.faults.clear());
@@ -142,11 +143,19 @@ fn host_spec(
         dials: Arc::new(parties.dials(&host)),
         clusters: Arc::clone(&parties.clusters),
         wipe_removed: lab.removed_wiped.get(&host).cloned().unwrap_or_default(),
+        forced: forced(lab, &host),
         terms: host_terms(lab, &nodes),
         host,
         nodes,
         proxy,
     }
+}
+
+/// The nodes of a host that go without their leave.
+fn forced(lab: &Lab, host: &HostName) -> BTreeSet<NodeName> {
+    let leaving = lab.kept.values().flat_map(|kept| &kept.leaving);
+    let forced = leaving.filter(|(_, node)| node.forced && node.placement.host == *host);
+    forced.map(|(name, _)| name.clone()).collect()
 }
 
 /// Puts the faults in force where they act.

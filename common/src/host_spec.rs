@@ -48,6 +48,9 @@ pub struct HostSpec {
     /// Nodes whose data goes with them.
     #[serde(default)]
     pub wipe_removed: BTreeSet<NodeName>,
+    /// Nodes that go without their `leave`: it does not succeed, and somebody said so.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub forced: BTreeSet<NodeName>,
     /// The proxy process.
     pub proxy: ProxySpec,
     /// Until when all this holds.
@@ -93,6 +96,7 @@ impl HostSpec {
             dials: Arc::default(),
             clusters: Arc::default(),
             wipe_removed: self.wipe_removed.clone(),
+            forced: self.forced.clone(),
             proxy: ProxySpec {
                 generation: proxy.generation,
                 listeners: proxy.listeners.clone(),
@@ -169,6 +173,9 @@ pub struct NodeSpec {
     /// Data is wiped, with the node down, until the agent has done it this often.
     #[serde(default)]
     pub wipes: u64,
+    /// How often it was called back while it was leaving: more than when it left means that it stays.
+    #[serde(default)]
+    pub recalled: u32,
     /// Why it must not start yet, such as `waiting for pd of db`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<String>,

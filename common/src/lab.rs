@@ -63,7 +63,7 @@ pub struct Lab {
 }
 
 /// What a cluster that was removed left on its hosts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct KeptData {
     /// The kind of database; `None` while the cluster is there and only nodes of it went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,6 +74,19 @@ pub struct KeptData {
     /// Nodes that had left it before, which nobody takes for members any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left: BTreeMap<NodeName, HostName>,
+    /// Those of them that may still be on their way out, as they were placed: they can be called back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leaving: BTreeMap<NodeName, Leaving>,
+}
+
+/// A node that was told to leave its cluster and may not have gone yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// What was chosen for it.
+    pub placement: Placement,
+    /// Whether it goes without its leave.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// Where a member was, as its data knows it.
@@ -306,6 +319,9 @@ pub struct Placement {
     /// How often its data must have been wiped.
     #[serde(default)]
     pub wipes: u64,
+    /// How often it was called back while it was leaving its cluster.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recalled: u32,
     /// Whether it came after its cluster's beginning, so that it must join.
     #[serde(default)]
     pub joined: bool,
@@ -313,6 +329,11 @@ pub struct Placement {
     /// it runs a file of its host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed: Option<Pushed>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// An accepted fault.

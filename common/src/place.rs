@@ -143,6 +143,7 @@ fn grow(
             incarnation: Incarnation(1),
             stop_by: crate::host_spec::StopBy::default(),
             wipes: 0,
+            recalled: 0,
             joined: here > 0,
             pushed: None,
         };

@@ -98,6 +98,7 @@ impl Scene<'_> {
             incarnation: place.incarnation,
             stop_by: place.stop_by,
             wipes: place.wipes,
+            recalled: place.recalled,
             gate: self.gate(role),
             launch: self.launch(name, place, role, &dir)?,
             data: dir.join("data"),

@@ -186,7 +186,8 @@ pub struct NodeReport {
     pub identity: Identity,
     /// Starts after crashes since it was last started on purpose.
     pub restarts: u32,
-    /// Why it is not as wanted: the failed probe, the step that failed, the gate.
+    /// Why it is not as wanted: the failed probe, the step that failed, the gate; of one that is, why
+    /// its role is not known.
     pub why: Option<String>,
     /// How many wipes were done.
     pub wipes: u64,

@@ -21,8 +21,15 @@ fn plan_shows_cluster_and_fault_alike_and_apply_does_exactly_that() {
         ),
     );
     let file = file.display().to_string();
-    lab.wait_begun();
+    let history = lab.ok(&["history"]);
+    assert!(
+        history.contains("has been ready"),
+        "`up` waits for the last thing of a start: {history}"
+    );
     let before = lab.status();
+    // The file may be named with or without `-f`.
+    assert_eq!(lab.ok(&["plan", &file]), lab.ok(&["plan", "-f", &file]));
+    assert_eq!(lab.run(&["plan", &file, "-f", &file]).code, 2, "one file");
     let plan = lab.run(&["plan", "-f", &file, "--exit-code"]);
     assert_eq!(plan.code, 1, "there are changes: {}", plan.stderr);
     for text in ["cluster kv", "fault split", "--snapshot-count=5000", "kv-2", "restart"] {
@@ -54,7 +61,7 @@ fn apply_removes_what_left_the_file_and_keeps_what_verbs_made() {
     let file = lab.write("less.toml", ETCD).display().to_string();
     let plan = lab.ok(&["plan", "-f", &file]);
     assert!(plan.contains("split") && plan.contains("mine"), "kept objects are listed: {plan}");
-    lab.ok(&["apply", "-f", &file]);
+    lab.ok(&["apply", &file]);
     let status = lab.status();
     let active: Vec<_> = status
         .faults

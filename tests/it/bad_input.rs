@@ -1,5 +1,10 @@
 //! Bad input and bad luck: one clear error with the place and what to do, and nothing changes.
 
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+};
+
 use faultbed_common::report::NodeState;
 use faultbed_tests::{
     lab::{ETCD, Lab, PATIENCE, Ran},
@@ -40,7 +45,6 @@ fn mistakes_in_a_file_are_all_shown_with_their_places_and_nothing_is_started() {
 #[test]
 fn bad_requests_to_a_running_lab_change_nothing() {
     let lab = Lab::up("badverbs", ETCD);
-    lab.wait_begun();
     let before = lab.status().generation;
     let big = lab.write("big.toml", &format!("{ETCD}# {}\n", "x".repeat(10_000_000)));
     let big = big.display().to_string();
@@ -147,7 +151,6 @@ fn a_node_that_exits_at_once_shows_its_exit_its_last_lines_and_the_probe() {
 #[test]
 fn of_two_users_applying_at_once_neither_loses_work() {
     let lab = Lab::up("contended", ETCD);
-    lab.wait_begun();
     let verbs: Vec<_> = (0..8)
         .map(|n| {
             let name = format!("slow-{n}");
@@ -166,4 +169,54 @@ fn of_two_users_applying_at_once_neither_loses_work() {
     let generation = lab.status().generation.0.to_string();
     let stale = lab.run(&["heal", "--all", "--if-generation", "1"]);
     refused(&stale, &[&generation]);
+}
+
+/// A server that refuses root, as many databases do. The user is put before its ports.
+fn refuses_root(user: &str) -> String {
+    format!(
+        r#"
+name = "strict"
+summary = "a server that refuses root"
+[role.strict]
+program = "/usr/bin/python3"
+count = 1
+{user}
+port.http = {{ default = 7000, url = "http" }}
+args = ["-c", "import http.server as h, os, sys; os.getuid() or sys.exit('root is not permitted'); h.HTTPServer((sys.argv[1], int(sys.argv[2])), h.SimpleHTTPRequestHandler).serve_forever()",
+        "{{{{ node.private }}}}", "{{{{ port.http.port }}}}"]
+ready = {{ http = "{{{{ port.http.bind }}}}/", expect = "status == 200" }}
+"#
+    )
+}
+
+#[test]
+fn a_server_that_refuses_root_runs_as_the_user_it_asks_for_or_says_what_is_wrong() {
+    let lab = Lab::new("strict");
+    // Run by root, the server runs as its own user, who must get in.
+    fs::set_permissions(lab.home(), fs::Permissions::from_mode(0o711)).expect("open the directory");
+    lab.ok(&["up", "-d", "--hosts", "1"]);
+    let start = |name: &str, user: &str| {
+        let file = format!("./{name}.toml");
+        lab.write(&file, &refuses_root(user));
+        lab.run(&["start", "cluster", "--name", name, "--blueprint", &file, "--wait=20s"])
+    };
+    let ran = start("other", "user = \"nobody\"");
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    let pid = lab.node("other-1").pid.expect("it runs");
+    let owner = fs::metadata(format!("/proc/{pid}")).expect("its process").uid();
+    let own = rustix::process::geteuid();
+    if !own.is_root() {
+        assert_eq!(owner, own.as_raw(), "only root can run anything as somebody else");
+        return;
+    }
+    assert_ne!(owner, 0);
+    let ran = start("root", "");
+    assert_ne!(ran.code, 0);
+    assert!(ran.stderr.contains("root is not permitted"), "{}", ran.stderr);
+    let file = "./nobody.toml";
+    lab.write(file, &refuses_root("user = \"no-such-user\""));
+    let ran = lab.run(&["start", "cluster", "--name", "lost", "--blueprint", file, "--wait=2s"]);
+    assert_ne!(ran.code, 0);
+    assert!(ran.stderr.contains("there is no such user") && ran.stderr.contains("useradd"));
+    assert_eq!(lab.node("lost-1").pid, None, "nothing was started");
 }

@@ -10,6 +10,7 @@ mod effects;
 mod events;
 mod faults;
 mod hosts;
+mod leave;
 mod people;
 mod proof;
 mod store_etcd;

@@ -145,17 +145,6 @@ impl Lab {
         })
     }
 
-    /// Waits until the lab has written down the last thing of its start: it changes nothing by itself then.
-    ///
-    /// # Panics
-    /// Where it does not in time.
-    pub fn wait_begun(&self) {
-        wait_for("the cluster has been ready", PATIENCE, || {
-            let history = self.ok(&["history"]);
-            if history.contains("has been ready") { Ok(()) } else { Err(history) }
-        });
-    }
-
     /// Waits until all nodes are ready and exactly one leads; gives it.
     pub fn wait_ready(&self) -> NodeName {
         self.wait("all nodes ready, one leader", |status| {

@@ -75,19 +75,26 @@ pub async fn run(
     let mut child = command.spawn().map_err(|error| format!("run {program}: {error}"))?;
     let group = Group::of(child.id());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut said, mut complained) = (Vec::new(), Vec::new());
     let running = async {
-        let (stdout, stderr, status) = tokio::join!(read(stdout), read(stderr), child.wait());
-        status.map(|status| (stdout, stderr, status))
+        let (out, err) = (read(stdout, &mut said), read(stderr, &mut complained));
+        tokio::join!(out, err, child.wait()).2
     };
     match timeout(limit, running).await {
-        Ok(Ok((stdout, stderr, status))) => {
+        Ok(Ok(status)) => {
             group.forget();
             use std::os::unix::process::ExitStatusExt as _;
             let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+            let (stdout, stderr) = (text(&said), text(&complained));
             Ok(Ran { status: i64::from(code.unwrap_or(-1)), stdout, stderr })
         }
         Ok(Err(error)) => Err(format!("wait for {program}: {error}")),
-        Err(_) => Err(format!("{program} did not end in {}", humane(limit))),
+        Err(_) => {
+            let (limit, words) = (humane(limit), format!("{}\n{}", text(&said), text(&complained)));
+            let last = words.lines().map(str::trim).rfind(|line| !line.is_empty());
+            let last = last.map_or(String::new(), |last| format!("; the last it said: {last}"));
+            Err(format!("{program} did not end in {limit}{last}"))
+        }
     }
 }
 
@@ -128,16 +135,19 @@ pub(crate) fn die_with_us(command: &mut Command) {
     }
 }
 
-async fn read(from: Option<impl AsyncRead + Unpin>) -> String {
-    let mut bytes = Vec::new();
+/// Reads all of it and keeps as much as is shown, also of one that is dropped before its end.
+async fn read(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
     if let Some(from) = from {
         let mut limited = from.take(OUTPUT_BYTES_MAX);
         // What was read before an error is all there is to show.
-        limited.read_to_end(&mut bytes).await.ok();
+        while limited.read_buf(into).await.is_ok_and(|read| read > 0) {}
         let mut rest = limited.into_inner();
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.ok();
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn humane(limit: Duration) -> String {

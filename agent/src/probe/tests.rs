@@ -209,6 +209,24 @@ fn prober(ready: &str, role: &str) -> Prober {
 }
 
 #[tokio::test]
+async fn a_role_that_is_not_told_says_why() {
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\"L1\"";
+    let sick = "HTTP/1.1 503 Sick\r\ncontent-length: 9\r\n\r\nno quorum";
+    let (ready, _ready) = http(vec![ok; 20]).await;
+    let (role, _role) = http(vec![sick, ok]).await;
+    let (tell, mut told) = mpsc::channel(16);
+    let mut asked = prober(&ready, &role);
+    asked.role.as_mut().unwrap().leader = Some("json.leads".to_owned());
+    asked.role.as_mut().unwrap().probe.expect = Some("status == 200".to_owned());
+    let task = tokio::spawn(asked.run(tell));
+    let Found::Ready(Some(found)) = told.recv().await.unwrap().found else { panic!("its role") };
+    assert_eq!((found.leader, found.state), (None, None));
+    let why = found.why.unwrap();
+    assert!(why.starts_with("its role is not known: GET / answered 503"), "{why}");
+    task.abort();
+}
+
+#[tokio::test]
 async fn one_failure_is_an_accident_and_two_make_a_node_unready() {
     let ok = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\"L1\"";
     let sick = "HTTP/1.1 500 Sick\r\ncontent-length: 0\r\n\r\n";

@@ -57,7 +57,14 @@ impl NodeRecord {
     /// The record of the same node without data.
     #[must_use]
     pub fn wiped(&self, wipes: u64) -> Self {
-        Self { init_done: 0, joined: false, bootstrapped: false, wipes, ..self.clone() }
+        Self {
+            init_done: 0,
+            joined: false,
+            left: false,
+            bootstrapped: false,
+            wipes,
+            ..self.clone()
+        }
     }
 
     /// What a later node of the same name takes over: what is true of the data.

@@ -53,6 +53,8 @@ pub struct Role {
     pub term: Option<u64>,
     /// How many parts of the data it leads.
     pub leads: Option<u64>,
+    /// Why nothing is known of its role, where it was asked for.
+    pub why: Option<String>,
 }
 
 /// Everything a report is made from.
@@ -200,6 +202,7 @@ fn node(findings: &Findings<'_>, name: &NodeName, observed: &ObservedNode) -> No
     let why = why.or_else(|| facts.probe.clone().filter(|_| waits));
     let is_running = matches!(observed.run, Run::Running(_));
     let role = if is_running { facts.role } else { Role::default() };
+    let why = why.or_else(|| role.why.clone().filter(|_| state == NodeState::Ready));
     NodeReport {
         observed: state,
         since_ms: since.ms(),

@@ -41,6 +41,7 @@ pub(crate) fn node_spec() -> NodeSpec {
         incarnation: Incarnation(1),
         stop_by: StopBy::Grace,
         wipes: 0,
+        recalled: 0,
         gate: None,
         launch: Launch { program: "/bin/true".to_owned(), ..Launch::default() },
         data: "/lab/nodes/x/data".into(),
@@ -72,6 +73,7 @@ pub(crate) fn host_spec(nodes: impl IntoIterator<Item = (NodeName, NodeSpec)>) -
         clusters: Arc::new(["kv".parse().unwrap()].into()),
         nodes,
         wipe_removed: BTreeSet::new(),
+        forced: BTreeSet::new(),
         terms: Terms::default(),
     }
 }

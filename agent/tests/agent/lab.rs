@@ -131,6 +131,7 @@ impl Lab {
             dials: Default::default(),
             clusters: Default::default(),
             wipe_removed: Default::default(),
+            forced: Default::default(),
             proxy: ProxySpec::default(),
             terms: Default::default(),
         };
@@ -339,6 +340,7 @@ impl Lab {
             incarnation: Incarnation(1),
             stop_by: StopBy::Grace,
             wipes: 0,
+            recalled: 0,
             gate: None,
             launch: Launch {
                 program: "sh".to_owned(),

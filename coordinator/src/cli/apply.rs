@@ -1,4 +1,4 @@
-//! `apply -f` and `plan -f`: the lab as a file says.
+//! `apply FILE` and `plan FILE`: the lab as a file says.
 
 use faultbed_common::edit::Edit;
 
@@ -11,12 +11,29 @@ use crate::cli::{
     output::{self, Format},
 };
 
+/// The file, named in either way.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct FileArgs {
+    /// The lab file
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    path: Option<String>,
+    /// The same
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    file: Option<String>,
+}
+
+impl FileArgs {
+    fn path(&self) -> &str {
+        self.path.as_deref().or(self.file.as_deref()).unwrap_or_default()
+    }
+}
+
 /// Arguments of `apply`.
 #[derive(Debug, clap::Args)]
 pub struct ApplyArgs {
-    /// The lab file
-    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
-    file: String,
+    #[command(flatten)]
+    file: FileArgs,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -24,9 +41,8 @@ pub struct ApplyArgs {
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
 pub struct PlanArgs {
-    /// The lab file
-    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
-    file: String,
+    #[command(flatten)]
+    file: FileArgs,
     /// Exit 1 where there are changes
     #[arg(long)]
     exit_code: bool,
@@ -42,7 +58,7 @@ pub struct PlanArgs {
 /// # Errors
 /// The file has mistakes, or as [`change::perform`].
 pub async fn apply(session: &Session, args: &ApplyArgs) -> Outcome {
-    let loaded = lab_file::load(&args.file, session.hosts())?;
+    let loaded = lab_file::load(args.file.path(), session.hosts())?;
     let client = session.client().await?;
     let request = args.change.request(Edit::Apply(Box::new(loaded.file)), loaded.blueprints);
     let done = change::perform(&client, request, &args.change).await;
@@ -54,7 +70,7 @@ pub async fn apply(session: &Session, args: &ApplyArgs) -> Outcome {
 /// # Errors
 /// The file has mistakes, or the lab refuses or cannot be reached.
 pub async fn plan(session: &Session, args: &PlanArgs) -> Outcome {
-    let loaded = lab_file::load(&args.file, session.hosts())?;
+    let loaded = lab_file::load(args.file.path(), session.hosts())?;
     let client = session.client().await?;
     let change = ChangeArgs { plan: true, everyone: args.everyone, ..ChangeArgs::default() };
     let request = change.request(Edit::Apply(Box::new(loaded.file)), loaded.blueprints);

@@ -59,7 +59,7 @@ Faults:
   heal                      End faults
 
 Files:
-  plan, apply -f FILE       What a file would change; make it so
+  plan, apply FILE          What a file would change; make it so
   get, delete               Objects as they were accepted; remove them
 
 Hosts:

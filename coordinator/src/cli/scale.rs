@@ -18,7 +18,7 @@ use crate::cli::{
     completion,
     failure::{Exit, Failure, Outcome},
     node, output,
-    wait::list,
+    wait::{self, list},
 };
 
 /// SIGKILL.
@@ -33,7 +33,8 @@ pub struct ScaleArgs {
     /// How many nodes it is to have
     #[arg(value_name = "N")]
     count: u32,
-    /// Take nodes away although others are not ready, and without their leave
+    /// Take nodes away although others are not ready, and without their leave. One whose leave does not
+    /// succeed is called back by `faultbed start NODE`
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -45,7 +46,8 @@ pub struct ScaleArgs {
 pub struct RemoveArgs {
     #[command(flatten)]
     verb: node::VerbArgs,
-    /// Take them away although others are not ready, and without their leave
+    /// Take them away although others are not ready, and without their leave; also those that are
+    /// leaving and do not come to an end. `faultbed start NODE` calls such a node back
     #[arg(long)]
     force: bool,
 }
@@ -138,10 +140,13 @@ async fn check(
             None => Ok(()),
         };
     }
+    // One that is leaving already is asked no more, and stops as any other.
+    let going: Vec<NodeName> =
+        going.iter().filter(|name| wait::node(status, name).is_some()).cloned().collect();
     if args.plan || going.is_empty() {
         return Ok(());
     }
-    output::say(format!("killing {} first: what is down is not asked to leave", list(going)));
+    output::say(format!("killing {} first: what is down is not asked to leave", list(&going)));
     let verb = NodeVerb::Kill { signal: SIGKILL, respawn: false };
     let targets = going.iter().map(ToString::to_string).collect();
     let request = args.request(Edit::Node { targets, verb }, BTreeMap::new());

@@ -95,6 +95,9 @@ fn show_node(node: &NodeStatus, now: &Status) -> String {
     };
     sheet.row("wanted", wanted);
     sheet.row("why", node.why.as_deref().unwrap_or_default());
+    if let Some(what) = words::stays(node).filter(|_| is_leaving) {
+        sheet.row("leaving", what);
+    }
     sheet.row("cluster", format!("{} (role {})", node.cluster, node.role));
     sheet.row("host", &node.host);
     let restarts = proof::counted(u64::from(node.restarts), "crash restart");

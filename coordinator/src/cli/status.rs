@@ -206,10 +206,12 @@ fn problems(status: &Status) -> Vec<String> {
             host.warnings.iter().map(move |what| format!("host {}: {what}", host.name))
         })
         .collect();
+    let leaving: Vec<String> = status.leaving.iter().filter_map(words::stays).collect();
     let unnamed: Vec<String> = status.nodes.iter().filter_map(unnamed).collect();
     [
         ("pending", &status.pending, Tone::Calm),
         ("stuck", &status.stuck, Tone::Bad),
+        ("leaving", &leaving, Tone::Calm),
         ("down", &down, Tone::Bad),
         ("bypass", &bypasses, Tone::Bad),
         ("warning", &warnings, Tone::Bad),

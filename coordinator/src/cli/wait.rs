@@ -358,8 +358,11 @@ fn judge_cluster(status: &Status, name: &ClusterName, waited: Duration) -> Judge
             if let Some(lost) = lost {
                 return lost;
             }
-            let late: Vec<String> =
+            let mut late: Vec<String> =
                 nodes().filter(|n| n.observed != NodeState::Ready).map(describe).collect();
+            if late.is_empty() {
+                late.push(format!("that {name} has been ready is being written down"));
+            }
             Judgement::NotYet(late.join(", "))
         }
     }

@@ -23,6 +23,7 @@ mod hand;
 mod host;
 mod kept;
 pub(super) mod lease;
+mod leaving;
 mod node;
 mod programs;
 mod remove;

@@ -191,7 +191,10 @@ fn cluster(
     let mut running = nodes.iter().filter(|node| node.wanted == Wanted::Running).peekable();
     let state = if running.peek().is_none() {
         ClusterState::Stopped
-    } else if running.all(|node| node.observed == NodeState::Ready) {
+    } else if running.all(|node| {
+        // It is ready once that is written down, so that nobody who waits for it meets that change.
+        node.observed == NodeState::Ready && cluster.been_ready.contains(&node.role)
+    }) {
         ClusterState::Ready
     } else if cluster.has_been_ready() {
         ClusterState::Degraded

@@ -65,7 +65,7 @@ pub enum Kind {
 }
 
 /// The value of `head`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     /// The generation the lab is at.
     pub generation: Generation,

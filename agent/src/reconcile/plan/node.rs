@@ -15,7 +15,7 @@ use faultbed_common::{
 use super::{LEAVE_ATTEMPTS_MAX, Part, Standing, step_or_wait};
 use crate::{
     clock::BootTime,
-    ledger::Accepted,
+    ledger::{Accepted, Retiring},
     reconcile::{
         Asked, Ended, Failure, Fetching, NodeAct, NodeOrders, ObservedNode, ObservedProxy,
         PauseUntil, Run, Running, StepKind, Why, step::Cause,
@@ -27,6 +27,10 @@ const STOP_SIGNAL_DEFAULT: i32 = 15;
 
 /// How long such a node has.
 const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Said of a node that was called back after its cluster had let it go.
+const HAS_LEFT: &str =
+    "it had left its cluster already; wipe it, so that it joins anew, or remove it";
 
 /// SIGKILL.
 const SIGKILL: i32 = 9;
@@ -73,7 +77,7 @@ enum Goal<'a> {
     /// It is down, as it was ordered to or by a fault.
     Down { spec: &'a NodeSpec, by: StopBy, held: Option<Held<'a>> },
     /// It left the lab.
-    Gone { spec: Option<&'a NodeSpec>, wipe: bool },
+    Gone { spec: Option<&'a NodeSpec>, wipe: bool, forced: bool },
 }
 
 /// What keeps a node down that should run.
@@ -110,11 +114,12 @@ impl View<'_> {
     /// A node that left and came back under the same name is first the old one, until it is gone.
     fn goal(&self) -> Goal<'_> {
         if let Some(leaving) = self.wanted.retiring.get(self.name) {
-            return Goal::Gone { spec: Some(&leaving.spec), wipe: leaving.wipe };
+            let Retiring { spec, wipe, forced } = leaving;
+            return Goal::Gone { spec: Some(spec), wipe: *wipe, forced: *forced };
         }
         let Some(spec) = self.wanted.spec.nodes.get(self.name) else {
             let wipe = self.wanted.spec.wipe_removed.contains(self.name);
-            return Goal::Gone { spec: None, wipe };
+            return Goal::Gone { spec: None, wipe, forced: false };
         };
         if spec.wanted == Wanted::Stopped {
             return Goal::Down { spec, by: spec.stop_by, held: None };
@@ -135,9 +140,13 @@ impl View<'_> {
     /// Ends a command that was begun for a goal that no longer holds.
     fn interrupt(&self, goal: &Goal<'_>) -> Option<Part<NodeAct>> {
         let is_for_up = |kind: &StepKind| kind.is_interruptible() && *kind != StepKind::Leave;
+        let busy = &self.observed.busy;
         let is_stale = match goal {
-            Goal::Up(_) => false,
-            Goal::Down { .. } | Goal::Gone { .. } => self.observed.busy.iter().any(is_for_up),
+            Goal::Up(_) => busy.contains(&StepKind::Leave),
+            Goal::Down { .. } | Goal::Gone { forced: true, .. } => {
+                busy.iter().any(StepKind::is_interruptible)
+            }
+            Goal::Gone { forced: false, .. } => busy.iter().any(is_for_up),
         };
         is_stale.then(|| {
             Part::step(NodeAct::Interrupt, Standing::Pending("interrupting its command".into()))
@@ -253,7 +262,7 @@ impl View<'_> {
 
     /// The command that makes a node leave its cluster, if it must run now.
     fn leave(&self, goal: &Goal<'_>) -> Option<Part<NodeAct>> {
-        let Goal::Gone { spec: Some(spec), .. } = goal else { return None };
+        let Goal::Gone { spec: Some(spec), forced: false, .. } = goal else { return None };
         let record = &self.observed.record;
         // A cluster that goes as a whole keeps its members: its data may be wanted again.
         let cluster_stays = self.wanted.spec.clusters.contains(&spec.cluster);
@@ -385,6 +394,10 @@ impl View<'_> {
             Ok(cause) => cause,
             Err(part) => return part,
         };
+        if self.observed.record.left {
+            // It was called back too late: its cluster takes it for a member no more.
+            return Part::standing(Standing::Stuck(HAS_LEFT.to_owned()));
+        }
         if let Some(part) = self.fetch(spec) {
             return part;
         }

@@ -122,7 +122,10 @@ fn entry(name: Option<&str>) -> Result<Option<(Ids, String)>, String> {
             return Ok(Some((Ids { uid, gid }, home.to_owned())));
         }
     }
-    Err(format!("find user {name:?}: there is no such user on this host"))
+    Err(format!(
+        "find user {name:?}: there is no such user on this host, and a node of this kind runs as that user: \
+         make it with `useradd --system {name}`, or run the lab as another user than root"
+    ))
 }
 
 /// Makes a run directory free of a start that was refused: its number was never used.

@@ -288,6 +288,7 @@ impl<H: Hands> Reconciler<H> {
     }
 
     fn step_done(&mut self, done: Result<(Id, Done), JoinError>) {
+        let is_cancelled = done.as_ref().is_err_and(JoinError::is_cancelled);
         let (id, result) = match done {
             Ok((id, done)) => (id, done.result),
             Err(error) if error.is_cancelled() => (error.id(), Err("interrupted".to_owned())),
@@ -322,6 +323,10 @@ impl<H: Hands> Reconciler<H> {
                     NodeAct::Fetch { .. } => self.look_for_programs(),
                     _ => {}
                 }
+            }
+            // Nobody wants it any more: a later leave is another one.
+            Err(_) if is_cancelled && act == NodeAct::Leave => {
+                observed.failures.remove(&kind);
             }
             Err(why) => {
                 tracing::warn!(%node, step = %kind.verb(), %why, "step failed");

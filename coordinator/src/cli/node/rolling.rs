@@ -6,6 +6,7 @@ use faultbed_common::{
     duration::Span,
     edit::{Edit, NodeVerb},
     name::NodeName,
+    report::NodeState,
     status::Status,
 };
 
@@ -89,18 +90,22 @@ pub async fn restart(session: &Session, args: &RestartArgs) -> Outcome {
     Ok(Exit::DONE)
 }
 
-/// The nodes in the order in which they are taken.
+/// The nodes in the order in which they are taken: first those that do not serve now, whose database has
+/// nothing to lose of it and cannot spare another one meanwhile.
 #[must_use]
 pub fn in_order(status: &Status, mut nodes: Vec<NodeName>, order: Order) -> Vec<NodeName> {
     let leads =
         |name: &NodeName| wait::node(status, name).is_some_and(|node| node.leader == Some(true));
+    let serves = |name: &NodeName| {
+        wait::node(status, name).is_some_and(|node| node.observed == NodeState::Ready)
+    };
     nodes.sort_by_key(|name| {
         let last = match order {
             Order::FollowersFirst => leads(name),
             Order::LeadersFirst => !leads(name),
             Order::Name => false,
         };
-        (last, name.clone())
+        (serves(name), last, name.clone())
     });
     nodes
 }
@@ -111,16 +116,19 @@ mod tests {
 
     #[test]
     fn leaders_come_last_unless_told() {
-        let status = crate::cli::testing::three_nodes();
+        let mut status = crate::cli::testing::three_nodes();
         let nodes: Vec<NodeName> = status.nodes.iter().map(|node| node.name.clone()).collect();
-        let names = |order| {
-            in_order(&status, nodes.clone(), order)
+        let names = |status: &Status, order| {
+            in_order(status, nodes.clone(), order)
                 .iter()
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(names(Order::FollowersFirst), ["kv-2", "kv-3", "kv-1"]);
-        assert_eq!(names(Order::LeadersFirst), ["kv-1", "kv-2", "kv-3"]);
-        assert_eq!(names(Order::Name), ["kv-1", "kv-2", "kv-3"]);
+        assert_eq!(names(&status, Order::FollowersFirst), ["kv-2", "kv-3", "kv-1"]);
+        assert_eq!(names(&status, Order::LeadersFirst), ["kv-1", "kv-2", "kv-3"]);
+        assert_eq!(names(&status, Order::Name), ["kv-1", "kv-2", "kv-3"]);
+        status.nodes[2].observed = NodeState::Crashed;
+        let order = names(&status, Order::FollowersFirst);
+        assert_eq!(order, ["kv-3", "kv-2", "kv-1"], "what is down comes first");
     }
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use clap_complete::ArgValueCandidates;
 use faultbed_common::{
     duration::Span,
-    edit::{Edit, NodeFate},
+    edit::{Edit, EditReply, NodeFate},
+    lab::Lab,
     name::NodeName,
+    status::Status,
 };
 
 use super::rolling::{Order, in_order};
@@ -17,7 +19,7 @@ use crate::cli::{
     completion,
     failure::{Exit, Failure, Outcome},
     output, paths,
-    wait::list,
+    wait::{self, list},
 };
 
 /// Arguments of `upgrade`.
@@ -56,10 +58,9 @@ pub async fn run(session: &Session, args: &UpgradeArgs) -> Outcome {
     if args.change.plan {
         return change::perform(&client, whole, &args.change).await;
     }
-    let (reply, status) = tokio::try_join!(client.edit(&whole), client.status())?;
-    let restarting =
-        reply.nodes.iter().filter(|(_, fate)| **fate == NodeFate::Restart).map(|(name, _)| name);
-    let nodes = in_order(&status, restarting.cloned().collect(), args.order);
+    let (reply, status, lab) =
+        tokio::try_join!(client.edit(&whole), client.status(), client.lab())?;
+    let nodes = in_order(&status, restarting(&reply), args.order);
     if nodes.is_empty() {
         output::data("nothing to upgrade: no running node of the targets changes")?;
         let request = args.change.request(set(super::split(&args.targets)), BTreeMap::new());
@@ -73,7 +74,8 @@ pub async fn run(session: &Session, args: &UpgradeArgs) -> Outcome {
         let request = args.change.request(set(vec![node.to_string()]), BTreeMap::new());
         let outcome = change::perform(&client, request, &args.change).await;
         if !super::is_done(&outcome) {
-            return outcome.map_err(|failure| halted(&client, failure, &nodes, number));
+            let back = way_back(&nodes[..=number], |node| program_of(&lab, &status, node));
+            return outcome.map_err(|failure| halted(&client, failure, (&nodes, number), &back));
         }
     }
     settle(&client, args, set(super::split(&args.targets))).await?;
@@ -91,7 +93,45 @@ async fn settle(client: &Client, args: &UpgradeArgs, edit: Edit) -> Result<(), F
     Ok(())
 }
 
-fn halted(client: &Client, mut failure: Failure, nodes: &[NodeName], at: usize) -> Failure {
+/// The nodes that come to run the program now: those that run, and those that should and crashed.
+fn restarting(reply: &EditReply) -> Vec<NodeName> {
+    let comes = |fate: &NodeFate| matches!(fate, NodeFate::Restart | NodeFate::Start);
+    reply.nodes.iter().filter(|(_, fate)| comes(fate)).map(|(name, _)| name.clone()).collect()
+}
+
+/// What a node ran before: the path it was told, or what was found for it.
+fn program_of(lab: &Lab, status: &Status, name: &NodeName) -> Option<String> {
+    let node = lab.node(name)?;
+    let role = node.cluster.spec.roles.get(&node.placement.role);
+    let own = role.and_then(|role| role.node.get(&node.placement.index)?.path.clone());
+    let told = own.or_else(|| role?.path.clone());
+    told.or_else(|| Some(wait::node(status, name)?.binary.as_ref()?.path.clone()))
+}
+
+/// The commands that give these nodes back what they ran, the last of them first: it may be down.
+fn way_back(nodes: &[NodeName], program: impl Fn(&NodeName) -> Option<String>) -> Vec<String> {
+    let mut by_path: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut paths: Vec<String> = Vec::new();
+    for node in nodes.iter().rev() {
+        let Some(path) = program(node) else { continue };
+        if !paths.contains(&path) {
+            paths.push(path.clone());
+        }
+        by_path.entry(path).or_default().push(node.as_str());
+    }
+    let line = |path: String| {
+        let nodes = by_path.get(&path)?.join(",");
+        Some(format!("upgrade {nodes} --path {path}"))
+    };
+    paths.into_iter().filter_map(line).collect()
+}
+
+fn halted(
+    client: &Client,
+    mut failure: Failure,
+    (nodes, at): (&[NodeName], usize),
+    back: &[String],
+) -> Failure {
     let left = &nodes[at + 1..];
     let done = &nodes[..at];
     if let Some(message) = &mut failure.message {
@@ -102,5 +142,29 @@ fn halted(client: &Client, mut failure: Failure, nodes: &[NodeName], at: usize) 
             list(left)
         ));
     }
-    failure.next(client.context.typed(&format!("logs {}", nodes[at])))
+    failure = failure.next(client.context.typed(&format!("logs {}", nodes[at])));
+    for line in back {
+        failure =
+            failure.next(format!("{}   # back to what ran before", client.context.typed(line)));
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_upgrade_names_the_way_back() {
+        let nodes: Vec<NodeName> =
+            ["kv-2", "kv-3", "kv-1"].map(|name| name.parse().unwrap()).into();
+        let ran = |node: &NodeName| {
+            Some(if node.as_str() == "kv-3" { "/old/b" } else { "/old/a" }.to_owned())
+        };
+        assert_eq!(
+            way_back(&nodes, ran),
+            ["upgrade kv-1,kv-2 --path /old/a", "upgrade kv-3 --path /old/b"]
+        );
+        assert_eq!(way_back(&nodes[..1], |_| None), Vec::<String>::new());
+    }
 }

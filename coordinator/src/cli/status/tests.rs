@@ -209,7 +209,9 @@ fn a_node_that_is_taken_out_keeps_its_row_until_it_is_gone() {
             NODE  ROLE  HOST  STATE    LEADER  ADDRESS                 RUN  PID   BINARY           AGE  WHY
             kv-1  etcd  h1    ready    *       http://127.77.1.1:2379  1    4001  9f86d081 3.4.23  12s
             kv-2  etcd  h2    leaving          -                       1    4002  9f86d081 3.4.23  12s  leave the cluster: unhealthy cluster
-            kv-3  etcd  h3    ready            http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s"#]],
+            kv-3  etcd  h3    ready            http://127.77.1.3:2379  1    4003  9f86d081 3.4.23  12s
+
+            leaving  kv-2 has not left yet; `faultbed remove kv-2 --force` takes it away without its leave, `faultbed start kv-2` calls it back"#]],
     );
 }
 

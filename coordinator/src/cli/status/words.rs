@@ -260,6 +260,17 @@ pub fn hash(binary: &BinaryReport) -> &str {
     binary.sha256.get(..HASH_DIGITS).unwrap_or(&binary.sha256)
 }
 
+/// What to do about a node whose leave has not succeeded yet.
+#[must_use]
+pub fn stays(node: &NodeStatus) -> Option<String> {
+    let NodeStatus { name, .. } = node;
+    node.why.as_ref()?;
+    Some(format!(
+        "{name} has not left yet; `faultbed remove {name} --force` takes it away without its leave, \
+         `faultbed start {name}` calls it back"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,8 +40,11 @@ const HOSTS_MAX: Duration = Duration::from_secs(20);
 /// How long it may take until it is known who leads.
 const LEADERS_MAX: Duration = Duration::from_secs(4);
 
+/// How long it may take to write down that a cluster has been ready, once its nodes are.
+const NOTED_MAX: Duration = Duration::from_secs(20);
+
 /// How long the last change may take to reach every host before it is shown as pending.
-const SETTLE_MAX: Duration = Duration::from_millis(500);
+const SETTLE_MAX: Duration = Duration::from_secs(2);
 
 /// The socket is tried this often.
 const TRY_EVERY: Duration = Duration::from_millis(10);
@@ -155,14 +158,26 @@ pub async fn with_leaders(client: &Client, now: Status) -> Status {
         Ok(waited) => waited.status,
         Err(_) => now,
     };
+    let now = match follow::until(client, noted(&now), NOTED_MAX).await {
+        Ok(waited) => waited.status,
+        Err(_) => now,
+    };
     // The generation that says who has been ready is on its way to the hosts then.
-    let mut goals: Vec<Goal> =
-        now.clusters.iter().map(|cluster| Goal::ClusterReady(cluster.name.clone())).collect();
-    goals.push(Goal::Converged);
-    match follow::until(client, goals, SETTLE_MAX).await {
+    match follow::until(client, vec![Goal::Converged], SETTLE_MAX).await {
         Ok(waited) => waited.status,
         Err(_) => now,
     }
+}
+
+/// Clusters of which all that runs is ready: that this is so is about to be written down.
+fn noted(now: &Status) -> Vec<Goal> {
+    let is_well = |name: &ClusterName| {
+        let nodes = now.nodes.iter().filter(|node| node.cluster == *name);
+        let mut running = nodes.filter(|node| node.wanted == Wanted::Running).peekable();
+        running.peek().is_some() && running.all(|node| node.observed == NodeState::Ready)
+    };
+    let clusters = now.clusters.iter().filter(|cluster| is_well(&cluster.name));
+    clusters.map(|cluster| Goal::ClusterReady(cluster.name.clone())).collect()
 }
 
 fn tells_leader(role: &Role) -> bool {

@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use faultbed_common::{duration::Span, edit::WatchQuery, report::REFUSED, status::Status};
+use faultbed_common::{
+    duration::Span,
+    edit::WatchQuery,
+    report::REFUSED,
+    status::{NodeStatus, Status},
+};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -10,7 +15,9 @@ use super::{Goal, Judgement, judge};
 use crate::cli::{
     client::{Client, Documents},
     failure::{Exit, Failure},
-    output, table,
+    output,
+    status::words,
+    table,
 };
 
 /// Goals that depend on how long they are waited for are judged again this often.
@@ -94,7 +101,13 @@ pub async fn until_as(
         match judge_all(status, &goals, begun.elapsed()) {
             All::Met(said) => return Ok(Waited { status: status.clone(), said }),
             All::Never(why) => return Err(never(client, status, &why)),
-            All::NotYet(why) if begun.elapsed() >= limit => {
+            All::NotYet(mut why) if begun.elapsed() >= limit => {
+                let leaves = |node: &&NodeStatus| {
+                    let is_it =
+                        |goal: &Goal| matches!(goal, Goal::Removed(name, ..) if *name == node.name);
+                    goals.iter().any(is_it)
+                };
+                why.extend(status.leaving.iter().filter(leaves).filter_map(words::stays));
                 return Err(late(client, limit, &why.join("; ")));
             }
             All::NotYet(why) => progress.show(&why),

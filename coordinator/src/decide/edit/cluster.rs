@@ -86,17 +86,26 @@ pub(super) fn accept(
     spec: &ClusterSpec,
     origin: Origin,
 ) -> Result<(), Refusal> {
-    accept_without(change, name, spec, origin, &BTreeSet::new())
+    accept_with(change, name, spec, origin, Moves::default())
 }
 
-/// The same with nodes taken out that `spec` does not count any more: what follows when nodes go is
-/// the same whether they are named or only fewer are asked for.
-pub(super) fn accept_without(
+/// Nodes of a cluster that are named to come or go, where else only so many are asked for.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// They are taken out.
+    pub(super) going: BTreeSet<NodeName>,
+    /// They are members again, where they were.
+    pub(super) coming: BTreeMap<NodeName, Placement>,
+}
+
+/// The same with nodes that come or go, which `spec` counts already: what follows is the same whether
+/// they are named or not.
+pub(super) fn accept_with(
     change: &mut Change<'_>,
     name: &ClusterName,
     spec: &ClusterSpec,
     origin: Origin,
-    going: &BTreeSet<NodeName>,
+    moves: Moves,
 ) -> Result<(), Refusal> {
     let held = change.lab.clusters.get(name).cloned();
     let old = held.as_deref();
@@ -117,7 +126,9 @@ pub(super) fn accept_without(
             authority: None,
         },
     };
-    next.nodes.retain(|node, _| !going.contains(node));
+    next.nodes.retain(|node, _| !moves.going.contains(node));
+    let back: BTreeSet<NodeName> = moves.coming.keys().cloned().collect();
+    next.nodes.extend(moves.coming);
     next.authority = authority(change, name, &next, old)?;
     if old.as_ref().is_none_or(|old| old.spec.lease != spec.lease) {
         next.lease = spec.lease.map(|lasts| lease::begin(change, lasts));
@@ -149,8 +160,8 @@ pub(super) fn accept_without(
             relist(old, &mut next);
             note_removed(change, name, old, &next);
         }
-        begin_new(change, old, &mut next);
-        if let Some(old) = old {
+        begin_new(change, old, &back, &mut next);
+        if let Some(old) = old.filter(|_| back.is_empty()) {
             note_leaving(change, name, old, &next);
         }
         let roles: BTreeSet<RoleName> = next.blueprint.roles.keys().cloned().collect();
@@ -390,7 +401,7 @@ fn note_removed(change: &mut Change<'_>, name: &ClusterName, old: &Cluster, next
     let gone = old.nodes.iter().filter(|(node, _)| !next.nodes.contains_key(*node));
     let gone: Vec<&str> = gone
         .map(|(node, placement)| {
-            kept::keep_node(change, name, node, &placement.host);
+            kept::keep_node(change, name, node, placement);
             node.as_str()
         })
         .collect();
@@ -413,17 +424,24 @@ fn note_leaving(change: &mut Change<'_>, name: &ClusterName, old: &Cluster, next
     if leaving.is_empty() {
         return;
     }
-    let (leave, goes) = if leaving.len() > 1 { ("are", "go") } else { ("is", "goes") };
+    let (leave, goes, leave_it) =
+        if leaving.len() > 1 { ("are", "go", "them") } else { ("is", "goes", "it") };
     let what = if new.len() > 1 { "are new nodes" } else { "is a new node" };
+    let back = format!("`faultbed start {}` calls {leave_it} back", leaving.join(","));
     let (leaving, new) = (leaving.join(", "), new.join(", "));
-    change.note(format!("{leaving} {leave} still leaving, and {goes}: {new} {what}"));
+    change.note(format!("{leaving} {leave} still leaving, and {goes}: {new} {what}; {back}"));
 }
 
 /// A new node may have the name of an earlier one that its host still remembers: it must not be
-/// taken for it, nor find data that was to be wiped.
-fn begin_new(change: &mut Change<'_>, old: Option<&Cluster>, next: &mut Cluster) {
+/// taken for it, nor find data that was to be wiped. One that was called `back` is the same node.
+fn begin_new(
+    change: &mut Change<'_>,
+    old: Option<&Cluster>,
+    back: &BTreeSet<NodeName>,
+    next: &mut Cluster,
+) {
     for (node, placement) in &mut next.nodes {
-        if old.is_some_and(|old| old.nodes.contains_key(node)) {
+        if back.contains(node) || old.is_some_and(|old| old.nodes.contains_key(node)) {
             continue;
         }
         let seen = change.reports.get(&placement.host).and_then(|report| report.nodes.get(node));

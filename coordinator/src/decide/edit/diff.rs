@@ -104,6 +104,14 @@ pub(super) fn fates(
             fates.insert(node.name.clone(), fate);
         }
     }
+    for (of, kept) in &after.kept {
+        let known = before.kept.get(of);
+        let was_forced = |name: &NodeName| {
+            known.and_then(|known| known.leaving.get(name)).is_some_and(|node| node.forced)
+        };
+        let forced = kept.leaving.iter().filter(|(name, node)| node.forced && !was_forced(name));
+        fates.extend(forced.map(|(name, _)| (name.clone(), NodeFate::Remove)));
+    }
     // Of clusters that went some time ago and kept their data until now.
     for (host, names) in &after.removed_wiped {
         let known = before.removed_wiped.get(host);

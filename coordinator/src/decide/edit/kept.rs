@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 
 use faultbed_common::{
-    lab::{Cluster, KeptData, KeptNode},
+    lab::{Cluster, KeptData, KeptNode, Leaving, Placement},
     name::{ClusterName, HostName, NodeName},
 };
 
-use super::{Refusal, change::Change, invalid};
+use super::{Refusal, change::Change, invalid, leaving};
 
 /// Remembers where a cluster that goes leaves its data.
 pub(super) fn keep(change: &mut Change<'_>, name: &ClusterName, cluster: &Cluster) {
     let kept = change.lab.kept.entry(name.clone()).or_default();
     kept.blueprint = Some(cluster.blueprint.name.clone());
     kept.nodes = members(cluster);
+    // Of a cluster that goes as a whole nobody leaves.
+    kept.leaving.clear();
 }
 
 /// Remembers where a node that goes leaves its data, while its cluster stays.
@@ -21,10 +23,13 @@ pub(super) fn keep_node(
     change: &mut Change<'_>,
     of: &ClusterName,
     node: &NodeName,
-    host: &HostName,
+    placement: &Placement,
 ) {
+    leaving::prune(change, of);
     let kept = change.lab.kept.entry(of.clone()).or_default();
-    kept.left.insert(node.clone(), host.clone());
+    kept.left.insert(node.clone(), placement.host.clone());
+    let leaving = Leaving { placement: placement.clone(), forced: false };
+    kept.leaving.insert(node.clone(), leaving);
 }
 
 /// Nothing is left on a host that went.
@@ -32,6 +37,7 @@ pub(super) fn forget_host(change: &mut Change<'_>, host: &HostName) {
     for kept in change.lab.kept.values_mut() {
         kept.nodes.retain(|_, node| node.host != *host);
         kept.left.retain(|_, on| on != host);
+        kept.leaving.retain(|_, node| node.placement.host != *host);
     }
     change.lab.kept.retain(|_, kept| !kept.nodes.is_empty() || !kept.left.is_empty());
 }

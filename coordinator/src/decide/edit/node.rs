@@ -1,6 +1,6 @@
 //! `start`, `stop`, `restart`, `kill` and `wipe`: edits of what is wanted of nodes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use faultbed_common::{
     edit::NodeVerb,
@@ -12,7 +12,7 @@ use faultbed_common::{
     shape, target,
 };
 
-use super::{Refusal, change::Change, cluster, invalid, lease};
+use super::{Refusal, change::Change, cluster, invalid, lease, leaving};
 
 /// The highest number of a signal on Linux.
 const SIGNAL_MAX: i32 = 64;
@@ -29,7 +29,7 @@ pub(super) fn act(
     if let NodeVerb::Kill { signal, .. } = verb {
         check_signal(signal)?;
     }
-    let nodes = target::nodes(&change.lab, change.reports, targets).map_err(invalid)?;
+    let nodes = named(change, targets, verb)?;
     change.own_nodes(&nodes)?;
     for name in &nodes {
         one(change, name, verb);
@@ -51,6 +51,27 @@ pub(super) fn act(
         }
         NodeVerb::Wipe => format!("wipe {targets}"),
     })
+}
+
+/// The nodes that `targets` name. A start calls back those that are leaving.
+fn named(
+    change: &mut Change<'_>,
+    targets: &[String],
+    verb: NodeVerb,
+) -> Result<Vec<NodeName>, Refusal> {
+    let (back, rest) = match verb {
+        NodeVerb::Start => leaving::split(change, targets),
+        _ => (BTreeMap::new(), targets.to_vec()),
+    };
+    leaving::recall(change, &back)?;
+    let mut nodes = match rest.is_empty() && !back.is_empty() {
+        true => Vec::new(),
+        false => target::nodes(&change.lab, change.reports, &rest).map_err(invalid)?,
+    };
+    nodes.extend(back.into_keys());
+    nodes.sort();
+    nodes.dedup();
+    Ok(nodes)
 }
 
 fn check_signal(signal: i32) -> Result<(), Refusal> {

@@ -8,11 +8,16 @@ use faultbed_common::{
     target,
 };
 
-use super::{Refusal, change::Change, cluster, invalid};
+use super::{Refusal, change::Change, cluster, invalid, leaving};
 
 /// Takes the nodes that `targets` name out of their clusters; the others keep their names.
 pub(super) fn remove(change: &mut Change<'_>, targets: &[String]) -> Result<(), Refusal> {
-    let nodes = target::nodes(&change.lab, change.reports, targets).map_err(invalid)?;
+    let (gone, targets) = leaving::split(change, targets);
+    leaving::force(change, &gone)?;
+    if targets.is_empty() && !gone.is_empty() {
+        return Ok(());
+    }
+    let nodes = target::nodes(&change.lab, change.reports, &targets).map_err(invalid)?;
     change.own_nodes(&nodes)?;
     let mut by_cluster: BTreeMap<ClusterName, BTreeSet<NodeName>> = BTreeMap::new();
     for node in nodes.iter().filter_map(|node| change.lab.node(node)) {
@@ -38,7 +43,8 @@ pub(super) fn remove(change: &mut Change<'_>, targets: &[String]) -> Result<(), 
             role.node.remove(&place.index);
         }
         let origin = cluster.origin.clone();
-        cluster::accept_without(change, &name, &spec, origin, &going)?;
+        let moves = cluster::Moves { going, ..cluster::Moves::default() };
+        cluster::accept_with(change, &name, &spec, origin, moves)?;
     }
     Ok(())
 }

@@ -149,6 +149,7 @@ fn cluster(args: &str) -> Cluster {
         incarnation: Incarnation(3),
         stop_by: StopBy::Signal(9),
         wipes: 1,
+        recalled: 0,
         joined: true,
         pushed: None,
     };

@@ -367,6 +367,7 @@ impl Hands for FakeHands {
         let failures = match name.as_str() {
             "fail-twice" => 2,
             "fail-ten-times" => 10,
+            "fail-always" => usize::MAX,
             _ => 0,
         };
         if tries <= failures {

@@ -38,3 +38,55 @@ async fn data_that_a_node_left_long_ago_goes_when_that_is_wanted() {
         .await;
     assert_eq!(lab.hands.nodes().unwrap(), []);
 }
+
+/// A node whose leave goes on for ever, which its cluster needs.
+async fn stays_for_ever(leave: &str) -> (Harness, NodeSpec) {
+    let mut lab = Harness::new();
+    let mut spec = node_spec();
+    spec.launch.leave = Some(vec![leave.to_owned()]);
+    spec.launch.leave_required = true;
+    spec.launch.leave_timeout = Some(faultbed_common::duration::Span(PATIENCE * 10));
+    lab.set("kv-1", spec.clone());
+    lab.order().await;
+    lab.wait_state("kv-1", NodeState::Ready).await;
+    lab.spec.nodes.clear();
+    lab.order().await;
+    lab.wait("it is leaving", |report| {
+        report.nodes.get(&node("kv-1")).is_some_and(|seen| {
+            seen.why.as_deref().is_some_and(|why| why.contains("leave the cluster"))
+        })
+    })
+    .await;
+    (lab, spec)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_goes_by_force_while_its_leave_hangs_or_fails() {
+    for leave in ["hang", "fail-always"] {
+        let (mut lab, _) = stays_for_ever(leave).await;
+        lab.spec.forced.insert(node("kv-1"));
+        lab.order().await;
+        lab.wait("gone", |report| report.nodes.is_empty()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_called_back_goes_on_as_it_ran() {
+    for leave in ["hang", "fail-always"] {
+        let (mut lab, mut spec) = stays_for_ever(leave).await;
+        spec.recalled = 1;
+        lab.set("kv-1", spec);
+        lab.order().await;
+        let (generation, tries) = (lab.spec.generation, lab.hands.commands().len());
+        let report = lab
+            .wait("it stays", |report| report.generation == generation && report.pending.is_empty())
+            .await;
+        let seen = &report.nodes[&node("kv-1")];
+        assert_eq!((seen.observed, seen.incarnation), (NodeState::Ready, Incarnation(1)));
+        assert_eq!((seen.why.as_deref(), lab.hands.commands().len()), (None, tries), "{leave}");
+        // Leaving anew is another leave.
+        lab.spec.nodes.clear();
+        lab.order().await;
+        lab.wait("it is leaving again", |report| report.nodes[&node("kv-1")].why.is_some()).await;
+    }
+}

@@ -1,14 +1,14 @@
 //! Nodes that are taken out one by one, whatever their number.
 
 use faultbed_common::{
-    edit::{Edit, NodeFate},
+    edit::{Edit, NodeFate, NodeVerb},
     name::NodeName,
 };
 
 use super::why;
 use crate::decide::{
     edit::Refusal,
-    fixtures::{World, empty, ready},
+    fixtures::{World, empty, node, ready},
 };
 
 fn remove(world: &mut World, target: &str) -> Result<Vec<(NodeName, NodeFate)>, Refusal> {
@@ -110,4 +110,40 @@ fn data_that_was_kept_is_met_by_the_same_cluster_only() {
     world.apply("[cluster.kv]\nblueprint = \"etcd\"\n").unwrap();
     delete(&mut world, true).unwrap();
     assert!(world.lab.kept.is_empty() && why(delete(&mut world, true)).contains("no cluster kv"));
+}
+
+#[test]
+fn a_node_that_does_not_come_to_leave_goes_by_force_or_is_called_back() {
+    let mut world = ready();
+    let was = world.lab.node(&node("kv-3")).unwrap().placement.clone();
+    remove(&mut world, "kv-3").unwrap();
+    let refused = why(remove(&mut world, "kv-3"));
+    assert!(refused.contains("remove kv-3 --force") && refused.contains("start kv-3"), "{refused}");
+
+    // Its host speaks of it still: it is the same node again, where it was and as it runs.
+    let back = world.verb("kv-3", NodeVerb::Start).unwrap();
+    assert!(back.reply.notes.iter().any(|note| note.contains("kv-3 stays in kv")));
+    let is = world.lab.node(&node("kv-3")).unwrap().placement.clone();
+    assert_eq!(is, faultbed_common::lab::Placement { recalled: 1, ..was });
+    assert!(world.lab.kept.is_empty(), "{:?}", world.lab.kept);
+
+    remove(&mut world, "kv-3").unwrap();
+    world.force = true;
+    let gone = remove(&mut world, "kv-3").unwrap();
+    assert_eq!(gone, [(node("kv-3"), NodeFate::Remove)]);
+    let forced = |world: &World| {
+        let specs = faultbed_common::compile::compile(&world.lab).unwrap();
+        specs[&"h3".parse().unwrap()].forced.clone()
+    };
+    assert_eq!(forced(&world), [node("kv-3")].into());
+    let late = world.verb("kv-3", NodeVerb::Start);
+    assert!(matches!(late, Err(Refusal::Invalid(why)) if why.contains("goes by force")));
+
+    // Its host has let it go: there is nobody to call back or to force.
+    world.obey();
+    assert!(why(remove(&mut world, "kv-3")).contains("kv-3"));
+    assert!(world.verb("kv-3", NodeVerb::Start).is_err());
+    world.force = false;
+    remove(&mut world, "kv-2").unwrap();
+    assert_eq!(forced(&world), [].into(), "it is forgotten");
 }
