@@ -16,7 +16,10 @@ use tempfile::TempDir;
 use crate::{bins, wait::wait_for};
 
 /// How long anything a test waits for may take on a slow machine with two cores.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long the command line waits there for what a test asks of it.
+const WAIT: &str = "5m";
 
 /// The lab that most tests start from: three hosts, three etcd nodes.
 pub const ETCD: &str = "[lab]\nhosts = 3\n\n[cluster.kv]\nblueprint = \"etcd\"\n";
@@ -103,6 +106,7 @@ impl Lab {
             .env("XDG_CONFIG_HOME", self.home.path().join("config"))
             .env("XDG_RUNTIME_DIR", run)
             .env("FAULTBED_LAB", &self.name)
+            .env("FAULTBED_WAIT", WAIT)
             .env("NO_COLOR", "1")
             .current_dir(self.home.path())
             .stdin(Stdio::null());

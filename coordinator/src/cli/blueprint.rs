@@ -45,7 +45,13 @@ struct CheckArgs {
     #[arg(long)]
     run: bool,
     /// With --run: give up after this long
-    #[arg(long, default_value = "60s", value_name = "DURATION")]
+    #[arg(
+        long,
+        default_value = "60s",
+        env = "FAULTBED_WAIT",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
     timeout: Span,
 }
 

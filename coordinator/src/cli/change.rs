@@ -29,9 +29,12 @@ pub struct ChangeArgs {
     /// Print what would change and change nothing
     #[arg(long)]
     pub plan: bool,
-    /// How long to wait until it is true [default: 60s]
+    /// How long to wait until it is true [default: 60s, or FAULTBED_WAIT]
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
     pub wait: Option<Option<Span>>,
+    /// What it is where `--wait` does not say: a variable that a slow machine sets once
+    #[arg(long, hide = true, env = "FAULTBED_WAIT", value_name = "DURATION")]
+    pub wait_default: Option<Span>,
     /// Return as soon as the change is accepted
     #[arg(long, conflicts_with = "wait")]
     pub no_wait: bool,
@@ -75,7 +78,8 @@ impl ChangeArgs {
         if self.no_wait || self.plan {
             return None;
         }
-        Some(self.wait.flatten().map_or(WAIT_DEFAULT, |span| span.0))
+        let asked = self.wait.flatten().or(self.wait_default);
+        Some(asked.map_or(WAIT_DEFAULT, |span| span.0))
     }
 }
 

@@ -72,7 +72,13 @@ pub struct UpArgs {
     #[arg(long, requires = "repeat")]
     pub until_failure: bool,
     /// Give up where it is not ready after this long
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        env = "FAULTBED_WAIT",
+        hide_env_values = true
+    )]
     pub wait: Span,
     /// Run this in the lab, then take the lab down and end with its exit code
     #[arg(last = true, value_name = "CMD")]

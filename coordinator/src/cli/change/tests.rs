@@ -40,6 +40,9 @@ fn waiting_takes_a_minute_unless_told() {
     assert_eq!(limit("x"), Some(Duration::from_secs(60)));
     assert_eq!(limit("x --wait"), Some(Duration::from_secs(60)));
     assert_eq!(limit("x --wait=5s"), Some(Duration::from_secs(5)));
+    assert_eq!(limit("x --wait-default=5m"), Some(Duration::from_secs(300)));
+    assert_eq!(limit("x --wait-default=5m --wait=5s"), Some(Duration::from_secs(5)));
+    assert_eq!(limit("x --wait-default=5m --no-wait"), None);
     assert_eq!(limit("x --no-wait"), None);
     assert_eq!(limit("x --plan"), None);
 }

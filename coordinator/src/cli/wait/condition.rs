@@ -23,7 +23,14 @@ pub struct WaitArgs {
     #[arg(required = true, value_name = "CONDITION", add = clap_complete::ArgValueCandidates::new(crate::cli::completion::condition_words))]
     condition: Vec<String>,
     /// Give up after this long (exit 3)
-    #[arg(long, allow_hyphen_values = true, value_name = "DURATION", default_value = "60s")]
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        value_name = "DURATION",
+        default_value = "60s",
+        env = "FAULTBED_WAIT",
+        hide_env_values = true
+    )]
     timeout: Span,
     #[command(flatten)]
     output: output::OutputArgs,
