@@ -118,7 +118,7 @@ pub enum Verb {
     Up(up::UpArgs),
     /// Take a local lab down, and show that nothing is left
     Down(down::DownArgs),
-    /// Start nodes, or a new cluster
+    /// Start nodes, call back those that are still leaving their cluster, or start a new cluster
     Start(start::StartArgs),
     /// Stop nodes on purpose; they stay down until `start`
     Stop(node::VerbArgs),

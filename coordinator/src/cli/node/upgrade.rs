@@ -142,7 +142,10 @@ fn halted(
             list(left)
         ));
     }
-    failure = failure.next(client.context.typed(&format!("logs {}", nodes[at])));
+    let logs = client.context.typed(&format!("logs {}", nodes[at]));
+    if !failure.next.contains(&logs) {
+        failure = failure.next(logs);
+    }
     for line in back {
         failure =
             failure.next(format!("{}   # back to what ran before", client.context.typed(line)));

@@ -90,3 +90,31 @@ async fn a_node_that_is_called_back_goes_on_as_it_ran() {
         lab.wait("it is leaving again", |report| report.nodes[&node("kv-1")].why.is_some()).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_called_back_too_late_does_not_start_as_a_member() {
+    let mut lab = Harness::new();
+    let mut spec = node_spec();
+    spec.launch.leave = Some(vec!["leave".to_owned()]);
+    lab.set("kv-1", spec.clone());
+    lab.order().await;
+    lab.wait_state("kv-1", NodeState::Ready).await;
+    // It has left, and takes its time to stop.
+    lab.hands.make_stubborn(&node("kv-1"));
+    lab.spec.nodes.clear();
+    lab.order().await;
+    lab.wait_state("kv-1", NodeState::Stopping).await;
+    spec.recalled = 1;
+    lab.set("kv-1", spec.clone());
+    lab.order().await;
+    let had_left = |report: &HostReport| {
+        report.nodes[&node("kv-1")].why.as_deref().is_some_and(|why| why.contains("had left"))
+    };
+    lab.wait("it says what to do", had_left).await;
+    // Without its data it is a new member.
+    spec.wipes = 1;
+    spec.incarnation = Incarnation(2);
+    lab.set("kv-1", spec);
+    lab.order().await;
+    lab.wait_state("kv-1", NodeState::Ready).await;
+}
