@@ -58,8 +58,11 @@ impl Database for Postgres {
         let new = wait_for("a standby to promote", PATIENCE, || {
             let nodes = lab.status().nodes;
             let standbys = nodes.into_iter().filter(|node| node.name != *old);
-            let best = standbys.filter_map(|node| Some((received(&node)?, node.name))).max();
-            best.map(|(_, name)| name).ok_or_else(|| "no standby answers".to_owned())
+            // One that is slow to answer may be the one that has most.
+            let received: Option<Vec<_>> =
+                standbys.map(|node| Some((received(&node)?, node.name))).collect();
+            let best = received.and_then(|all| all.into_iter().max());
+            best.map(|(_, name)| name).ok_or_else(|| "a standby does not answer".to_owned())
         });
         lab.ok(&["inject", "promote", "--on", new.as_str(), "--name", "new", "--for", "2m"]);
         lab.ok(&["heal", "new"]);

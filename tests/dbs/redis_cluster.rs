@@ -90,7 +90,7 @@ pub(crate) fn slots_fail_over_and_move_and_every_key_stays() {
     lab.ok(&["set", "r", "count=7"]);
     assert!(!is_led_by(&whole(&lab, 3), "r-7"));
     for count in [6, 5] {
-        lab.ok(&["set", "r", &format!("count={count}"), "--wait=3m"]);
+        lab.ok(&["set", "r", &format!("count={count}")]);
     }
     let status = lab.status();
     let leaders = status.nodes.iter().filter(|node| node.leader == Some(true)).count();

@@ -151,9 +151,9 @@ pub(crate) fn what_tidb_is_told_satisfies_its_stand_ins() {
     lives(&lab, "db-pd-1");
     tells_a_store(&lab);
     // A driver joins by the others, and leaves them.
-    lab.ok(&["scale", "db/pd", "4", "--wait=60s"]);
+    lab.ok(&["scale", "db/pd", "4"]);
     all_ready(&lab);
-    lab.ok(&["scale", "db/pd", "3", "--wait=60s"]);
+    lab.ok(&["scale", "db/pd", "3"]);
     all_ready(&lab);
     // Two at a time, and then the third.
     let runs = || {
@@ -202,9 +202,9 @@ fn elects(lab: &Lab, cluster: &str) {
     let follower = lab.status().nodes.into_iter().find(|node| node.name != second);
     lives(lab, follower.expect("a follower").name.as_str());
     held_one_way(lab, &life::ready(lab));
-    lab.ok(&["scale", cluster, "4", "--wait=60s"]);
+    lab.ok(&["scale", cluster, "4"]);
     life::ready(lab);
-    lab.ok(&["scale", cluster, "3", "--wait=60s"]);
+    lab.ok(&["scale", cluster, "3"]);
     life::ready(lab);
     assert!(lab.status().bypasses.is_empty(), "{:?}", lab.status().bypasses);
 }
