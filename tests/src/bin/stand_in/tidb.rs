@@ -222,8 +222,8 @@ pub(crate) fn tikv(args: &[String]) {
     thread::spawn(move || {
         loop {
             let register = |at: &SocketAddr| get(*at, &format!("/stand-in/store/{own}")).is_some();
-            let told = drivers.iter().filter(|at| register(at)).count();
-            up.store(told > 0, Relaxed);
+            // Its status port goes on to answer when it loses sight of PD later.
+            up.fetch_or(drivers.iter().filter(|at| register(at)).count() > 0, Relaxed);
             thread::sleep(EVERY);
         }
     });
