@@ -191,7 +191,7 @@ impl Members {
 
 pub(crate) fn tikv(args: &[String]) {
     if args == ["--version"] {
-        return print("TiKV stand-in");
+        return print("TiKV \nRelease Version:   stand-in");
     }
     const REQUIRED: [&str; 7] = [
         "addr",
