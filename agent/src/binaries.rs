@@ -40,7 +40,7 @@ pub struct Binary {
     /// The same file under a name that nobody replaces.
     #[serde(default)]
     pub pinned: Option<PathBuf>,
-    /// The first line it prints of its version.
+    /// The line it prints of its version.
     #[serde(default)]
     pub version: Option<String>,
     /// Where it was on the machine it was pushed from.

@@ -188,7 +188,7 @@ pub struct TlsRule {
 /// `version = { args, like, min }`: which program this is, and which versions of it will do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionRule {
-    /// A regular expression that the first line of the version matches; its first group is the number.
+    /// A regular expression that the line of the version matches; its first group is the number.
     pub like: String,
     /// The oldest that will do, compared number by number.
     #[serde(default, skip_serializing_if = "Option::is_none")]

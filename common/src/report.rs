@@ -224,7 +224,7 @@ pub struct BinaryReport {
     pub path: String,
     /// Its content, in hexadecimal.
     pub sha256: String,
-    /// The first line it prints of its version.
+    /// The line it prints of its version.
     pub version: Option<String>,
 }
 

@@ -170,17 +170,16 @@ fn serve_all(
     let answer = Arc::new(answer);
     for stream in listener.incoming().flatten() {
         let answer = Arc::clone(&answer);
-        thread::spawn(move || {
-            let (status, body) = answer(&read_request(&stream));
-            let length = if status == 204 {
-                String::new()
-            } else {
-                format!("Content-Length: {}\r\n", body.len())
-            };
-            let _gone =
-                write!(&stream, "HTTP/1.1 {status} X\r\n{length}Connection: close\r\n\r\n{body}");
-        });
+        thread::spawn(move || reply(&stream, &*answer));
     }
+}
+
+fn reply(stream: &TcpStream, answer: impl Fn(&Request) -> (u16, String)) {
+    let (status, body) = answer(&read_request(stream));
+    let length =
+        if status == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let mut to = stream;
+    let _gone = write!(to, "HTTP/1.1 {status} X\r\n{length}Connection: close\r\n\r\n{body}");
 }
 
 fn get(at: SocketAddr, path: &str) -> Option<String> {

@@ -105,7 +105,7 @@ pub(super) fn data(lab: &LabName, node_dir: &Path, spec: &NodeSpec) -> Result<()
     }
 }
 
-/// Whether the program is the one that the blueprint is for. `said` is the first line of its version,
+/// Whether the program is the one that the blueprint is for. `said` is the line of its version,
 /// and `of` the one node whose program it is, where it is not its whole role's.
 pub(super) fn version(
     of: Option<&NodeName>,

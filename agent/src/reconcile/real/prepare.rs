@@ -22,7 +22,7 @@ use crate::{
 /// Of a node's data directory: its user's alone.
 const DATA_MODE: u32 = 0o700;
 
-/// A version is a word in the first line, not a book.
+/// A version is a word in one of the first lines, not a book.
 const VERSION_BYTES_MAX: usize = 4096;
 
 /// Makes the directories and files of a node.
@@ -172,7 +172,7 @@ fn remove(dir: &Path) -> Result<(), String> {
     }
 }
 
-/// The first line a program prints of its version.
+/// The line a program prints of its version.
 pub(super) fn version(program: &Path, args: &[String], limit: Duration) -> Option<String> {
     let mut child = Command::new(program)
         .args(args)
@@ -185,9 +185,15 @@ pub(super) fn version(program: &Path, args: &[String], limit: Duration) -> Optio
     // It has closed its output, or its time is up; either way it is done.
     child.kill().ok();
     child.wait().ok();
-    let text = text?;
-    let line = text.lines().find(|line| !line.trim().is_empty())?;
-    Some(line.trim().to_owned())
+    version_line(&text?)
+}
+
+/// The first line with a digit, since some programs, like TiKV, print a line with their name alone before
+/// it; where no line has one, the first.
+fn version_line(text: &str) -> Option<String> {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let numbered = lines().find(|line| line.contains(|c: char| c.is_ascii_digit()));
+    numbered.or_else(|| lines().next()).map(str::to_owned)
 }
 
 fn read_within(stdout: &mut std::process::ChildStdout, limit: Duration) -> Option<String> {
@@ -212,6 +218,22 @@ fn read_within(stdout: &mut std::process::ChildStdout, limit: Duration) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_is_found_below_a_name() {
+        let rows = [
+            ("etcd Version: 3.4.23\nGit SHA: 0d5f5\n", Some("etcd Version: 3.4.23")),
+            (
+                "TiKV \nRelease Version:   8.5.7\nEdition: Community\n",
+                Some("Release Version:   8.5.7"),
+            ),
+            ("\n mykv \nsecond line\n", Some("mykv")),
+            (" \n", None),
+        ];
+        for (text, line) in rows {
+            assert_eq!(version_line(text).as_deref(), line, "{text}");
+        }
+    }
 
     #[test]
     fn a_directory_that_the_user_of_a_node_cannot_pass_is_named() {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,7 +13,8 @@ use std::{
 };
 
 use crate::{
-    EVERY, Flags, Request, die, flags, get, holds, is_list_of, listen, print, serve, serve_all,
+    EVERY, Flags, Request, die, flags, get, holds, is_list_of, listen, print, reply, serve,
+    serve_all,
 };
 
 /// What TiKV demands of RLIMIT_NOFILE with `max-open-files` of 256 twice.
@@ -190,7 +191,7 @@ impl Members {
 
 pub(crate) fn tikv(args: &[String]) {
     if args == ["--version"] {
-        return print("TiKV stand-in");
+        return print("TiKV \nRelease Version:   stand-in");
     }
     const REQUIRED: [&str; 7] = [
         "addr",
@@ -217,15 +218,12 @@ pub(crate) fn tikv(args: &[String]) {
     let up = Arc::clone(&is_up);
     let is_paused = Arc::new(AtomicBool::new(false));
     let paused = Arc::clone(&is_paused);
-    thread::spawn(move || {
-        let status = move || if paused.load(Relaxed) { 503 } else { 200 };
-        serve(grpc, move |_| (status(), String::new()));
-    });
+    thread::spawn(move || serve_unless(&paused, grpc));
     thread::spawn(move || {
         loop {
             let register = |at: &SocketAddr| get(*at, &format!("/stand-in/store/{own}")).is_some();
-            let told = drivers.iter().filter(|at| register(at)).count();
-            up.store(told > 0, Relaxed);
+            // Its status port goes on to answer when it loses sight of PD later.
+            up.fetch_or(drivers.iter().filter(|at| register(at)).count() > 0, Relaxed);
             thread::sleep(EVERY);
         }
     });
@@ -239,6 +237,27 @@ pub(crate) fn tikv(args: &[String]) {
         }
         _ => (404, String::new()),
     });
+}
+
+/// Serves gRPC's port, which is closed while it is paused: TiKV drops its gRPC server then.
+fn serve_unless(paused: &AtomicBool, listener: TcpListener) {
+    let Ok(at) = listener.local_addr() else { die("read the address of --addr") };
+    let mut open = Some(listener);
+    loop {
+        if paused.load(Relaxed) {
+            open = None;
+        } else {
+            let listener = open.get_or_insert_with(|| crate::open(at));
+            if listener.set_nonblocking(true).is_err() {
+                die("make --addr not block");
+            }
+            while let Ok((stream, _)) = listener.accept() {
+                let _blocks = stream.set_nonblocking(false);
+                thread::spawn(move || reply(&stream, |_| (200, String::new())));
+            }
+        }
+        thread::sleep(EVERY);
+    }
 }
 
 /// The failpoints of a build with the feature `failpoints`.
