@@ -8,6 +8,13 @@ use tonic::{Code, Status};
 use super::EtcdAddress;
 use crate::store::{Revision, StoreError};
 
+/// Of a connection that was there and is not.
+const BROKE: &str = "the connection broke";
+
+/// What helps where a server over TLS hangs up.
+const MAY_WANT: &str =
+    "it may want a client certificate of its CA: give --etcd-cert and --etcd-key";
+
 /// An error for people and for decisions.
 pub(super) fn translate(address: &EtcdAddress, error: &Error) -> StoreError {
     match error {
@@ -17,7 +24,7 @@ pub(super) fn translate(address: &EtcdAddress, error: &Error) -> StoreError {
         Error::InvalidUri(why) => StoreError::Invalid(format!("read etcd address: {why}")),
         // The rest can only be a connection that broke or never was; it is not an exhaustive enum
         // in spirit, since its variants depend on features.
-        other => unreachable(address, &connection(other).unwrap_or_else(|| other.to_string())),
+        other => broken(address, other, || other.to_string()),
     }
 }
 
@@ -45,9 +52,7 @@ fn from_status(address: &EtcdAddress, status: &Status) -> StoreError {
             unreachable(address, "no answer in time")
         }
         Code::Cancelled if address.urls().iter().any(|url| url.starts_with("https")) => {
-            let why = "it closed the connection; it may want a client certificate of its CA: give \
-                       --etcd-cert and --etcd-key";
-            unreachable(address, why)
+            unreachable(address, &format!("it closed the connection; {MAY_WANT}"))
         }
         Code::Ok
         | Code::Cancelled
@@ -59,9 +64,22 @@ fn from_status(address: &EtcdAddress, status: &Status) -> StoreError {
         | Code::Unimplemented
         | Code::Internal
         | Code::Unavailable
-        | Code::DataLoss => {
-            unreachable(address, &connection(status).unwrap_or_else(|| said.to_owned()))
-        }
+        | Code::DataLoss => broken(address, status, || said.to_owned()),
+    }
+}
+
+/// Of a connection that broke, or what else was said. A server that turns away who shows no certificate says
+/// so and hangs up, and the second may be heard without the first.
+fn broken(
+    address: &EtcdAddress,
+    error: &(dyn StdError + 'static),
+    said: impl Fn() -> String,
+) -> StoreError {
+    let why = connection(error).unwrap_or_else(said);
+    let is_tls = address.urls().iter().any(|url| url.starts_with("https"));
+    match why == BROKE && is_tls {
+        true => unreachable(address, &format!("{why}; {MAY_WANT}")),
+        false => unreachable(address, &why),
     }
 }
 
@@ -84,9 +102,7 @@ fn connection(error: &(dyn StdError + 'static)) -> Option<String> {
     let found = find_io(error)?;
     Some(match found.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            "the connection broke".to_owned()
-        }
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => BROKE.to_owned(),
         io::ErrorKind::TimedOut => "no answer in time".to_owned(),
         _ => in_words(found.to_string()),
     })
@@ -121,4 +137,21 @@ fn find_io<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e io::Error> {
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_over_tls_that_hangs_up_may_want_a_certificate() {
+        for (url, says) in [("https", true), ("http", false)] {
+            let address: EtcdAddress = format!("{url}://127.0.0.1:2379").parse().unwrap();
+            let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+            let error = Error::GRpcStatus(Status::from_error(Box::new(reset)));
+            let said = translate(&address, &error).to_string();
+            assert!(said.contains("the connection broke"), "{said}");
+            assert_eq!(said.contains("--etcd-cert"), says, "{said}");
+        }
+    }
 }
