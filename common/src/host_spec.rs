@@ -174,7 +174,7 @@ pub struct NodeSpec {
     #[serde(default)]
     pub wipes: u64,
     /// How often it was called back while it was leaving: more than when it left means that it stays.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "crate::lab::is_zero")]
     pub recalled: u32,
     /// Why it must not start yet, such as `waiting for pd of db`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -138,3 +138,27 @@ impl EtcdAccess {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use etcd_client::Error;
+    use tonic::Status;
+
+    use super::*;
+    use crate::store::etcd::error::translate;
+
+    #[test]
+    fn who_showed_no_certificate_and_is_hung_up_on_is_told_of_it() {
+        let address: EtcdAddress = "https://127.0.0.1:2379".parse().unwrap();
+        for (cert, says) in [(None, true), (Some("client.pem".into()), false)] {
+            let access = EtcdAccess { ca: Some("ca.pem".into()), cert, ..EtcdAccess::default() };
+            for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe] {
+                let broke = Status::from_error(Box::new(io::Error::from(kind)));
+                let told = access.explain(translate(&address, &Error::GRpcStatus(broke)));
+                assert_eq!(told.to_string().contains("--etcd-cert"), says, "{told}");
+            }
+        }
+    }
+}
