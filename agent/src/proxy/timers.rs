@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::proxy::worker::Key;
 
+/// Alarms that keep their place when most of a burst of them has rung.
+const PLACES_KEPT: usize = 256;
+
 /// Why a connection is looked at again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -74,7 +77,12 @@ impl Timers {
         if *at_ns > now_ns {
             return None;
         }
-        self.heap.pop().map(|Reverse((_, key, alarm))| (key, alarm))
+        let rings = self.heap.pop().map(|Reverse((_, key, alarm))| (key, alarm));
+        // Each heal sets alarms for some seconds: what a thousand of them took is given back.
+        if self.heap.capacity() > PLACES_KEPT && self.heap.len() < self.heap.capacity() / 4 {
+            self.heap.shrink_to(self.heap.len() * 2);
+        }
+        rings
     }
 
     /// Arms the timer for the earliest alarm; needed after it has fired.
