@@ -22,7 +22,7 @@ const TIKV_FILES_MIN: u64 = 1512;
 
 pub(crate) fn pd(args: &[String]) {
     if args == ["--version"] {
-        return print("Release Version: stand-in");
+        return print("Release Version: v8.5.7-stand-in");
     }
     const REQUIRED: [&str; 7] = [
         "name",
@@ -191,7 +191,7 @@ impl Members {
 
 pub(crate) fn tikv(args: &[String]) {
     if args == ["--version"] {
-        return print("TiKV \nRelease Version:   stand-in");
+        return print("TiKV \nRelease Version:   8.5.7-stand-in");
     }
     const REQUIRED: [&str; 7] = [
         "addr",
@@ -290,7 +290,7 @@ impl FailPoints {
 
 pub(crate) fn tidb(args: &[String]) {
     if args == ["-V"] {
-        return print("Release Version: stand-in");
+        return print("Release Version: v8.5.7-stand-in");
     }
     const REQUIRED: [&str; 9] = [
         "store",
