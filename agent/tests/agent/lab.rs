@@ -35,7 +35,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_faultbed-agent");
 
 /// No wait of these tests takes longer unless something is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the coordinator heard, and how it talks back.
 #[derive(Default)]

@@ -17,7 +17,7 @@ fn install(path: &Path, program: &[u8]) {
 }
 
 fn wait_for(what: &str, is_so: impl Fn() -> bool) {
-    let end = std::time::Instant::now() + Duration::from_secs(20);
+    let end = std::time::Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(std::time::Instant::now() < end, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(2));

@@ -23,7 +23,7 @@ use faultbed_common::{
 use crate::lab::{AGENT, Lab, is_alive};
 
 const PORT: u16 = 24_601;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Another program that does the same: what follows the last section of a program is not loaded.
 fn next_release(dir: &Path, number: u8) -> PathBuf {

@@ -19,7 +19,7 @@ use faultbed_common::{generation::Incarnation, host_spec::Limits};
 /// Names another copy of the real binary.
 pub(crate) const AGENT_COPY: &str = "SHIM_TEST_AGENT";
 /// How long anything may take on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const HELPER_VERB: &str = "SHIM_TEST_HELPER";

@@ -28,7 +28,7 @@ use rustix::{
 };
 
 /// Nothing in these tests takes longer, on a machine that is busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Buffers of the test's own sockets: ten thousand of them must fit into the kernel's memory for TCP.
 const BUFFER_BYTES: usize = 16 * 1024;
 
@@ -38,6 +38,20 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until a number has come down to `most`.
+#[track_caller]
+pub(crate) fn at_most(what: &str, most: usize, number: impl Fn() -> usize) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let now = number();
+        if now <= most {
+            return;
+        }
+        assert!(Instant::now() < end, "not in time: {now} {what} are not yet {most}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use faultbed_common::proxy_spec::{Cut, Delay, Hold, LinkEffect};
-use lab::{Lab, eventually, raise_descriptor_limit};
+use lab::{Lab, at_most, eventually, raise_descriptor_limit};
 
 /// The number that the design names.
 const CONNECTIONS: usize = 10_000;
@@ -25,9 +25,9 @@ const WAITING: usize = 900;
 /// Memory of a proxy process with so many idle connections.
 const IDLE_BYTES_MAX: u64 = 60_000_000;
 /// A rule change takes no longer with so many connections in whatever state, on a busy machine.
-const APPLY_MAX: Duration = Duration::from_secs(1);
+const APPLY_MAX: Duration = Duration::from_secs(2);
 /// Nor does a report.
-const REPORT_MAX: Duration = Duration::from_secs(2);
+const REPORT_MAX: Duration = Duration::from_secs(4);
 
 /// These tests are about the limits of a machine: one at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -71,7 +71,7 @@ fn ten_thousand_idle_connections_fit_into_60_mb() {
     ));
     assert!(full < IDLE_BYTES_MAX, "{full} bytes");
     drop((near, far));
-    eventually("their descriptors are closed", || lab.descriptors() <= descriptors);
+    at_most("descriptors", descriptors, || lab.descriptors());
 }
 
 /// Connections that are kept in some state, as their ends.
@@ -141,8 +141,12 @@ fn rule_changes_wait_for_none_of_ten_thousand_connections() {
     let mut lab = Lab::start(&["x", "y", "late", "jam", "cut", "wait", "full"]);
     lab.fill_backlog("full");
     let states = every_state(&mut lab);
-    let carried = lab.report().report.connections;
-    assert!(carried >= 9 * CONNECTIONS as u64 / 10, "{carried}");
+    // A worker that is still busy with them is left out of a report.
+    let mut carried = 0;
+    eventually("nine in ten are carried", || {
+        carried = lab.report().report.connections;
+        carried >= 9 * CONNECTIONS as u64 / 10
+    });
     let names: Vec<_> =
         states.iter().map(|(name, ends)| format!("{} {name}", ends.0.len())).collect();
     say(&format!("{carried} connections: {}", names.join(", ")));
