@@ -115,10 +115,11 @@ pub async fn kill(session: &Session, args: &KillArgs) -> Outcome {
         return inject(session, spec, &args.name, &args.verb.change).await;
     }
     let kill = NodeVerb::Kill { signal: args.signal, respawn: args.respawn };
+    let outcome = verb(session, &args.verb, kill).await?;
     if !args.respawn && args.signal == SIGKILL && !args.verb.change.plan {
         output::say("killed nodes stay down until `faultbed start`, or use --respawn or --for 30s");
     }
-    verb(session, &args.verb, kill).await
+    Ok(outcome)
 }
 
 /// Runs `pause`: a fault, so that it always ends.
