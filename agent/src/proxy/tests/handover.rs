@@ -347,11 +347,13 @@ fn a_successor_that_ends_early_changes_nothing() {
     lab.inject("slow", late(Duration::from_millis(1), Duration::ZERO), &BOTH);
     lab.apply();
     let mut ended = false;
-    for words in 0..20 {
+    for words in 0..60 {
         let (line, _control) = ask(&lab.socket()).unwrap();
         let last = hear_some(line, words);
         pass(&near, &far, "goes on");
         drop(lab.join("x", "y"));
+        // Each that is still there would be one word more.
+        eventually("it is gone", || lab.report().report.connections == 1);
         if matches!(last, Some(Word::End { .. })) {
             ended = true;
             break;
