@@ -25,9 +25,9 @@ const WAITING: usize = 900;
 /// Memory of a proxy process with so many idle connections.
 const IDLE_BYTES_MAX: u64 = 60_000_000;
 /// A rule change takes no longer with so many connections in whatever state, on a busy machine.
-const APPLY_MAX: Duration = Duration::from_secs(2);
+const APPLY_MAX: Duration = Duration::from_secs(1);
 /// Nor does a report.
-const REPORT_MAX: Duration = Duration::from_secs(4);
+const REPORT_MAX: Duration = Duration::from_secs(2);
 
 /// These tests are about the limits of a machine: one at a time.
 fn alone() -> MutexGuard<'static, ()> {
