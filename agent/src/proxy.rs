@@ -69,6 +69,7 @@ pub use client::{ProxyClient, ProxyError};
 pub use process::{Programs, collect_own, find, spawn, spawn_program};
 pub use wire::{Applied, FailedListener, FaultInForce, ProxyState};
 
+use crate::socket_tables::SocketTables;
 use acceptor::Acceptor;
 use control::{Control, End};
 pub(crate) use engine::abilities;
@@ -223,7 +224,9 @@ impl Proxy {
         }
         let seen = Arc::clone(&board);
         self.threads.push(spawn_thread("acceptor", move || acceptor.run(&seen, &mailboxes))?);
-        self.threads.push(spawn_thread("identify", move || lookup.run(&board))?);
+        // Opened before control serves: whoever counts descriptors then counts all there are at rest.
+        let tables = SocketTables::open().ok();
+        self.threads.push(spawn_thread("identify", move || lookup.run(&board, tables))?);
         Ok(())
     }
 

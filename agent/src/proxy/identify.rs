@@ -133,9 +133,8 @@ impl Lookup {
         self.asked.notify_all();
     }
 
-    /// Answers questions until the board says stop.
-    pub(crate) fn run(&self, board: &Board) {
-        let mut tables = SocketTables::open().ok();
+    /// Answers questions until the board says stop, from the kernel's tables where they are open.
+    pub(crate) fn run(&self, board: &Board, mut tables: Option<SocketTables>) {
         let mut rested = Instant::now();
         while let Some(batch) = self.next_batch(board, rested) {
             let began = Instant::now();
