@@ -2,7 +2,7 @@
 //! heal, one node more and one node less, and everything that was written still there.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::TcpStream,
     process::{Command, Output},
     time::Duration,
@@ -97,7 +97,12 @@ pub(crate) fn live(lab: &Lab, database: &dyn Database) {
 /// Between two that do not lead, where little else is said: what is asked against the cut arrives, and its
 /// answer is held; what is asked along the cut does not arrive. Afterwards all of it does.
 pub(crate) fn one_way(lab: &Lab, database: &dyn Database, [from, to]: [&NodeName; 2]) {
-    let length = ask(lab, database, to, from).read_answer();
+    // One that has just come back may be ready by its last probe and turn the first one away.
+    let answered = |from, to| {
+        wait_for("an answer before the cut", PATIENCE, || answer(lab, database, from, to))
+    };
+    answered(from, to);
+    let length = answered(to, from);
     let way = ["partition", from.as_str(), to.as_str(), "--one-way", "--name", "way"];
     lab.ok(&[&way[..], &["--for", "5m"]].concat());
     let held = |lab: &Lab| {
@@ -126,12 +131,36 @@ pub(crate) fn one_way(lab: &Lab, database: &dyn Database, [from, to]: [&NodeName
 struct Asked(TcpStream);
 
 fn ask(lab: &Lab, database: &dyn Database, from: &NodeName, to: &NodeName) -> Asked {
+    try_ask(lab, database, from, to).expect("ask")
+}
+
+fn try_ask(
+    lab: &Lab,
+    database: &dyn Database,
+    from: &NodeName,
+    to: &NodeName,
+) -> io::Result<Asked> {
     let status = lab.status();
     let own = find(&status, from.as_str()).private.values().next().expect("a private address");
     let to = wires::address(&find(&status, to.as_str()).endpoints[database.port()]);
     let mut stream = wires::dial(wires::address(own).ip(), to, SILENCE);
-    stream.write_all(database.question()).expect("ask");
-    Asked(stream)
+    stream.write_all(database.question())?;
+    Ok(Asked(stream))
+}
+
+/// How long an answer is, where one comes.
+fn answer(
+    lab: &Lab,
+    database: &dyn Database,
+    from: &NodeName,
+    to: &NodeName,
+) -> Result<u64, String> {
+    let mut asked = try_ask(lab, database, from, to).map_err(|error| error.to_string())?;
+    match asked.0.peek(&mut [0]) {
+        Ok(1..) => Ok(asked.read_answer()),
+        Ok(_) => Err("the connection ended".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 impl Asked {
