@@ -48,9 +48,10 @@ pub(crate) enum Place {
     Last,
 }
 
-/// Keeps the calling thread on one processor. Client and server of single requests are on different
-/// ones, as if on different machines: else it is chance whether an answer has to wake a processor,
-/// which takes longer than everything else about it.
+/// Keeps the calling thread on one processor. Client and server of requests are on different ones, as
+/// if on different machines. Else it is chance, renewed for every target, whether an answer has to
+/// wake a processor, which takes longer than everything else about it, and which of four busy
+/// threads shares a processor with which.
 pub(crate) fn stay_at(place: Place) {
     let Ok(allowed) = rustix::thread::sched_getaffinity(None) else { return };
     let mut usable = (0..rustix::thread::CpuSet::MAX_CPU).filter(|at| allowed.is_set(*at));

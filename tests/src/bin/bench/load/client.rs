@@ -164,10 +164,17 @@ fn requests(mut took_us: Vec<f64>, over: Duration) -> anyhow::Result<Requests> {
 /// # Errors
 /// Where an answer does not come.
 pub(crate) fn one_by_one(route: &Route, window: Duration) -> anyhow::Result<Requests> {
+    as_another_machine(|| ask_one_by_one(route, window))
+}
+
+/// Measures from the processor where the server is not.
+fn as_another_machine(
+    ask: impl FnOnce() -> anyhow::Result<Requests> + Send,
+) -> anyhow::Result<Requests> {
     thread::scope(|scope| {
         let client = scope.spawn(|| {
             stay_at(Place::First);
-            ask_one_by_one(route, window)
+            ask()
         });
         client.join().map_err(|_| anyhow::anyhow!("the client panicked"))?
     })
@@ -213,6 +220,14 @@ pub(crate) fn idle(route: &Route, count: usize) -> io::Result<Vec<TcpStream>> {
 /// # Errors
 /// Where an answer does not come.
 pub(crate) fn side_by_side(
+    route: &Route,
+    connections: usize,
+    window: Duration,
+) -> anyhow::Result<Requests> {
+    as_another_machine(|| ask_side_by_side(route, connections, window))
+}
+
+fn ask_side_by_side(
     route: &Route,
     connections: usize,
     window: Duration,

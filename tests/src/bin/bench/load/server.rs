@@ -178,6 +178,7 @@ fn read_stamps(stream: &TcpStream, seen: &Seen) -> io::Result<()> {
 
 /// Echoes on all connections of one listener from one thread, as an event-driven server would.
 fn answer_requests(listener: &TcpListener) {
+    stay_at(Place::Last);
     let Ok(epoll) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return };
     let watched = epoll::add(&epoll, listener, EventData::new_u64(u64::MAX), EventFlags::IN);
     if watched.is_err() || listener.set_nonblocking(true).is_err() {
