@@ -8,6 +8,7 @@ use std::{
 use faultbed_common::{name::NodeName, report::Bypass};
 
 use crate::{
+    proxy::processes::tagged_node,
     reconcile::hands::SurveyOrder,
     sockets::{self, ESTABLISHED},
 };
@@ -83,21 +84,18 @@ fn look_up(
         let holder = holders.get(inode).copied();
         if holder.is_some() || still.contains(inode) {
             let to = &order.private[&dialled[inode]];
-            known.0.insert(*inode, owner(holder, to, &order.shims, proxy));
+            known.0.insert(*inode, owner(holder, to, order, proxy));
         }
     }
 }
 
-fn owner(
-    holder: Option<u32>,
-    to: &NodeName,
-    shims: &BTreeMap<u32, NodeName>,
-    proxy: Option<u32>,
-) -> Owner {
+fn owner(holder: Option<u32>, to: &NodeName, order: &SurveyOrder, proxy: Option<u32>) -> Owner {
     let Some(pid) = holder else { return Owner::Stranger(sockets::describe(None)) };
     for ancestor in sockets::ancestors(pid) {
-        match shims.get(&ancestor) {
-            Some(node) if node == to => return Owner::Innocent,
+        // The other hosts of a simulated lab are on this machine too.
+        let elsewhere = || tagged_node(ancestor, Some(order.lab.as_ref()?));
+        match order.shims.get(&ancestor).cloned().or_else(elsewhere) {
+            Some(node) if node == *to => return Owner::Innocent,
             Some(node) => return Owner::Stranger(node.to_string()),
             None if ancestor == std::process::id() || Some(ancestor) == proxy => {
                 return Owner::Innocent;
@@ -140,6 +138,30 @@ mod tests {
                 .is_empty()
         );
         assert!(find(&order, Some(child.id()), &mut Known::default()).is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_node_of_another_host_of_this_machine_is_named_by_its_tag() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut child = std::process::Command::new("bash")
+            .args(["-c", &format!("exec 3<>/dev/tcp/127.0.0.1/{}; read -u 3", address.port())])
+            .env("FAULTBED_NODE", "demo/kv-2/1")
+            .spawn()
+            .unwrap();
+        let _accepted = listener.accept().unwrap();
+        let found = |to: &str, lab: &str| {
+            let private = BTreeMap::from([(address, to.parse().unwrap())]);
+            let lab = Some(lab.parse().unwrap());
+            let order = SurveyOrder { private, lab, ..SurveyOrder::default() };
+            let found = find(&order, None, &mut Known::default());
+            found.into_iter().map(|bypass| bypass.from).collect::<Vec<_>>()
+        };
+        assert_eq!(found("kv-1", "demo"), ["kv-2"]);
+        assert!(found("kv-2", "demo").is_empty(), "a node may reach itself");
+        assert!(found("kv-1", "other").is_empty(), "here it is a probe command of ours");
         child.kill().unwrap();
         child.wait().unwrap();
     }

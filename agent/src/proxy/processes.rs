@@ -29,15 +29,17 @@ pub(crate) fn node_processes(lab: Option<&LabName>) -> Owners {
         if let Some(parent) = parent_of(pid) {
             parents.insert(pid, parent);
         }
-        if let Some(node) = fs::read(format!("/proc/{pid}/environ"))
-            .ok()
-            .and_then(|environment| node_of(&environment, lab))
-        {
+        if let Some(node) = tagged_node(pid, lab) {
             tagged.insert(pid, node);
         }
     }
     let nodes = parents.keys().filter_map(|pid| Some((*pid, owner(*pid, &parents, &tagged)?)));
     Owners { nodes: nodes.collect() }
+}
+
+/// The node that the environment of a process names, whichever host of this machine runs it.
+pub(crate) fn tagged_node(pid: u32, lab: Option<&LabName>) -> Option<NodeName> {
+    node_of(&fs::read(format!("/proc/{pid}/environ")).ok()?, lab)
 }
 
 /// The nearest tag on the way up.

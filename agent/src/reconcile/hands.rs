@@ -10,7 +10,7 @@ use std::{
 use faultbed_common::{
     generation::Incarnation,
     host_spec::NodeSpec,
-    name::{FaultName, NodeName},
+    name::{FaultName, LabName, NodeName},
     probe::Probe,
     program::Pushed,
     proxy_spec::ProxyFile,
@@ -92,6 +92,8 @@ pub struct SurveyOrder {
     pub private: BTreeMap<SocketAddr, NodeName>,
     /// The shims of this host's living nodes.
     pub shims: BTreeMap<u32, NodeName>,
+    /// The lab whose nodes count as nodes, also where another host of this machine runs them.
+    pub lab: Option<LabName>,
     /// The nodes that shall notice a heal soon.
     pub eager: BTreeSet<NodeName>,
     /// This host's address.

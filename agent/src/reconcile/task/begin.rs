@@ -140,7 +140,8 @@ impl<H: Hands> Reconciler<H> {
         let links = faults.filter(|fault| fault.fast_heal).flat_map(|fault| &fault.links);
         let parties = links.flat_map(|link| [&link.from, &link.to]);
         let eager = parties.filter_map(Party::node).cloned().collect();
-        SurveyOrder { private, shims: shims.collect(), eager, address }
+        let lab = self.ledger.accepted().map(|accepted| accepted.spec.lab.clone());
+        SurveyOrder { private, shims: shims.collect(), lab, eager, address }
     }
 
     pub(super) fn ask_proxy(&mut self) {
