@@ -3,6 +3,7 @@
 mod fake;
 mod leaving;
 mod programs;
+mod proxy;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use faultbed_common::{
     link::Link,
     name::{FaultName, NodeName},
     proxy_spec::{Dials, LinkEffect, LinkFault},
-    report::{CanaryVerdict, HostReport, NodeState},
+    report::{CanaryVerdict, HostReport, LinkEvidence, NodeState},
     spec::OnCrash,
 };
 use proptest::prelude::*;
@@ -163,63 +164,6 @@ async fn no_node_starts_before_its_addresses_are_owned() {
     assert!(lab.hands.living(&node("kv-1")).is_none());
     lab.hands.hold_address(listen, None);
     lab.wait_state("kv-1", NodeState::Ready).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_proxy_that_dies_comes_back_with_the_same_rules() {
-    let mut lab = Harness::new();
-    lab.set("kv-1", node_spec());
-    lab.order().await;
-    lab.wait_state("kv-1", NodeState::Ready).await;
-    let rules = lab.hands.rules();
-    let pid = lab.hands.living(&node("kv-1"));
-    lab.hands.kill_proxy();
-    tokio::time::timeout(PATIENCE, lab.hands.ruled()).await.expect("a new proxy has rules");
-    lab.wait_done().await;
-    assert_eq!(lab.hands.rules(), rules);
-    assert_eq!(lab.hands.living(&node("kv-1")), pid);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_the_proxy_confirmed_is_not_taken_back_by_an_answer_from_before() {
-    let mut lab = Harness::new();
-    lab.order().await;
-    lab.wait_done().await;
-    lab.hands.delay_answers(Duration::from_millis(50));
-    let cut: FaultName = "cut".parse().unwrap();
-    let is_cut = |report: &HostReport| report.faults.get(&cut).is_some_and(|f| f.active);
-    for is_wanted in [false, true] {
-        // The proxy is asked whenever it was told, so the second change comes amid a question.
-        for is_wanted in [!is_wanted, is_wanted] {
-            match is_wanted {
-                true => drop(lab.spec.proxy.faults.insert(cut.clone(), link_fault())),
-                false => drop(lab.spec.proxy.faults.remove(&cut)),
-            }
-            lab.order().await;
-            let generation = lab.spec.generation;
-            lab.wait("told", |r| r.generation == generation && is_cut(r) == is_wanted).await;
-        }
-        let later = lab.hands.now() + Duration::from_secs(2);
-        while lab.hands.now() < later {
-            lab.reports.changed().await.unwrap();
-            assert_eq!(is_cut(&lab.reports.borrow_and_update()), is_wanted, "it flaps");
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_is_in_force_while_no_proxy_runs() {
-    let mut lab = Harness::new();
-    let cut: FaultName = "cut".parse().unwrap();
-    lab.spec.proxy.faults.insert(cut.clone(), link_fault());
-    lab.order().await;
-    lab.wait("in force", |r| r.faults.get(&cut).is_some_and(|f| f.active)).await;
-    lab.hands.delay_rules(Duration::from_millis(50));
-    lab.hands.kill_proxy();
-    let report =
-        lab.wait("noticed", |r| r.faults.get(&cut).is_some_and(|fault| !fault.active)).await;
-    assert_eq!(report.faults[&cut].why.as_deref(), Some("the proxy process does not run"));
-    lab.wait("in force again", |r| r.faults.get(&cut).is_some_and(|f| f.active)).await;
 }
 
 #[tokio::test(start_paused = true)]

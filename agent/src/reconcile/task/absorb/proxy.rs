@@ -1,5 +1,7 @@
 //! Takes in what the proxy process says, and that it ended.
 
+use std::collections::BTreeMap;
+
 use faultbed_common::report::FaultReport;
 
 use super::super::Reconciler;
@@ -33,7 +35,8 @@ impl<H: Hands> Reconciler<H> {
                     let known = seen.faults.remove(&name).unwrap_or_default();
                     let is_same = known.revision == fault.revision;
                     let fault = FaultReport {
-                        links: known.links,
+                        // What another revision met says nothing of this one.
+                        links: if is_same { known.links } else { BTreeMap::new() },
                         expired: is_same && known.expired && !fault.active,
                         remaining_ms: known.remaining_ms.filter(|_| is_same),
                         ..fault

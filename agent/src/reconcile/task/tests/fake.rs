@@ -10,13 +10,15 @@ use std::{
 };
 
 use faultbed_common::{
-    generation::Incarnation,
+    fault::Grade,
+    generation::{FaultRevision, Incarnation},
     host_spec::NodeSpec,
+    link::Link,
     name::NodeName,
     probe::Probe,
     program::{Pushed, Sha256},
     proxy_spec::ProxyFile,
-    report::{FaultReport, Identity},
+    report::{FaultReport, Identity, LinkEvidence},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -34,6 +36,9 @@ use crate::{
     },
 };
 
+/// A test that failed must not wait for its threads for ever.
+const HOLD_MAX: Duration = Duration::from_secs(60);
+
 /// What a host in memory is.
 #[derive(Debug, Default)]
 struct World {
@@ -48,7 +53,11 @@ struct World {
     programs: BTreeSet<Sha256>,
     start_delay: Duration,
     answer_delay: Duration,
-    rules_delay: Duration,
+    holds_rules: bool,
+    /// What the proxy has counted of this revision of any fault.
+    counted: Option<(FaultRevision, BTreeMap<Link, LinkEvidence>)>,
+    /// The proxy obeys and is not heard.
+    is_silent: bool,
     next_pid: u32,
 }
 
@@ -125,14 +134,24 @@ impl FakeHands {
         self.change(|world| world.start_delay = delay);
     }
 
-    /// The proxy takes so long to come up and obey.
-    pub(super) fn delay_rules(&self, delay: Duration) {
-        self.change(|world| world.rules_delay = delay);
+    /// The proxy comes up and obeys only when this is over.
+    pub(super) fn hold_rules(&self, holds: bool) {
+        self.change(|world| world.holds_rules = holds);
     }
 
     /// The proxy says how things are and is heard only so much later.
     pub(super) fn delay_answers(&self, delay: Duration) {
         self.change(|world| world.answer_delay = delay);
+    }
+
+    /// The proxy has counted this of faults of this revision.
+    pub(super) fn count(&self, revision: FaultRevision, links: BTreeMap<Link, LinkEvidence>) {
+        self.change(|world| world.counted = Some((revision, links)));
+    }
+
+    /// What the proxy is asked from now on, it does not answer.
+    pub(super) fn silence(&self) {
+        self.change(|world| world.is_silent = true);
     }
 
     pub(super) fn hold_address(&self, address: SocketAddr, holder: Option<&str>) {
@@ -410,14 +429,18 @@ impl Hands for FakeHands {
     }
 
     fn apply_proxy(&self, file: &ProxyFile) -> Result<ProxyApplied, String> {
-        let delay = self.world.lock().unwrap().rules_delay;
-        std::thread::sleep(delay);
+        let given_up = std::time::Instant::now() + HOLD_MAX;
+        while self.world.lock().unwrap().holds_rules && std::time::Instant::now() < given_up {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.change(|world| {
             world.has_proxy = true;
             world.rules = Some(file.clone());
             let listens = file.spec.listeners.iter().map(|listener| listener.listen);
             let failed = listens.filter_map(|l| Some((l, world.held.get(&l)?.clone())));
-            let fault = |revision| FaultReport { revision, active: true, ..FaultReport::default() };
+            let grade = Some(Grade::Packet);
+            let fault =
+                |revision| FaultReport { revision, active: true, grade, ..FaultReport::default() };
             let faults = file.spec.faults.iter();
             Ok(ProxyApplied {
                 failed: failed.collect(),
@@ -430,8 +453,19 @@ impl Hands for FakeHands {
     fn ask_proxy(&self) -> Result<ProxySeen, String> {
         let (delay, seen) = {
             let world = self.world.lock().unwrap();
+            if world.is_silent {
+                return Err("it does not answer".to_owned());
+            }
             let faults = world.rules.iter().flat_map(|file| &file.spec.faults);
-            let active = |revision| FaultReport { revision, active: true, ..Default::default() };
+            let links = |revision| match &world.counted {
+                Some((of, links)) if *of == revision => links.clone(),
+                Some(_) | None => BTreeMap::new(),
+            };
+            let active = |revision| {
+                let links = links(revision);
+                let grade = Some(Grade::Packet);
+                FaultReport { revision, active: true, grade, links, ..Default::default() }
+            };
             let faults = faults.map(|(name, f)| (name.clone(), active(f.revision))).collect();
             (world.answer_delay, ProxySeen { faults, ..ProxySeen::default() })
         };
