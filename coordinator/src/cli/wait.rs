@@ -1,6 +1,7 @@
 //! Judges, from one status after another, whether what was asked for has come true. Pure; `follow` drives it.
 
 pub mod condition;
+mod faults;
 pub mod follow;
 pub mod met;
 
@@ -11,7 +12,7 @@ use faultbed_common::{
     host_spec::Wanted,
     name::{ClusterName, FaultName, HostName, NodeName},
     report::{NodeState, REFUSED},
-    status::{ClusterState, FaultState, FaultStatus, HostState, NodeStatus, Status, Verdict},
+    status::{ClusterState, FaultState, FaultStatus, HostState, NodeStatus, Status},
 };
 
 use crate::cli::status::words;
@@ -21,9 +22,6 @@ pub const FAULTED_GRACE: Duration = Duration::from_secs(5);
 
 /// The hash of a program is waited for so long.
 const HASH_MAX: Duration = Duration::from_secs(20);
-
-/// The last counts of a fault that is over arrive within this.
-const LAST_COUNTS: Duration = Duration::from_secs(2);
 
 /// A program that is refused may be on its way to its place, and is looked for again meanwhile. After this
 /// long, only somebody can help.
@@ -124,9 +122,9 @@ pub fn judge(status: &Status, goal: &Goal, waited: Duration) -> Judgement {
         Goal::Removed(name, host, generation) => {
             judge_removed(status, name, host.as_ref(), *generation)
         }
-        Goal::InForce(name) => with_fault(status, name, judge_in_force),
+        Goal::InForce(name) => faults::with(status, name, faults::in_force),
         Goal::Ended(name) => match fault(status, name) {
-            None => Judgement::Met(None),
+            None => faults::forgotten(status, name),
             Some(fault) => {
                 Judgement::met_if(is_over(fault), || match fault.lingers_on.as_slice() {
                     [] => format!("fault {name} is {}", words::fault(fault).0),
@@ -134,10 +132,10 @@ pub fn judge(status: &Status, goal: &Goal, waited: Duration) -> Judgement {
                 })
             }
         },
-        Goal::Confirmed(name) => with_fault(status, name, judge_confirmed),
+        Goal::Confirmed(name) => faults::with(status, name, faults::confirmed),
         Goal::Judged(name) => match fault(status, name) {
             None => Judgement::Met(None),
-            Some(fault) => judge_judged(fault, waited),
+            Some(fault) => faults::judged(fault, waited),
         },
         Goal::ClusterReady(name) => judge_cluster(status, name, waited),
         Goal::Leader(name, not) => judge_leader(status, name, not.as_ref()),
@@ -291,57 +289,6 @@ fn judge_removed(
     }
 }
 
-fn judge_in_force(fault: &FaultStatus) -> Judgement {
-    match fault.state {
-        FaultState::Active if fault.in_force => Judgement::Met(None),
-        FaultState::Active | FaultState::Pending => Judgement::NotYet(format!(
-            "fault {} is not in force yet{}",
-            fault.name,
-            because(fault.why.as_deref())
-        )),
-        FaultState::Expired => Judgement::Never(format!(
-            "fault {} was over before all of its hosts had said that it is in force: \
-             give it a longer `--for`",
-            fault.name
-        )),
-        FaultState::Healed => Judgement::Never(format!("fault {} is over", fault.name)),
-    }
-}
-
-fn judge_confirmed(fault: &FaultStatus) -> Judgement {
-    match (fault.evidence.verdict, fault.state) {
-        (Verdict::Confirmed, _) => Judgement::Met(None),
-        (Verdict::Mismatch, _) => Judgement::Never(format!(
-            "fault {} does not do what it says: {}",
-            fault.name,
-            words::mismatch(fault)
-        )),
-        (Verdict::Quiet, FaultState::Active | FaultState::Pending) => {
-            Judgement::NotYet(format!("no traffic has met fault {} yet", fault.name))
-        }
-        (Verdict::Quiet, FaultState::Expired | FaultState::Healed) => Judgement::Never(format!(
-            "fault {} ended and met nothing that it could act on",
-            fault.name
-        )),
-    }
-}
-
-fn judge_judged(fault: &FaultStatus, waited: Duration) -> Judgement {
-    let canaries = &fault.evidence.canary;
-    if !is_over(fault) {
-        Judgement::NotYet(format!("fault {} is {}", fault.name, words::fault(fault).0))
-    } else if let Some((link, _)) = canaries.iter().find(|(_, canary)| !canary.is_over) {
-        Judgement::NotYet(format!("the canary {link} has not answered since the heal"))
-    } else if fault.evidence.verdict == Verdict::Quiet && waited < LAST_COUNTS {
-        Judgement::NotYet(format!(
-            "fault {} has met nothing to act on, as far as is known",
-            fault.name
-        ))
-    } else {
-        Judgement::Met(None)
-    }
-}
-
 fn judge_cluster(status: &Status, name: &ClusterName, waited: Duration) -> Judgement {
     let Some(cluster) = status.clusters.iter().find(|cluster| cluster.name == *name) else {
         return Judgement::NotYet(format!("there is no cluster {name}"));
@@ -410,15 +357,6 @@ fn judge_converged(status: &Status) -> Judgement {
         [] => "not every host has applied everything yet".to_owned(),
         reasons => reasons.join(", "),
     })
-}
-
-fn with_fault(
-    status: &Status,
-    name: &FaultName,
-    judge: impl Fn(&FaultStatus) -> Judgement,
-) -> Judgement {
-    fault(status, name)
-        .map_or_else(|| Judgement::NotYet(format!("there is no fault {name}")), judge)
 }
 
 /// A node by name.

@@ -52,7 +52,7 @@ pub enum Detail {
     NoEvidenceOfLinks,
     /// Everything but their links, one by one.
     NoLinks,
-    /// As that, and nothing of nodes, clusters and what is pending.
+    /// As that, and nothing of nodes, clusters and what is pending but the ends of faults.
     OnlyFaults,
 }
 
@@ -117,7 +117,7 @@ pub fn status(
     let faults = fault::faults(&view, &leftovers);
     let progress = match is_whole {
         true => progress::progress(&view, (&nodes, &faults), leftovers, refused),
-        false => progress::Progress::default(),
+        false => progress::of_leftovers(leftovers),
     };
     let of_clusters: Vec<_> = lab.clusters.iter().filter(|_| is_whole).collect();
     let mut members: BTreeMap<&ClusterName, Vec<&NodeStatus>> = BTreeMap::new();

@@ -100,6 +100,17 @@ fn a_heal_is_observed_and_not_assumed() {
 }
 
 #[test]
+fn a_fault_that_was_deleted_is_over_when_no_host_has_it() {
+    let mut status = testing::three_nodes();
+    let goal = Goal::Ended("split".parse().unwrap());
+    let still = "fault split is still in force on h1".to_owned();
+    status.pending = vec!["fault split-2 is still in force on h1".to_owned(), still.clone()];
+    assert_eq!(judge(&status, &goal, NOW), Judgement::NotYet(still));
+    status.pending.pop();
+    assert_eq!(judge(&status, &goal, NOW), Judgement::Met(None), "that is another one");
+}
+
+#[test]
 fn a_new_leader_is_the_one_of_the_newest_term() {
     let mut status = testing::three_nodes();
     let goal = Goal::Leader("kv".parse().unwrap(), Some(name("kv-1")));

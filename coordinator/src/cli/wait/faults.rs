@@ -1,0 +1,82 @@
+//! Judges what is awaited of faults: in force, over, confirmed.
+
+use std::time::Duration;
+
+use faultbed_common::{
+    name::FaultName,
+    status::{FaultState, FaultStatus, Status, Verdict},
+};
+
+use super::{Judgement, because, fault, is_over};
+use crate::cli::status::words;
+
+/// The last counts of a fault that is over arrive within this.
+const LAST_COUNTS: Duration = Duration::from_secs(2);
+
+/// A fault that was deleted has no place among the others any more; hosts say while they still have it.
+pub(super) fn forgotten(status: &Status, name: &FaultName) -> Judgement {
+    let begins = format!("fault {name} is still in force on ");
+    let mut reasons = status.pending.iter().chain(&status.stuck);
+    let still = reasons.find(|reason| reason.starts_with(&begins));
+    still.map_or(Judgement::Met(None), |reason| Judgement::NotYet(reason.clone()))
+}
+
+pub(super) fn in_force(fault: &FaultStatus) -> Judgement {
+    match fault.state {
+        FaultState::Active if fault.in_force => Judgement::Met(None),
+        FaultState::Active | FaultState::Pending => Judgement::NotYet(format!(
+            "fault {} is not in force yet{}",
+            fault.name,
+            because(fault.why.as_deref())
+        )),
+        FaultState::Expired => Judgement::Never(format!(
+            "fault {} was over before all of its hosts had said that it is in force: \
+             give it a longer `--for`",
+            fault.name
+        )),
+        FaultState::Healed => Judgement::Never(format!("fault {} is over", fault.name)),
+    }
+}
+
+pub(super) fn confirmed(fault: &FaultStatus) -> Judgement {
+    match (fault.evidence.verdict, fault.state) {
+        (Verdict::Confirmed, _) => Judgement::Met(None),
+        (Verdict::Mismatch, _) => Judgement::Never(format!(
+            "fault {} does not do what it says: {}",
+            fault.name,
+            words::mismatch(fault)
+        )),
+        (Verdict::Quiet, FaultState::Active | FaultState::Pending) => {
+            Judgement::NotYet(format!("no traffic has met fault {} yet", fault.name))
+        }
+        (Verdict::Quiet, FaultState::Expired | FaultState::Healed) => Judgement::Never(format!(
+            "fault {} ended and met nothing that it could act on",
+            fault.name
+        )),
+    }
+}
+
+pub(super) fn judged(fault: &FaultStatus, waited: Duration) -> Judgement {
+    let canaries = &fault.evidence.canary;
+    if !is_over(fault) {
+        Judgement::NotYet(format!("fault {} is {}", fault.name, words::fault(fault).0))
+    } else if let Some((link, _)) = canaries.iter().find(|(_, canary)| !canary.is_over) {
+        Judgement::NotYet(format!("the canary {link} has not answered since the heal"))
+    } else if fault.evidence.verdict == Verdict::Quiet && waited < LAST_COUNTS {
+        Judgement::NotYet(format!(
+            "fault {} has met nothing to act on, as far as is known",
+            fault.name
+        ))
+    } else {
+        Judgement::Met(None)
+    }
+}
+
+pub(super) fn with(
+    status: &Status,
+    name: &FaultName,
+    judge: impl Fn(&FaultStatus) -> Judgement,
+) -> Judgement {
+    fault(status, name)
+        .map_or_else(|| Judgement::NotYet(format!("there is no fault {name}")), judge)
+}
