@@ -74,7 +74,16 @@ pub fn resolve(
     spec: &FaultSpec,
     seed: u64,
 ) -> Result<Resolved, ShapeError> {
-    resolve::resolve(lab, reports, spec, &check::check(spec)?, seed)
+    let resolved = resolve::resolve(lab, reports, spec, &check::check(spec)?, seed)?;
+    let asks = |link: &Link| link.from.node().is_some() && link.to.node().is_some();
+    if spec.canary && !resolved.links.is_empty() && !resolved.links.iter().any(asks) {
+        return Err(ShapeError::Empty(
+            "`canary` asks a node from another node's host, and all these links are of clients: \
+             leave it out"
+                .to_owned(),
+        ));
+    }
+    Ok(resolved)
 }
 
 /// What the fault does to one of its links; `None` for faults on nodes and links it does not act on.

@@ -1,7 +1,7 @@
 //! Every pair of effects, and every option beside every effect: what is accepted acts, and what is
 //! refused says what to write.
 
-use super::{check, effect, spec, summary, with};
+use super::{check, effect, resolve_text, spec, summary, two_clusters, with};
 use crate::{file, proxy_spec::LinkEffect};
 
 const EFFECTS: [&str; 20] = [
@@ -142,4 +142,14 @@ fn jitter_is_told_by_what_it_does() {
     assert_eq!(told("uniform"), "latency 9ms ±2ms");
     assert_eq!(told("normal"), "latency 9ms ±2ms normal");
     assert_eq!(told("pareto"), "latency 9ms +2ms pareto");
+}
+
+#[test]
+fn a_canary_needs_a_link_between_nodes() {
+    let lab = two_clusters();
+    let clients = "between = [\"clients\", \"kv-1\"]\ncut = true\ncanary = true";
+    let error = resolve_text(&lab, clients).unwrap_err();
+    assert!(error.to_string().contains("all these links are of clients"), "{error}");
+    let both = "isolate = \"kv-1\"\nclients = true\ncanary = true";
+    resolve_text(&lab, both).unwrap();
 }
