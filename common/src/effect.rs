@@ -30,6 +30,9 @@ fn scaled(number: &str, scale: u64) -> Result<u64, String> {
     let value: f64 = number.parse().map_err(|_| "it has no number".to_owned())?;
     #[expect(clippy::cast_precision_loss, reason = "units are far below 2^52")]
     let value = value * scale as f64;
+    if value < 0.0 {
+        return Err("it is below zero".to_owned());
+    }
     // 2^53: above, neighbouring whole numbers cannot be told apart.
     if !(0.0..=9_007_199_254_740_992.0).contains(&value) {
         return Err("it is too large".to_owned());

@@ -53,7 +53,10 @@ pub fn find(name: &str, base: &Path) -> Result<(String, Blueprint), Failure> {
             let mut failure = status::unknown("blueprint", name, &names);
             failure.next = vec![
                 "faultbed blueprint list".to_owned(),
-                format!("--blueprint ./{name}.toml   # a file of your own, with a slash"),
+                format!(
+                    "./{}.toml   # a file of your own, with a slash",
+                    name.trim_end_matches(".toml")
+                ),
             ];
             Err(failure)
         }

@@ -361,6 +361,7 @@ fn reached(reply: &EditReply, before: Option<&Status>, after: &Status) -> Vec<St
                 .and_then(|status| wait::node(status, name))
                 .and_then(|node| node.binary.as_ref());
             line.push_str(&match was {
+                _ if binary.sha256.is_empty() => ", binary not hashed yet".to_owned(),
                 Some(was) if was.sha256 != binary.sha256 => {
                     format!(", binary {} -> {} (changed)", words::hash(was), words::hash(binary))
                 }

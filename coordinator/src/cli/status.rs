@@ -34,6 +34,9 @@ const LINE_CHARS_MAX: usize = 400;
 /// Clusters that the first line names; of more it says how many are in which state.
 const CLUSTERS_TOLD: usize = 12;
 
+/// Names that a mistyped one is answered with, where none is near.
+const KNOWN_NAMED_MAX: usize = 12;
+
 /// Sentences of one kind that are told; hundreds of hosts may have the same trouble.
 const PROBLEMS_TOLD: usize = 20;
 
@@ -290,7 +293,14 @@ pub fn unknown(word: &str, text: &str, known: &[&str]) -> Failure {
     let message = match (nearest(text, known.iter().copied()), known) {
         (Some(nearest), _) => format!("there is no {word} {text:?}; the nearest is {nearest}"),
         (None, []) => format!("there is no {word} {text:?}; there are none yet"),
-        (None, known) => format!("there is no {word} {text:?}; there are: {}", known.join(", ")),
+        (None, known) => {
+            let (named, more) = known.split_at(known.len().min(KNOWN_NAMED_MAX));
+            let more = match more.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("there is no {word} {text:?}; there are: {}{more}", named.join(", "))
+        }
     };
     Failure::refused(message).next("faultbed status")
 }

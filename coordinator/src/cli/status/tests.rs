@@ -127,6 +127,10 @@ fn unknown_names_bring_the_nearest() {
         error: there is no node "zzz"; there are: kv-1, kv-2, kv-3
           next: faultbed status"#]]
     .assert_eq(&failure.to_string());
+    let many: Vec<String> = (1..=15).map(|number| format!("kv-{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let said = unknown("node", "zzz", &many).to_string();
+    assert!(said.contains("kv-11, kv-12 and 3 more\n"), "{said}");
 }
 
 #[test]
