@@ -59,6 +59,12 @@ impl Effect {
 }
 
 impl Role {
+    /// A cluster can be without it.
+    #[must_use]
+    pub fn may_be_none(&self) -> bool {
+        self.least == Some(0)
+    }
+
     /// The scheme of a port.
     #[must_use]
     pub fn url(&self, port: &PortName, is_tls: bool) -> Option<&String> {
@@ -92,7 +98,7 @@ pub struct Role {
     pub search: Vec<String>,
     /// How many nodes where the cluster does not say.
     pub count: u32,
-    /// How few nodes it can have, where its program does not run with fewer.
+    /// How few nodes it can have, where its program does not run with fewer; 0 where the others do without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub least: Option<u32>,
     /// How many nodes it can have at most, where its program knows a bound.

@@ -14,7 +14,7 @@ pub(crate) use ports::reserved;
 pub use ports::used as used_ports;
 
 use crate::{
-    blueprint::Blueprint,
+    blueprint::{Blueprint, Role},
     generation::Incarnation,
     lab::{Cluster, Lab, Placement},
     name::{ClusterName, HostName, NodeName, RoleName, node_name},
@@ -53,7 +53,7 @@ pub fn place(
     let refuse = |why| PlaceError { cluster: name.clone(), why };
     let counts = counts(&next.spec, &next.blueprint);
     check_roles(&next.spec, &next.blueprint).map_err(refuse)?;
-    check_counts(&counts).map_err(refuse)?;
+    check_counts(&counts, &next.blueprint).map_err(refuse)?;
     check_cluster_name(lab, name).map_err(refuse)?;
     next.nodes.retain(|_, node| counts.contains_key(&node.role));
     for (role, count) in &counts {
@@ -163,9 +163,15 @@ fn check_overrides(next: &Cluster, role: &RoleName, spec: &RoleSpec) -> Result<(
     }
 }
 
-/// Files are checked when they are read; verbs and hand edits come by no file.
-fn check_counts(counts: &BTreeMap<RoleName, u32>) -> Result<(), String> {
-    match counts.iter().find(|(_, count)| !(1..=COUNT_MAX).contains(*count)) {
+/// Files are checked when they are read; verbs and hand edits come by no file. A role whose blueprint has 0 for
+/// the least may be left out, as long as there is another.
+fn check_counts(counts: &BTreeMap<RoleName, u32>, blueprint: &Blueprint) -> Result<(), String> {
+    let is_some = counts.values().any(|count| *count > 0);
+    let least = |role| {
+        let may_be_none = blueprint.roles.get(role).is_some_and(Role::may_be_none);
+        u32::from(!may_be_none || !is_some)
+    };
+    match counts.iter().find(|(role, count)| !(least(role)..=COUNT_MAX).contains(*count)) {
         Some((role, count)) => {
             Err(format!("count of {role} is {count}; it goes from 1 to {COUNT_MAX}"))
         }

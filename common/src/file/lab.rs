@@ -113,12 +113,18 @@ fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
         .and_then(|item| item.choice(&[("stay", OnCrash::Stay), ("restart", OnCrash::Restart)]));
     let lease = section.get("lease").and_then(|item| item.duration());
     let tls = section.get("tls").and_then(|item| item.truth()).unwrap_or_default();
+    let blueprint = blueprint.and_then(|item| item.filled_text());
+    let roles_are = blueprint.map(|it| format!("; `faultbed blueprint show {it}` names the roles"));
     let mut roles = BTreeMap::new();
     for role in section.rest() {
         // What is no table cannot be a role: it is a mistyped field.
         if !role.is_table() {
             if ROLE_FIELDS.contains(&role.name.as_str()) {
-                let help = format!("write it in [cluster.{}.ROLE]", item.name);
+                let help = format!(
+                    "write it in [cluster.{}.ROLE]{}",
+                    item.name,
+                    roles_are.as_deref().unwrap_or("")
+                );
                 role.wrong_key(format!("{} is a field of a role", role.name), Some(help));
             } else {
                 section.unknown(&role);
@@ -131,13 +137,17 @@ fn read_cluster(item: &Item<'_>, hosts: &Hosts) -> Option<ClusterSpec> {
             roles.insert(name, spec);
         }
     }
-    let blueprint = blueprint?.filled_text()?.to_owned();
+    let blueprint = blueprint?.to_owned();
     Some(ClusterSpec { blueprint, on_crash, lease, tls, roles })
 }
 
+/// What to write in place of a count that cannot be.
+pub(super) const OWN_COUNT: &str = "leave the field out for the blueprint's own count";
+
 fn read_role(section: &Section<'_>, hosts: &Hosts) -> RoleSpec {
-    let help = "leave the field out for the blueprint's own count";
-    let count = section.get("count").and_then(|item| item.number(1, COUNT_MAX.into(), Some(help)));
+    // Whether a role can be left out, its blueprint knows: `check_roles`.
+    let count =
+        section.get("count").and_then(|item| item.number(0, COUNT_MAX.into(), Some(OWN_COUNT)));
     let mut wanted_hosts = Vec::new();
     for host in section.get("hosts").and_then(|item| item.one_or_more()).unwrap_or_default() {
         let Some(text) = host.filled_text() else { continue };

@@ -6,10 +6,13 @@ use crate::{
     blueprint::Blueprint,
     fault::Targets,
     file::{
-        Problem, parse_tree,
+        Problem,
+        lab::OWN_COUNT,
+        parse_tree,
         walk::{Item, Problems, Section},
     },
     nearest, render,
+    spec::COUNT_MAX,
 };
 
 /// Checks the clusters of a parsed file against their blueprints: unknown blueprints, roles, effects.
@@ -71,6 +74,11 @@ fn check_cluster(
             role.wrong_key(message, Some(help));
             continue;
         };
+        if !rule.may_be_none()
+            && let Some(count) = role.section().and_then(|section| section.get("count"))
+        {
+            count.number(1, COUNT_MAX.into(), Some(OWN_COUNT));
+        }
         if rule.config.is_none() {
             check_no_config(&role);
         }

@@ -207,6 +207,25 @@ fn what_cannot_be_placed_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_role_that_its_blueprint_can_do_without_is_left_out() {
+    let blueprint = testing::shipped("tidb");
+    let placed = |counts: [(&str, u32); 3]| {
+        let mut spec = testing::spec("tidb", "tidb", 0);
+        for (role, count) in counts {
+            spec.roles.entry(role.parse().unwrap()).or_default().count = Some(count);
+        }
+        let mut next = testing::cluster(blueprint.clone(), spec);
+        let name = "db".parse().unwrap();
+        place(&testing::empty_lab(3), &name, &mut next, &BTreeMap::new())
+            .map(|()| next.nodes.len())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(placed([("pd", 1), ("tikv", 3), ("tidb", 0)]), Ok(4));
+    let refused = "cluster db: count of tikv is 0; it goes from 1 to 1000".to_owned();
+    assert_eq!(placed([("pd", 1), ("tikv", 0), ("tidb", 0)]), Err(refused));
+}
+
+#[test]
 fn a_cluster_whose_blueprint_lost_a_port_under_it_is_refused() {
     let mut lab = testing::lab();
     let kv = lab.clusters.values_mut().next().unwrap();

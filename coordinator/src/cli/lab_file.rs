@@ -199,6 +199,11 @@ pub fn missing_programs(
             || paths::in_search(&role.program, &role.search).is_some();
         if !is_found {
             let places: String = role.search.iter().map(|dir| format!(" or in {dir}")).collect();
+            let without = if role.may_be_none() {
+                format!("; or do without: {name}.count = 0 (--{name}.count 0)")
+            } else {
+                String::new()
+            };
             missing.push((
                 name.clone(),
                 PathProblem {
@@ -207,7 +212,7 @@ pub fn missing_programs(
                         role.program
                     ),
                     help: format!(
-                        "install it, or set {name}.path = \"bin/{}\" (on the command line: --{name}.path)",
+                        "install it, or set {name}.path = \"bin/{}\" (on the command line: --{name}.path){without}",
                         role.program
                     ),
                 },

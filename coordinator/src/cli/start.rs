@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use faultbed_common::{
-    blueprint::Blueprint,
+    blueprint::{Blueprint, Role},
     duration::Span,
     edit::Edit,
     name::{ClusterName, RoleName},
@@ -22,7 +22,8 @@ use crate::cli::{
     lab_file,
     node::VerbArgs,
     output::{self, Format},
-    paths::{self, Hosts},
+    paths::{self, Hosts, PathProblem},
+    table::{Tone, tone},
     up,
 };
 
@@ -213,7 +214,7 @@ async fn start_cluster(
         args.name.as_deref().unwrap_or(blueprint.name.as_str()).parse().map_err(|e| {
             Failure::refused(format!("{e}")).next("faultbed start cluster --name kv …")
         })?;
-    let spec = ClusterSpec {
+    let mut spec = ClusterSpec {
         blueprint: blueprint_name.clone(),
         on_crash: args.on_crash,
         lease: args.lease,
@@ -221,9 +222,8 @@ async fn start_cluster(
         roles,
     };
     let missing = lab_file::missing_programs(&spec, blueprint, session.hosts());
-    if let Some((role, problem)) = missing.into_iter().next() {
-        let next = format!("faultbed start cluster --{role}.path ./PROGRAM …");
-        return Err(problem.failure().next(next));
+    for note in leave_out(&mut spec, blueprint, missing)? {
+        output::say(tone(note, Tone::Warn));
     }
     let own = if blueprints::is_path(&blueprint_name) {
         BTreeMap::from([(blueprint_name, blueprint.clone())])
@@ -243,6 +243,29 @@ async fn start_cluster(
         output::data(format!("\n{}", up::bring::welcome(&client.context, &now, Some(&name))))?;
     }
     Ok(outcome)
+}
+
+/// Leaves out roles that a cluster can be without, that nobody has named, and whose program is not there;
+/// says which.
+///
+/// # Errors
+/// Another role's program is not there.
+fn leave_out(
+    spec: &mut ClusterSpec,
+    blueprint: &Blueprint,
+    missing: Vec<(RoleName, PathProblem)>,
+) -> Result<Vec<String>, Failure> {
+    let mut notes = Vec::new();
+    for (role, problem) in missing {
+        let may_be_none = blueprint.roles.get(&role).is_some_and(Role::may_be_none);
+        if !may_be_none || spec.roles.contains_key(&role) {
+            let next = format!("faultbed start cluster --{role}.path ./PROGRAM …");
+            return Err(problem.failure().next(next));
+        }
+        notes.push(format!("note: without {role}: {} (--{role}.path names it)", problem.message));
+        spec.roles.insert(role, RoleSpec { count: Some(0), ..RoleSpec::default() });
+    }
+    Ok(notes)
 }
 
 /// The cluster as it would stand in a lab file.

@@ -41,7 +41,7 @@ pub(super) fn read_role(item: &Item<'_>, reader: &Reader<'_>) -> Option<Role> {
     }
     let count = section.get("count").and_then(|item| item.number(1, COUNT_MAX.into(), None));
     let lowest = count.unwrap_or(1);
-    let least = section.get("least").and_then(|item| item.number(1, lowest, None));
+    let least = section.get("least").and_then(|item| item.number(0, lowest, None));
     let most = section.get("most").and_then(|item| item.number(lowest, COUNT_MAX.into(), None));
     let ports = read_ports(&section);
     let dial_ports = section.get("dial_ports");

@@ -77,7 +77,7 @@ fn what_is_not_toml_is_shown_without_noise() {
           |
         4 | count = 3
           | ^^^^^
-          = help: write it in [cluster.kv.ROLE]
+          = help: write it in [cluster.kv.ROLE]; `faultbed blueprint show etcd` names the roles
 
     "#]]
     .assert_eq(&lab_errors(twice));
@@ -292,6 +292,7 @@ count = 1
 [cluster.db.etcd]
 config = "etcd.yml"
 node.2.config = "other.yml"
+count = 0
 [fault.f]
 on = "leader:db"
 effect = "freeze"
@@ -326,10 +327,17 @@ for = "none"
         10 | node.2.config = "other.yml"
            |        ^^^^^^
 
-        error: blueprint etcd has no effect "freeze"; it has failpoint, move-leader
-          --> lab.toml:13:10
+        error: count is 0; it goes from 1 to 1000
+          --> lab.toml:11:9
            |
-        13 | effect = "freeze"
+        11 | count = 0
+           |         ^
+           = help: leave the field out for the blueprint's own count
+
+        error: blueprint etcd has no effect "freeze"; it has failpoint, move-leader
+          --> lab.toml:14:10
+           |
+        14 | effect = "freeze"
            |          ^^^^^^^^
 
     "#]]

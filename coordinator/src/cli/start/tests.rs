@@ -55,6 +55,26 @@ fn misspelt_roles_bring_the_nearest_flag() {
 }
 
 #[test]
+fn a_role_that_may_be_none_is_left_out_where_its_program_is_not_there() {
+    let tidb = &blueprints()["tidb"];
+    let role = |text: &str| text.parse::<RoleName>().unwrap();
+    let leave = |roles: &[&str], missing: &[&str]| {
+        let named = roles.iter().map(|text| (role(text), RoleSpec::default()));
+        let mut spec = ClusterSpec { roles: named.collect(), ..ClusterSpec::default() };
+        let problem = PathProblem { message: "it is not in PATH".into(), help: String::new() };
+        let missing = missing.iter().map(|text| (role(text), problem.clone()));
+        let notes = leave_out(&mut spec, tidb, missing.collect());
+        let count = spec.roles.get(&role("tidb")).and_then(|tidb| tidb.count);
+        (notes.map_err(|failure| failure.to_string()), count)
+    };
+    let (notes, count) = leave(&["tikv"], &["tidb"]);
+    assert_eq!(notes.unwrap(), ["note: without tidb: it is not in PATH (--tidb.path names it)"]);
+    assert_eq!(count, Some(0));
+    leave(&["tikv", "tidb"], &["tidb"]).0.unwrap_err();
+    leave(&["tikv"], &["pd", "tidb"]).0.unwrap_err();
+}
+
+#[test]
 fn counts_out_of_range_are_refused() {
     let error = parse("faultbed start cluster --etcd.count 10000000").unwrap_err();
     assert!(error.contains("0..=1000"), "{error}");

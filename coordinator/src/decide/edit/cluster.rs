@@ -253,7 +253,9 @@ fn check(
     }
     // For a cluster that is new, `place` says what a count may be.
     if change.lab.clusters.contains_key(name)
-        && let Some((role, _)) = counts(spec, blueprint).iter().find(|(_, count)| **count == 0)
+        && let Some((role, _)) = counts(spec, blueprint).iter().find(|(role, count)| {
+            **count == 0 && !blueprint.roles.get(*role).is_some_and(Role::may_be_none)
+        })
     {
         return Err(invalid(format!(
             "cluster {name}: count of {role} is 0; `faultbed stop {name}` stops its nodes, \

@@ -121,3 +121,45 @@ fn an_effect_of_its_own_is_rendered_for_the_roles_that_have_it() {
     let error = why(world.inject("on = \"db/meta\"\neffect = \"slow\""));
     assert!(error.contains("no node named has a role"), "{error}");
 }
+
+#[test]
+fn nodes_that_have_no_safe_way_to_leave_are_taken_away_only_by_force() {
+    let three = MYKV.replace("count = 1", "count = 3").replace("count = 2", "count = 3");
+    let text = three + "[role.data.leave]\nrefuse = \"its parts must move first\"\n";
+    let blueprint = parse_blueprint(&text).unwrap();
+    let mut world = empty();
+    apply(&mut world, FILE, &blueprint).unwrap();
+    world.obey();
+    let fewer = |world: &mut World, role: &str| {
+        let targets = vec![format!("db/{role}")];
+        world.edit(Edit::Set { targets, field: "count".into(), value: "2".into() })
+    };
+    let remove =
+        |world: &mut World| world.edit(Edit::Remove { targets: vec!["db-data-3".to_owned()] });
+    for refused in [
+        why(fewer(&mut world, "data")),
+        why(remove(&mut world)),
+        why(apply(&mut world, &format!("{FILE}data.count = 2\n"), &blueprint)),
+    ] {
+        assert!(refused.contains("db-data-3 away could lose data: its parts must"), "{refused}");
+        assert!(refused.contains("`faultbed remove db-data-3 --force`"), "{refused}");
+    }
+    // Those that can are not kept, nor is a cluster that goes as a whole.
+    fewer(&mut world, "meta").unwrap();
+    world.force = true;
+    remove(&mut world).unwrap();
+    world.force = false;
+    world.edit(Edit::DeleteCluster { name: key("db"), wipe: false }).unwrap();
+}
+
+#[test]
+fn a_cluster_without_a_role_that_it_can_do_without_is_changed_like_any_other() {
+    let mut world = empty();
+    let file =
+        |tikv| format!("[cluster.db]\nblueprint = \"tidb\"\ntidb.count = 0\ntikv.count = {tikv}\n");
+    world.apply(&file(3)).unwrap();
+    world.apply(&file(4)).unwrap();
+    assert!(why(world.apply(&file(0))).contains("count of tikv is 0"));
+    world.apply("[cluster.db]\nblueprint = \"tidb\"\ntikv.count = 4\n").unwrap();
+    assert_eq!(world.lab.clusters[&key("db")].nodes.len(), 3 + 4 + 2);
+}

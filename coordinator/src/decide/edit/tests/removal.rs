@@ -57,31 +57,6 @@ fn who_lists_a_node_that_is_removed_restarts_as_when_fewer_are_asked_for() {
 }
 
 #[test]
-fn nodes_that_have_no_safe_way_to_leave_are_taken_away_only_by_force() {
-    let mut world = empty();
-    world.apply("[cluster.db]\nblueprint = \"tidb\"\n").unwrap();
-    world.obey();
-    let fewer = |world: &mut World, role: &str| {
-        let targets = vec![format!("db/{role}")];
-        world.edit(Edit::Set { targets, field: "count".into(), value: "2".into() })
-    };
-    for refused in [
-        why(fewer(&mut world, "tikv")),
-        why(remove(&mut world, "db-tikv-3")),
-        why(world.apply("[cluster.db]\nblueprint = \"tidb\"\ntikv.count = 2\n")),
-    ] {
-        assert!(refused.contains("db-tikv-3 away could lose data: PD must move"), "{refused}");
-        assert!(refused.contains("`faultbed remove db-tikv-3 --force`"), "{refused}");
-    }
-    // Those that can are not kept, nor is a cluster that goes as a whole.
-    fewer(&mut world, "pd").unwrap();
-    world.force = true;
-    remove(&mut world, "db-tikv-3").unwrap();
-    world.force = false;
-    world.edit(Edit::DeleteCluster { name: "db".parse().unwrap(), wipe: false }).unwrap();
-}
-
-#[test]
 fn data_that_was_kept_is_met_by_the_same_cluster_only() {
     let mut world = ready();
     let delete = |world: &mut World, wipe| {
