@@ -37,6 +37,7 @@ if [ "$purpose" = test ]; then
     need nft nftables
     need ethtool ethtool
     need nats-server nats-server
+    need curl curl # members of a database join and leave by it
     need openssl openssl # looks at certificates from outside
     need java default-jre-headless
     [ -e /usr/share/java/zookeeper.jar ] || missing="$missing zookeeper"

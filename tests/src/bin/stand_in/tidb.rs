@@ -1,7 +1,7 @@
 //! Stands in for `pd-server`, `tikv-server` and `tidb-server`: members, stores and who knows of whom.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
@@ -59,7 +60,7 @@ pub(crate) fn pd(args: &[String]) {
             thread::sleep(EVERY);
         }
     });
-    let stores: Mutex<BTreeSet<String>> = Mutex::default();
+    let stores = Mutex::new(Stores::of(&flags["config"]));
     serve_all(client, move |request| {
         let leader = leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(leader) = leader else { return (503, "no leader".to_owned()) };
@@ -69,19 +70,92 @@ pub(crate) fn pd(args: &[String]) {
             ("GET", ["pd", "api", "v1", "leader"]) => {
                 (200, format!("{{\n  \"name\": \"{leader}\",\n  \"member_id\": 1\n}}"))
             }
-            ("GET", ["pd", "api", "v1", "stores"]) => {
-                (200, format!("{{\"count\": {}}}", stores.len()))
-            }
+            ("GET", ["pd", "api", "v1", "stores"]) => (200, stores.look()),
             ("DELETE", ["pd", "api", "v1", "members", "name", gone]) => {
                 (if members.remove(gone) { 200 } else { 404 }, String::new())
             }
             ("GET", ["stand-in", "join", name, at]) => members.add(name, at),
-            ("GET", ["stand-in", "store", store]) => {
-                (200, stores.insert((*store).to_owned()).to_string())
-            }
+            ("DELETE", ["pd", "api", "v1", "store", id]) => stores.remove(id),
+            ("GET", ["stand-in", "store", store, own]) => (200, stores.put(store, own)),
             _ => (404, String::new()),
         }
     });
+}
+
+/// For how many looks at the list a store that goes is still in it: its regions move.
+const LOOKS: u32 = 3;
+
+/// What a store is told that is not the one that PD knows by its address.
+const DUPLICATED: &str = "duplicated store address";
+
+/// A store as PD knows it. `looks` is for how many more of them one that goes is listed.
+struct Store {
+    id: usize,
+    own: String,
+    looks: Option<u32>,
+}
+
+/// The stores that joined, by their addresses.
+struct Stores {
+    replicas: usize,
+    all: BTreeMap<String, Store>,
+    last: usize,
+}
+
+impl Stores {
+    fn of(config: &str) -> Self {
+        let text = fs::read_to_string(config).unwrap_or_default();
+        let said = text.lines().find_map(|line| line.strip_prefix("max-replicas = ")?.parse().ok());
+        let replicas = said.unwrap_or_else(|| die("max-replicas is no number"));
+        Self { replicas, all: BTreeMap::new(), last: 0 }
+    }
+
+    /// One joins, or says that it is there: at the address of a tombstone, but not of another store.
+    fn put(&mut self, address: &str, own: &str) -> String {
+        match self.all.get(address) {
+            Some(store) if store.own == own => return String::new(),
+            Some(store) if store.looks != Some(0) => return DUPLICATED.to_owned(),
+            _ => {}
+        }
+        self.last += 1;
+        let store = Store { id: self.last, own: own.to_owned(), looks: None };
+        self.all.insert(address.to_owned(), store);
+        String::new()
+    }
+
+    /// The list, in which a tombstone is not.
+    fn look(&mut self) -> String {
+        let mut shown = Vec::new();
+        for (address, Store { id, looks, .. }) in &mut self.all {
+            if *looks == Some(0) {
+                continue;
+            }
+            *looks = looks.map(|looks| looks - 1);
+            shown.push(format!(
+                "{{\n \"store\": {{\n  \"id\": {id},\n  \"address\": \"{address}\"\n }}\n}}"
+            ));
+        }
+        format!("{{\n\"count\": {},\n\"stores\": [{}]\n}}", shown.len(), shown.join(","))
+    }
+
+    /// One goes: by force at once, else unless fewer would be left than there are replicas.
+    fn remove(&mut self, asked: &str) -> (u16, String) {
+        let (id, is_forced) = match asked.strip_suffix("?force=true") {
+            Some(id) => (id, true),
+            None => (asked, false),
+        };
+        let left = self.all.values().filter(|store| store.looks.is_none()).count();
+        let Some(store) = self.all.values_mut().find(|store| store.id.to_string() == id) else {
+            return (404, String::new());
+        };
+        if !is_forced && store.looks.is_none() && left <= self.replicas {
+            let (would, need) = (left - 1, self.replicas);
+            let why = format!("the number of up stores would be {would} while need {need}");
+            return (400, format!("can not remove store {id} since {why}"));
+        }
+        store.looks = if is_forced { Some(0) } else { store.looks.or(Some(LOOKS)) };
+        (200, "\"The store is set as Offline.\"".to_owned())
+    }
 }
 
 /// Who is a member, and how many changes ago: of two lists the one with more changes is true.
@@ -214,6 +288,7 @@ pub(crate) fn tikv(args: &[String]) {
         die("--advertise-status-addr is --advertise-addr");
     }
     let drivers = is_list_of(&flags["pd-endpoints"], "http://");
+    let ident = ident(&flags["data-dir"]);
     let is_up = Arc::new(AtomicBool::new(false));
     let up = Arc::clone(&is_up);
     let is_paused = Arc::new(AtomicBool::new(false));
@@ -221,9 +296,13 @@ pub(crate) fn tikv(args: &[String]) {
     thread::spawn(move || serve_unless(&paused, grpc));
     thread::spawn(move || {
         loop {
-            let register = |at: &SocketAddr| get(*at, &format!("/stand-in/store/{own}")).is_some();
+            let path = format!("/stand-in/store/{own}/{ident}");
+            let said = drivers.iter().find_map(|at| get(*at, &path));
+            if said.as_deref() == Some(DUPLICATED) {
+                die(DUPLICATED);
+            }
             // Its status port goes on to answer when it loses sight of PD later.
-            up.fetch_or(drivers.iter().filter(|at| register(at)).count() > 0, Relaxed);
+            up.fetch_or(said.is_some(), Relaxed);
             thread::sleep(EVERY);
         }
     });
@@ -237,6 +316,19 @@ pub(crate) fn tikv(args: &[String]) {
         }
         _ => (404, String::new()),
     });
+}
+
+/// Which store it is, as its data says; one without data is a new one.
+fn ident(data: &str) -> String {
+    let file = Path::new(data).join("db").join("ident");
+    fs::read_to_string(&file).unwrap_or_else(|_| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ident = since.as_nanos().to_string();
+        let made = fs::create_dir_all(Path::new(data).join("db"));
+        made.and_then(|()| fs::write(&file, &ident))
+            .unwrap_or_else(|error| die(&format!("write {file:?}: {error}")));
+        ident
+    })
 }
 
 /// Serves gRPC's port, which is closed while it is paused: TiKV drops its gRPC server then.
