@@ -137,15 +137,48 @@ fn a_port_that_is_taken_later_is_stuck_with_its_holder_named_until_it_is_free() 
 }
 
 #[test]
-fn a_node_that_exits_at_once_shows_its_exit_its_last_lines_and_the_probe() {
+fn a_node_that_exits_at_once_shows_its_exit_and_its_last_lines() {
     let lab = Lab::up("exits", ETCD);
     let ran = lab.run(&["set", "kv-3", "args=--no-such-flag"]);
     assert_ne!(ran.code, 0, "it never gets ready: {}", ran.stdout);
     let all = format!("{}{}", ran.stdout, ran.stderr);
-    for text in ["kv-3 crashed", "exit 2", "probe", "Show the version of etcd."] {
+    for text in ["kv-3 crashed", "exit 2", "Show the version of etcd."] {
         assert!(all.contains(text), "{text}: {all}");
     }
     assert_eq!(lab.node("kv-3").observed, NodeState::Crashed);
+}
+
+/// A server that ends at its third connection: what was wrong with the first is known by then.
+const ENDS: &str = r#"
+name = "ends"
+summary = "a server that has enough"
+[role.ends]
+program = "python3"
+count = 1
+port.http = { default = 7070, url = "http" }
+args = ["-c", """
+import socket, sys
+server = socket.create_server(("{{ node.private }}", {{ node.port.http.port }}))
+for _ in range(3):
+    server.accept()[0].close()
+sys.exit("had enough")
+"""]
+ready = { http = "{{ port.http.bind }}/", expect = "status == 200" }
+"#;
+
+#[test]
+fn a_node_that_ends_before_it_was_ready_shows_what_the_probe_said_last() {
+    let lab = Lab::new("ends");
+    lab.write("ends.toml", ENDS);
+    let file =
+        lab.write("lab.toml", "[lab]\nhosts = 1\n[cluster.web]\nblueprint = \"./ends.toml\"\n");
+    let ran = lab.run(&["up", "-d", &file.display().to_string()]);
+    assert_ne!(ran.code, 0, "it never gets ready: {}", ran.stdout);
+    let all = format!("{}{}", ran.stdout, ran.stderr);
+    for text in ["web-1 crashed", "exit 1", "had enough", "last failed probe"] {
+        assert!(all.contains(text), "{text}: {all}");
+    }
+    assert_eq!(lab.node("web-1").observed, NodeState::Crashed);
 }
 
 #[test]
