@@ -40,6 +40,9 @@ pub struct Status {
     pub leaving: Vec<NodeStatus>,
     /// The faults, the newest last.
     pub faults: Vec<FaultStatus>,
+    /// Faults that were deleted, and the hosts that still have them in force.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forgotten: BTreeMap<FaultName, Vec<HostName>>,
     /// Connections around the proxies.
     pub bypasses: Vec<BypassStatus>,
     /// How long the lab may run, where that is bounded.

@@ -34,6 +34,7 @@ pub(crate) fn three_nodes() -> Status {
         nodes: (1..=3).map(node).collect(),
         leaving: Vec::new(),
         faults: Vec::new(),
+        forgotten: BTreeMap::new(),
         bypasses: Vec::new(),
         lease: None,
     }

@@ -123,15 +123,7 @@ pub fn judge(status: &Status, goal: &Goal, waited: Duration) -> Judgement {
             judge_removed(status, name, host.as_ref(), *generation)
         }
         Goal::InForce(name) => faults::with(status, name, faults::in_force),
-        Goal::Ended(name) => match fault(status, name) {
-            None => faults::forgotten(status, name),
-            Some(fault) => {
-                Judgement::met_if(is_over(fault), || match fault.lingers_on.as_slice() {
-                    [] => format!("fault {name} is {}", words::fault(fault).0),
-                    hosts => format!("fault {name} is still in force on {}", list(hosts)),
-                })
-            }
-        },
+        Goal::Ended(name) => faults::ended(status, name),
         Goal::Confirmed(name) => faults::with(status, name, faults::confirmed),
         Goal::Judged(name) => match fault(status, name) {
             None => Judgement::Met(None),

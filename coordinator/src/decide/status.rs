@@ -52,7 +52,7 @@ pub enum Detail {
     NoEvidenceOfLinks,
     /// Everything but their links, one by one.
     NoLinks,
-    /// As that, and nothing of nodes, clusters and what is pending but the ends of faults.
+    /// As that, and nothing of nodes, clusters and what is pending.
     OnlyFaults,
 }
 
@@ -115,9 +115,10 @@ pub fn status(
     let nodes = if is_whole { node::nodes(&view) } else { Vec::new() };
     let leftovers = leftover::all(&view);
     let faults = fault::faults(&view, &leftovers);
+    let forgotten = leftover::of_forgotten(&view, &leftovers);
     let progress = match is_whole {
         true => progress::progress(&view, (&nodes, &faults), leftovers, refused),
-        false => progress::of_leftovers(leftovers),
+        false => progress::Progress::default(),
     };
     let of_clusters: Vec<_> = lab.clusters.iter().filter(|_| is_whole).collect();
     let mut members: BTreeMap<&ClusterName, Vec<&NodeStatus>> = BTreeMap::new();
@@ -142,6 +143,7 @@ pub fn status(
         nodes,
         leaving: leaving::leaving(&view),
         faults,
+        forgotten,
     }
 }
 

@@ -3,22 +3,29 @@
 use std::time::Duration;
 
 use faultbed_common::{
-    name::FaultName,
+    name::{FaultName, HostName},
     status::{FaultState, FaultStatus, Status, Verdict},
 };
 
-use super::{Judgement, because, fault, is_over};
+use super::{Judgement, because, fault, is_over, list};
 use crate::cli::status::words;
 
 /// The last counts of a fault that is over arrive within this.
 const LAST_COUNTS: Duration = Duration::from_secs(2);
 
-/// A fault that was deleted has no place among the others any more; hosts say while they still have it.
-pub(super) fn forgotten(status: &Status, name: &FaultName) -> Judgement {
-    let begins = format!("fault {name} is still in force on ");
-    let mut reasons = status.pending.iter().chain(&status.stuck);
-    let still = reasons.find(|reason| reason.starts_with(&begins));
-    still.map_or(Judgement::Met(None), |reason| Judgement::NotYet(reason.clone()))
+/// Over everywhere, also where it was deleted meanwhile.
+pub(super) fn ended(status: &Status, name: &FaultName) -> Judgement {
+    let lingers = |hosts: &[HostName]| format!("fault {name} is still in force on {}", list(hosts));
+    match (fault(status, name), status.forgotten.get(name)) {
+        (None, None) => Judgement::Met(None),
+        (None, Some(hosts)) => Judgement::NotYet(lingers(hosts)),
+        (Some(fault), _) => {
+            Judgement::met_if(is_over(fault), || match fault.lingers_on.as_slice() {
+                [] => format!("fault {name} is {}", words::fault(fault).0),
+                hosts => lingers(hosts),
+            })
+        }
+    }
 }
 
 pub(super) fn in_force(fault: &FaultStatus) -> Judgement {

@@ -103,10 +103,12 @@ fn a_heal_is_observed_and_not_assumed() {
 fn a_fault_that_was_deleted_is_over_when_no_host_has_it() {
     let mut status = testing::three_nodes();
     let goal = Goal::Ended("split".parse().unwrap());
+    for name in ["split", "split-2"] {
+        status.forgotten.insert(name.parse().unwrap(), vec!["h1".parse().unwrap()]);
+    }
     let still = "fault split is still in force on h1".to_owned();
-    status.pending = vec!["fault split-2 is still in force on h1".to_owned(), still.clone()];
     assert_eq!(judge(&status, &goal, NOW), Judgement::NotYet(still));
-    status.pending.pop();
+    status.forgotten.retain(|name, _| name.as_str() == "split-2");
     assert_eq!(judge(&status, &goal, NOW), Judgement::Met(None), "that is another one");
 }
 

@@ -1,5 +1,7 @@
 //! What is over and may still be in force on some host: a heal is observed, not assumed.
 
+use std::collections::BTreeMap;
+
 use faultbed_common::{
     lab::Fault,
     name::{FaultName, HostName},
@@ -29,6 +31,18 @@ pub(super) fn all<'a>(view: &View<'a>) -> Vec<Leftover<'a>> {
         }
     }
     found
+}
+
+/// Those of faults that the lab does not have any more.
+pub(super) fn of_forgotten(
+    view: &View<'_>,
+    leftovers: &[Leftover<'_>],
+) -> BTreeMap<FaultName, Vec<HostName>> {
+    let mut forgotten: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for leftover in leftovers.iter().filter(|it| !view.lab.faults.contains_key(it.fault)) {
+        forgotten.entry(leftover.fault.clone()).or_default().push(leftover.host.clone());
+    }
+    forgotten
 }
 
 fn still_active<'a>(view: &View<'a>) -> Vec<Leftover<'a>> {

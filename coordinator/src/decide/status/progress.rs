@@ -57,8 +57,8 @@ pub(super) fn progress(
     for fault in faults {
         of_fault(view, fault, &mut progress);
     }
-    for sentence in of_leftovers(leftovers).pending {
-        progress.pending(sentence);
+    for leftover in leftovers {
+        progress.pending(leftover.sentence);
     }
     for cluster in view.lab.clusters.values().filter(|cluster| !cluster.relist.is_empty()) {
         let restart: Vec<&str> = cluster.relist.restart.iter().map(AsRef::as_ref).collect();
@@ -68,15 +68,6 @@ pub(super) fn progress(
     }
     for sentence in refused {
         progress.stuck(sentence.clone());
-    }
-    progress
-}
-
-/// What is over and still in force somewhere, also of faults that are forgotten.
-pub(super) fn of_leftovers(leftovers: Vec<Leftover<'_>>) -> Progress {
-    let mut progress = Progress::default();
-    for leftover in leftovers {
-        progress.pending(leftover.sentence);
     }
     progress
 }

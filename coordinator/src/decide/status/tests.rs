@@ -267,7 +267,7 @@ fn a_brief_status_says_of_faults_what_the_whole_one_says_but_for_links() {
     world.edit(Edit::DeleteFault { name: name.clone() }).unwrap();
     world.reports = reports;
     let brief = status(&world.lab, &world.seen(), &[], (world.now, Detail::OnlyFaults));
-    assert!(brief.pending.contains(&format!("fault {name} is still in force on h1")));
+    assert_eq!(brief.forgotten[&name], [key("h1"), key("h2"), key("h3")]);
 }
 
 #[test]
