@@ -7,9 +7,9 @@ use crate::bins;
 pub enum Mini {
     /// Nothing.
     Idle,
-    /// Each streams to every other and says whom it hears.
+    /// Each streams to every other, every millisecond, and says whom it hears.
     Streams,
-    /// The same; they also choose a leader, and give clients back what they send.
+    /// The same, every ten; they also choose a leader, and give clients back what they send.
     Echoes,
 }
 
@@ -22,8 +22,9 @@ pub fn blueprint(does: Mini) -> String {
             "{% for n in role.mini %}{{ n.name }}={{ n.port.peer.advertise }},{% endfor %}"
         }
     };
-    let (echo, more) = match does {
-        Mini::Idle | Mini::Streams => ("", ""),
+    let (options, more) = match does {
+        Mini::Idle => ("", ""),
+        Mini::Streams => (r#", "--every-ms=1""#, ""),
         Mini::Echoes => (
             r#", "--echo={{ node.port.client.bind }}""#,
             r#"port.client = { default = 7000 }
@@ -40,7 +41,7 @@ count = 3
 port.peer = {{ default = 7001 }}
 port.http = {{ default = 7002, url = "http", proxied = false }}
 args = ["--name={{{{ node.name }}}}", "--listen={{{{ node.port.peer.bind }}}}", "--http={{{{ node.port.http.bind }}}}",
-        "--peers={peers}"{echo}]
+        "--peers={peers}"{options}]
 ready = {{ http = "{{{{ node.port.http.bind }}}}/status", expect = "status == 200" }}
 {more}
 "#,

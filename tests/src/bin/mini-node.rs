@@ -1,9 +1,9 @@
 //! A tiny "database" for tests and benchmarks: every node streams to every other and says whom it hears.
 //!
-//! Each node dials its peers at their advertised addresses and writes eight bytes every millisecond
-//! on each connection. `GET /status` tells when the last byte of each peer came (CLOCK_MONOTONIC),
-//! who leads (the first by name of those heard within half a second) and in which term. With `--echo`
-//! it also gives clients back what they send.
+//! Each node dials its peers at their advertised addresses and writes eight bytes every ten milliseconds,
+//! or as `--every-ms` says, on each connection. `GET /status` tells when the last byte of each peer came
+//! (CLOCK_MONOTONIC), who leads (the first by name of those heard within half a second) and in which term.
+//! With `--echo` it also gives clients back what they send.
 
 use std::{
     collections::BTreeMap,
@@ -14,8 +14,8 @@ use std::{
     time::Duration,
 };
 
-/// Between two writes on one connection.
-const WRITE_EVERY: Duration = Duration::from_millis(1);
+/// Between two writes on one connection, where nothing else is said.
+const WRITE_EVERY: Duration = Duration::from_millis(10);
 
 /// A peer not heard for this long counts as gone.
 const GONE_AFTER_NS: u64 = 500_000_000;
@@ -44,11 +44,14 @@ fn main() {
     let peers =
         TcpListener::bind(&listen).unwrap_or_else(|e| panic_usage(&format!("{listen}: {e}")));
     let status = TcpListener::bind(&http).unwrap_or_else(|e| panic_usage(&format!("{http}: {e}")));
+    let every = options.get("every-ms").map_or(WRITE_EVERY, |ms| {
+        Duration::from_millis(ms.parse().unwrap_or_else(|_| panic_usage(ms)))
+    });
     for peer in get("peers").split(',').filter(|peer| !peer.is_empty()) {
         let Some((peer_name, address)) = peer.split_once('=') else { panic_usage(peer) };
         if peer_name != name {
             let (name, address) = (name.clone(), address.to_owned());
-            thread::spawn(move || write_for_ever(&name, &address));
+            thread::spawn(move || write_for_ever(&name, &address, every));
         }
     }
     {
@@ -76,19 +79,20 @@ fn main() {
 fn panic_usage(what: &str) -> ! {
     let _ = writeln!(
         std::io::stderr(),
-        "mini-node: {what}; usage: --name=N --listen=A:P --http=A:P --peers=N=A:P,… [--echo=A:P]"
+        "mini-node: {what}; usage: --name=N --listen=A:P --http=A:P --peers=N=A:P,… [--echo=A:P] \
+         [--every-ms=N]"
     );
     #[expect(clippy::exit, reason = "a program this small has no one else to tell")]
     std::process::exit(2)
 }
 
-fn write_for_ever(name: &str, address: &str) {
+fn write_for_ever(name: &str, address: &str, every: Duration) {
     let hello = format!("{name:<8.8}");
     loop {
         if let Ok(mut stream) = TcpStream::connect(address) {
             let _ = stream.set_nodelay(true);
             while stream.write_all(hello.as_bytes()).is_ok() {
-                thread::sleep(WRITE_EVERY);
+                thread::sleep(every);
             }
         }
         thread::sleep(Duration::from_millis(100));
