@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::sockopt;
+
 use super::net::Place;
 
 /// Between two questions on one connection, and between two dials.
@@ -20,6 +22,10 @@ const EVERY: Duration = Duration::from_millis(20);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A dial, or its first answer, that takes longer has failed.
 const DIAL_MAX: Duration = Duration::from_secs(2);
+
+/// Between two probes of a connection on which nothing comes, and how many stay unanswered until it has failed.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 100;
 
 /// Something a client did not like: when, and what its kernel called it.
 pub type Complaint = (Instant, String);
@@ -140,6 +146,7 @@ fn ask_on(asker: &Asker, mut stream: TcpStream) -> Result<(), String> {
     let fails = |error: std::io::Error| error.to_string();
     stream.set_nodelay(true).map_err(fails)?;
     stream.set_read_timeout(Some(LOOK_EVERY)).map_err(fails)?;
+    probe_when_idle(&stream).map_err(|error| error.to_string())?;
     for number in 0_u64.. {
         let question = number.to_ne_bytes();
         stream.write_all(&question).map_err(fails)?;
@@ -167,6 +174,15 @@ fn ask_on(asker: &Asker, mut stream: TcpStream) -> Result<(), String> {
         thread::sleep(EVERY);
     }
     Ok(())
+}
+
+/// A question that the other kernel has acknowledged is not sent again: only probes find out that its machine
+/// is another one by now. Their number outlasts every row.
+fn probe_when_idle(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, PROBE_EVERY)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 fn dial(asker: &Asker) {

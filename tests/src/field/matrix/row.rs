@@ -29,6 +29,10 @@ const NOISE: u32 = 3;
 pub(super) const DEADLINE_SLACK: Duration = Duration::from_millis(100);
 const DEADLINE_NOISE: Duration = Duration::from_millis(400);
 
+/// A node is looked at until so long before it may answer, and how often.
+const SILENT_UNTIL_MS: u64 = 300;
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// All nodes.
 pub(super) const ALL: [&str; 3] = ["m-1", "m-2", "m-3"];
 /// The seconds that outages last which an issue wants to last a minute; in the suite fewer do.
@@ -145,6 +149,23 @@ pub(super) fn deadline(field: &Field, node: &str, name: &str) -> u64 {
     wait_for("the host knows the deadline", PATIENCE, || {
         look::deadlines(dir).get(name).copied().ok_or_else(|| "none".to_owned())
     })
+}
+
+/// Until shortly before something ends that keeps a node silent, by CLOCK_BOOTTIME: it answered nothing since the
+/// client last forgot. A look that comes too late, on a machine that stood still meanwhile, says nothing.
+pub(super) fn silent_until(client: &Client, node: &str, deadline_ns: u64) {
+    let mut looks = 0;
+    loop {
+        let answers = client.seen()[node].answers;
+        let left_ms = deadline_ns.saturating_sub(look::boottime_ns()) / 1_000_000;
+        if left_ms < SILENT_UNTIL_MS {
+            break;
+        }
+        assert_eq!(answers, 0, "{node} answered, {left_ms} ms before it might");
+        looks += 1;
+        thread::sleep(LOOK_EVERY);
+    }
+    assert!(looks > 0, "nobody looked at {node} before its time: this machine is too slow");
 }
 
 /// Waits for the end of a cut; by how much its deadline was missed.
