@@ -8,7 +8,7 @@ use std::{
 use faultbed_common::{name::NodeName, report::Bypass};
 
 use crate::{
-    proxy::processes::tagged_node,
+    node::tags,
     reconcile::hands::SurveyOrder,
     sockets::{self, ESTABLISHED},
 };
@@ -93,7 +93,7 @@ fn owner(holder: Option<u32>, to: &NodeName, order: &SurveyOrder, proxy: Option<
     let Some(pid) = holder else { return Owner::Stranger(sockets::describe(None)) };
     for ancestor in sockets::ancestors(pid) {
         // The other hosts of a simulated lab are on this machine too.
-        let elsewhere = || tagged_node(ancestor, Some(order.lab.as_ref()?));
+        let elsewhere = || tags::node_of(ancestor, Some(order.lab.as_ref()?));
         match order.shims.get(&ancestor).cloned().or_else(elsewhere) {
             Some(node) if node == *to => return Owner::Innocent,
             Some(node) => return Owner::Stranger(node.to_string()),

@@ -25,6 +25,7 @@ pub mod process;
 pub mod records;
 pub mod runs;
 pub mod signal;
+pub mod tags;
 
 pub use crate::clock;
 pub use inspect::{RunState, inspect};

@@ -50,7 +50,7 @@ mod lossy;
 mod origin;
 mod pair;
 mod process;
-pub(crate) mod processes;
+mod processes;
 mod rule_set;
 mod shaper;
 mod side;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     records::{EXIT_FILE, LAUNCH_FILE, LaunchSpec, ORDERS_FILE, RUN_FILE, RunRecord, ShimOrders},
     runs::try_lock,
+    tags::{NODE_TAG, RUN_TAG},
 };
 use crate::node::records::write_record;
 
@@ -25,10 +26,6 @@ const STARTER_WAIT_MAX: Duration = Duration::from_secs(7);
 const REPORT_BYTES_MAX: u64 = 64 * 1024;
 /// The binary that is agent, shim and proxy; names the running one also after an upgrade of the file.
 const OWN_BINARY: &str = "/proc/self/exe";
-/// On a shim and all it starts, unless they wipe it: `LAB/NODE/INCARNATION`.
-pub const NODE_TAG: &str = "FAULTBED_NODE";
-/// On a shim and all it starts, unless they wipe it: the run directory.
-pub const RUN_TAG: &str = "FAULTBED_RUN";
 
 /// Why a node was not started.
 #[derive(Debug, thiserror::Error)]

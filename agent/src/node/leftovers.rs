@@ -1,7 +1,6 @@
 //! Processes of runs that no shim holds any more, found by the tags in their environment.
 //!
-//! A process can wipe its tags (Redis does), so their absence proves nothing; what carries them is
-//! ours. This finds what is left when a shim was killed and a detached child of its node was not.
+//! This finds what is left when a shim was killed and a detached child of its node was not.
 
 use std::{
     collections::BTreeMap,
@@ -11,9 +10,9 @@ use std::{
 };
 
 use super::{
-    launch::{NODE_TAG, RUN_TAG},
     process::{ProcStat, ProcessId},
     records::{RUN_FILE, RunRecord, read_record},
+    tags::{NODE_TAG, RUN_TAG, environment, variable},
 };
 
 /// A process of a run that is over.
@@ -54,28 +53,11 @@ pub fn leftovers(under: &Path) -> io::Result<Vec<Leftover>> {
     Ok(found)
 }
 
-/// Looks at an empty environment before it is believed.
-const EXCHANGE_LOOKS: u32 = 20;
-
 /// Living processes that carry the tag of this run.
 pub(super) fn tagged_with(run_dir: &Path) -> Vec<ProcessId> {
     let Ok(run_dir) = std::path::absolute(run_dir) else { return Vec::new() };
     let tagged = tagged().unwrap_or_default();
     tagged.into_iter().filter(|(_, dir, _)| *dir == run_dir).map(|(process, ..)| process).collect()
-}
-
-/// The environment of a process. While one exchanges its program its environment is empty for a
-/// moment: taken at its word then, it would be nobody's, and its run over.
-fn environment(pid: i32) -> Option<Vec<u8>> {
-    for _ in 0..EXCHANGE_LOOKS {
-        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        // A kernel thread and a zombie have no program either.
-        if !environ.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
-            return Some(environ);
-        }
-        std::thread::yield_now();
-    }
-    None
 }
 
 /// Every living process with our tags, its run directory and its node tag.
@@ -86,7 +68,7 @@ fn tagged() -> io::Result<Vec<(ProcessId, PathBuf, String)>> {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         // Of another user's processes the environment cannot be read; those are not ours.
-        let Some(environ) = environment(pid) else { continue };
+        let Some(environ) = environment(pid.cast_unsigned()) else { continue };
         let Some(run_dir) = variable(&environ, RUN_TAG) else { continue };
         let tag = variable(&environ, NODE_TAG).unwrap_or_default();
         let Ok(process) = ProcessId::of(pid) else { continue };
@@ -96,13 +78,6 @@ fn tagged() -> io::Result<Vec<(ProcessId, PathBuf, String)>> {
         }
     }
     Ok(found)
-}
-
-/// The value of one variable in a `/proc/PID/environ`.
-fn variable<'a>(environ: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    environ.split(|byte| *byte == 0).find_map(|entry| {
-        entry.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
-    })
 }
 
 /// The pid of the shim that a run directory names, while it lives.
@@ -142,16 +117,4 @@ fn command_line(pid: i32) -> String {
         .map(String::from_utf8_lossy)
         .collect();
     words.join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_variable_is_found_by_its_whole_name() {
-        let environ = b"XFAULTBED_RUN=/no\0FAULTBED_RUNS=/no\0FAULTBED_RUN=/a=b\0";
-        assert_eq!(variable(environ, "FAULTBED_RUN"), Some(b"/a=b".as_slice()));
-        assert_eq!(variable(environ, "FAULTBED"), None);
-    }
 }

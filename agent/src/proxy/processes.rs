@@ -8,8 +8,8 @@ use std::{
 
 use faultbed_common::name::{LabName, NodeName};
 
-/// The tag in a shim's environment, which its node mostly inherits: `<lab>/<node>/<incarnation>`.
-const TAG: &[u8] = b"FAULTBED_NODE=";
+use crate::node::tags;
+
 /// Ancestors looked at before a process counts as nobody's.
 const ANCESTORS_MAX: u32 = 64;
 /// The state of a listening socket in /proc/net/tcp.
@@ -29,17 +29,12 @@ pub(crate) fn node_processes(lab: Option<&LabName>) -> Owners {
         if let Some(parent) = parent_of(pid) {
             parents.insert(pid, parent);
         }
-        if let Some(node) = tagged_node(pid, lab) {
+        if let Some(node) = tags::node_of(pid, lab) {
             tagged.insert(pid, node);
         }
     }
     let nodes = parents.keys().filter_map(|pid| Some((*pid, owner(*pid, &parents, &tagged)?)));
     Owners { nodes: nodes.collect() }
-}
-
-/// The node that the environment of a process names, whichever host of this machine runs it.
-pub(crate) fn tagged_node(pid: u32, lab: Option<&LabName>) -> Option<NodeName> {
-    node_of(&fs::read(format!("/proc/{pid}/environ")).ok()?, lab)
 }
 
 /// The nearest tag on the way up.
@@ -56,17 +51,6 @@ fn owner(
         at = *parents.get(&at)?;
     }
     None
-}
-
-/// The node that an environment names.
-fn node_of(environment: &[u8], lab: Option<&LabName>) -> Option<NodeName> {
-    let tag = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(TAG))?;
-    let mut parts = std::str::from_utf8(tag).ok()?.split('/');
-    let of = parts.next()?;
-    if lab.is_some_and(|lab| lab.as_str() != of) {
-        return None;
-    }
-    parts.next()?.parse().ok()
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -155,19 +139,6 @@ mod tests {
         faultbed_fuzz::fuzz!(texts, |text: &[u8]| {
             let _refused = parse_address(&String::from_utf8_lossy(text));
         });
-    }
-
-    #[test]
-    fn an_environment_names_a_node_of_this_lab_only() {
-        let environment = b"PATH=/bin\0FAULTBED_NODE=demo/kv-1/3\0HOME=/";
-        assert_eq!(
-            node_of(environment, Some(&"demo".parse().unwrap())),
-            Some("kv-1".parse().unwrap())
-        );
-        assert_eq!(node_of(environment, None), Some("kv-1".parse().unwrap()));
-        assert_eq!(node_of(environment, Some(&"other".parse().unwrap())), None);
-        assert_eq!(node_of(b"FAULTBED_NODE=x\0", None), None);
-        assert_eq!(node_of(b"", None), None);
     }
 
     #[test]
