@@ -4,6 +4,9 @@ set -eu
 cd "$(dirname "$0")/.."
 deploy/setup.sh "$@" test
 
+# Most tests wait more than they work.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
+
 step() { echo "== $*" >&2; "$@"; }
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked -- -D warnings
