@@ -5,6 +5,7 @@
 //! refuses a file that has changed.
 
 pub mod fetch;
+pub mod version;
 mod web;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    thread,
 };
 
 use faultbed_common::program::Content;
@@ -26,6 +28,12 @@ const UNUSED_MAX: usize = 4;
 
 /// as long as they take no more than this together.
 const UNUSED_BYTES_MAX: u64 = 2 << 30;
+
+/// The line of a program's version, beside its pin.
+const VERSION_FILE: &str = "version.txt";
+
+/// What may wait for everything else.
+const PRIORITY_LOWEST: i32 = 19;
 
 /// A program that a node runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,53 +195,50 @@ pub fn again(before: &Binary) -> Result<PathBuf, BinaryError> {
     }
 }
 
-/// Hashes that were reckoned before.
+/// What was found out of programs before.
 #[derive(Debug, Default)]
 pub struct Hashes {
-    known: Vec<(FileId, Binary)>,
+    known: Vec<Binary>,
 }
 
 impl Hashes {
-    /// The same binary hashed, pinned and with its version, where that is known.
+    /// The same binary with what is known of it: its version, and once it is hashed its hash and pin.
     #[must_use]
     pub fn known(&self, binary: &Binary) -> Option<Binary> {
-        let (_, known) = self
-            .known
-            .iter()
-            .find(|(file, known)| *file == binary.file && known.path == binary.path)?;
-        Some(known.clone())
+        self.known.iter().find(|known| known.is_same_file(binary)).cloned()
     }
 
     /// Forgets programs of these hashes.
     pub fn forget(&mut self, gone: &[String]) {
         let is_gone = |sha256: &Option<String>| sha256.as_ref().is_some_and(|s| gone.contains(s));
-        self.known.retain(|(_, known)| !is_gone(&known.sha256));
+        self.known.retain(|known| !is_gone(&known.sha256));
     }
 
-    /// Remembers it.
+    /// Remembers it, in place of what was known of it; a version alone takes no hash away.
     pub fn learn(&mut self, binary: &Binary) {
+        let is_hashed = |known: Binary| known.sha256.is_some();
+        if binary.sha256.is_none() && self.known(binary).is_some_and(is_hashed) {
+            return;
+        }
+        self.known.retain(|known| !known.is_same_file(binary));
         if self.known.len() >= CACHE_MAX {
             self.known.remove(0);
         }
-        self.known.push((binary.file, binary.clone()));
+        self.known.push(binary.clone());
     }
 }
 
-/// Hashes a program and pins it below `bins`. `version` makes out its version.
+/// Hashes a program and pins it below `bins`; its version is what was noted there, where nobody knows it.
 ///
 /// # Errors
 /// It cannot be read, or has changed since it was started.
-pub fn identify(
-    binary: &Binary,
-    bins: &Path,
-    version: impl FnOnce(&Path) -> Option<String>,
-) -> Result<Binary, String> {
+pub fn identify(binary: &Binary, bins: &Path) -> Result<Binary, String> {
     let describe = |error: io::Error| format!("hash {}: {error}", binary.path.display());
     let mut file = File::open(&binary.path).map_err(describe)?;
     if FileId::of(&file.metadata().map_err(describe)?) != binary.file {
         return Err(format!("hash {}: it was replaced meanwhile", binary.path.display()));
     }
-    let sha256 = Content::read(&mut file).map_err(describe)?.sha256.to_string();
+    let sha256 = hash(&mut file).map_err(describe)?;
     let dir = bins.join(&sha256);
     let pinned = match pin(binary, &file, &dir) {
         Ok(pinned) => Some(pinned),
@@ -242,17 +247,28 @@ pub fn identify(
             None
         }
     };
-    let noted = dir.join("version.txt");
-    let version = match fs::read_to_string(&noted) {
-        Ok(text) => Some(text).filter(|text| !text.is_empty()),
-        Err(_) => {
-            let found = version(&binary.path);
-            // Only saves running it again.
-            fs::write(&noted, found.as_deref().unwrap_or_default()).ok();
-            found
-        }
-    };
+    let noted = || fs::read_to_string(dir.join(VERSION_FILE)).ok().filter(|text| !text.is_empty());
+    let version = binary.version.clone().or_else(noted);
     Ok(Binary { sha256: Some(sha256), pinned, version, ..binary.clone() })
+}
+
+/// Notes the version of an identified program beside its pin, which saves asking it again.
+pub fn note_version(binary: &Binary, bins: &Path) {
+    if let (Some(sha256), Some(version)) = (&binary.sha256, &binary.version) {
+        fs::write(bins.join(sha256).join(VERSION_FILE), version).ok();
+    }
+}
+
+/// In a thread of the lowest priority, that nothing else uses: nodes start meanwhile.
+fn hash(file: &mut File) -> io::Result<String> {
+    let content = thread::scope(|scope| {
+        let hashing = scope.spawn(|| {
+            rustix::process::setpriority_process(None, PRIORITY_LOWEST).ok();
+            Content::read(file)
+        });
+        hashing.join().unwrap_or_else(|_| Err(io::Error::other("it ended early")))
+    })?;
+    Ok(content.sha256.to_string())
 }
 
 /// Removes pins that no node runs, but the newest few: what is being pinned right now is no node's

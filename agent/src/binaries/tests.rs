@@ -45,8 +45,7 @@ fn a_replaced_file_does_not_come_up_after_a_crash() {
     let path = program(dir.path(), "mykv", "one");
     let bins = dir.path().join("bins");
     let found = find(path.to_str().unwrap(), "").unwrap();
-    let binary = identify(&found, &bins, |_| Some("mykv 1".to_owned())).unwrap();
-    assert_eq!(binary.version.as_deref(), Some("mykv 1"));
+    let binary = identify(&found, &bins).unwrap();
     assert_eq!(binary.sha256.as_ref().unwrap().len(), 64);
     assert_eq!(again(&binary).unwrap(), path);
     // A build writes a new file and renames it: the old one lives on under its pin.
@@ -66,23 +65,33 @@ fn a_file_that_was_overwritten_in_place_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = program(dir.path(), "mykv", "one");
     let found = find(path.to_str().unwrap(), "").unwrap();
-    let binary = identify(&found, &dir.path().join("bins"), |_| None).unwrap();
+    let binary = identify(&found, &dir.path().join("bins")).unwrap();
     fs::write(&path, "another one").unwrap();
     assert!(matches!(again(&binary), Err(BinaryError::Changed { .. })));
 }
 
 #[test]
-fn the_version_is_asked_for_once_for_each_content() {
+fn a_version_is_noted_for_each_content_and_an_empty_note_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = program(dir.path(), "mykv", "one");
     let found = find(path.to_str().unwrap(), "").unwrap();
     let bins = dir.path().join("bins");
-    identify(&found, &bins, |_| Some("mykv 1".to_owned())).unwrap();
-    let again = identify(&found, &bins, |_| panic!("asked twice")).unwrap();
-    assert_eq!(again.version.as_deref(), Some("mykv 1"));
+    let silent = identify(&found, &bins).unwrap();
+    note_version(&silent, &bins);
+    assert_eq!(identify(&found, &bins).unwrap().version, None);
+    // Whoever was killed while it wrote leaves an empty note.
+    let note = bins.join(silent.sha256.as_ref().unwrap()).join(VERSION_FILE);
+    fs::write(note, "").unwrap();
+    assert_eq!(identify(&found, &bins).unwrap().version, None);
+    let said = Binary { version: Some("mykv 1".to_owned()), ..silent };
+    note_version(&said, &bins);
+    assert_eq!(identify(&found, &bins).unwrap(), said);
+    let newer = Binary { version: Some("mykv 2".to_owned()), ..found.clone() };
+    assert_eq!(identify(&newer, &bins).unwrap().version, newer.version, "it said so itself");
     let mut hashes = Hashes::default();
-    hashes.learn(&again);
-    assert_eq!(hashes.known(&found), Some(again));
+    hashes.learn(&said);
+    hashes.learn(&newer);
+    assert_eq!(hashes.known(&found), Some(said), "a version alone took its hash away");
 }
 
 #[test]

@@ -42,7 +42,11 @@ use records::{asked_record, gone_is_fine, node_orders, run, shim_orders};
 pub use crate::node::run_dir;
 use crate::{
     allow::Allow,
-    binaries::{self, Binary, Hashes, fetch::Fetcher},
+    binaries::{
+        self, Binary, Hashes,
+        fetch::Fetcher,
+        version::{self, Said},
+    },
     bypass,
     canary::{self, Answer, Question},
     clock::{self, BootTime},
@@ -78,9 +82,6 @@ const LOG_FILES: u32 = 4;
 /// A program that is asked for its version has so long.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What may wait for everything else.
-const PRIORITY_LOWEST: i32 = 19;
-
 /// Characters of a failed command itself that are shown.
 const COMMAND_CHARS: usize = 60;
 
@@ -98,6 +99,8 @@ pub struct RealHands {
     /// `None` where nothing is started.
     fetcher: Option<Fetcher>,
     hashes: Mutex<Hashes>,
+    /// Held by whoever hashes a program.
+    identifying: Mutex<()>,
     /// What surveys remember.
     surveyed: Mutex<(listeners::Known, bypass::Known, fast_heal::Bounded)>,
 }
@@ -139,6 +142,7 @@ impl RealHands {
             proxy: proxy::Proxy::new(dir.join("proxy"), socket),
             fetcher: None,
             hashes: Mutex::default(),
+            identifying: Mutex::default(),
             surveyed: Mutex::default(),
         }
     }
@@ -304,19 +308,20 @@ impl Hands for RealHands {
         Ok(binary)
     }
 
-    fn identify(&self, binary: &Binary, version: &[String]) -> Result<Binary, String> {
-        let ask = |path: &Path| {
-            (!version.is_empty()).then(|| prepare::version(path, version, VERSION_TIMEOUT))?
-        };
+    fn identify(&self, binary: &Binary, question: &[String]) -> Result<Binary, String> {
         let bins = self.dir.join("bins");
-        // At the lowest priority, in a thread that nothing else uses: nodes start meanwhile.
-        let found = std::thread::scope(|scope| {
-            let hashing = scope.spawn(|| {
-                rustix::process::setpriority_process(None, PRIORITY_LOWEST).ok();
-                binaries::identify(binary, &bins, ask)
-            });
-            hashing.join().unwrap_or_else(|_| Err("hash its program: it ended early".to_owned()))
-        })?;
+        let mut found = self.hashed(binary, &bins)?;
+        if found.version.is_none() {
+            found.version.clone_from(&binary.version);
+        }
+        if found.version.is_none() && !question.is_empty() {
+            match version::ask(&found.path, question, VERSION_TIMEOUT) {
+                Said::Line(line) => found.version = Some(line),
+                // The next node of this program asks again.
+                Said::Nothing | Said::Late => {}
+            }
+        }
+        binaries::note_version(&found, &bins);
         self.hashes.lock().unwrap_or_else(PoisonError::into_inner).learn(&found);
         Ok(found)
     }

@@ -79,12 +79,12 @@ fn three_real_members_serve_survive_their_agent_and_lose_a_leader_to_a_cut() {
         ready(report) == 3 && leader(report).is_some()
     });
     let pids: Vec<Option<u32>> = report.nodes.values().map(|node| node.pid).collect();
-    let versions = lab.wait("their version", |report| {
-        report
-            .nodes
-            .values()
-            .all(|node| node.binary.as_ref().is_some_and(|binary| binary.version.is_some()))
-            && report.nodes.values().all(|node| node.identity == Identity::Address)
+    let versions = lab.wait("their programs", |report| {
+        report.nodes.values().all(|node| {
+            let binary = node.binary.as_ref();
+            binary.is_some_and(|binary| binary.version.is_some() && !binary.sha256.is_empty())
+                && node.identity == Identity::Address
+        })
     });
     for node in versions.nodes.values() {
         let binary = node.binary.as_ref().unwrap();

@@ -1,6 +1,6 @@
 //! What must be so before a node, or the first command for it, is started; each lack says what to do.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use faultbed_common::{
     host_spec::{Launch, NodeSpec},
@@ -115,7 +115,7 @@ pub(super) fn version(
 ) -> Result<(), String> {
     let Some(rule) = &spec.launch.version_rule else { return Ok(()) };
     let system = spec.blueprint.as_ref().map_or("its blueprint", |name| name.as_str());
-    let asked = format!("`{} {}`", path.display(), spec.launch.version.join(" "));
+    let asked = question(spec, path);
     let whom = of.map_or_else(|| format!("{}/{}", spec.cluster, spec.role), NodeName::to_string);
     let instead = format!("`faultbed set {whom} path=FILE`");
     let Some(said) = said else {
@@ -136,6 +136,23 @@ pub(super) fn version(
         )),
         _ => Ok(()),
     }
+}
+
+/// What is said of a program that did not answer in time.
+pub(super) fn late(spec: &NodeSpec, path: &Path, limit: Duration) -> String {
+    format!(
+        "{} did not end within {} s: its host is busy, or it is another program (`faultbed set {}/{} \
+         path=FILE`)",
+        question(spec, path),
+        limit.as_secs(),
+        spec.cluster,
+        spec.role
+    )
+}
+
+/// How a program is asked for its version.
+fn question(spec: &NodeSpec, path: &Path) -> String {
+    format!("`{} {}`", path.display(), spec.launch.version.join(" "))
 }
 
 /// `3.4.23` is newer than `3.4`, and `v10` than `v9.9`.

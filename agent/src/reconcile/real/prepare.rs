@@ -1,16 +1,12 @@
 //! What a node needs on disk before it starts, and what goes when it leaves.
 
 use std::{
-    fs,
-    io::{self, Read as _},
+    fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Component, Path},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use faultbed_common::host_spec::NodeSpec;
-use rustix::event::{PollFd, PollFlags, poll};
 
 use super::tls;
 use crate::{
@@ -21,9 +17,6 @@ use crate::{
 
 /// Of a node's data directory: its user's alone.
 const DATA_MODE: u32 = 0o700;
-
-/// A version is a word in one of the first lines, not a book.
-const VERSION_BYTES_MAX: usize = 4096;
 
 /// Makes the directories and files of a node.
 pub(super) fn files(node_dir: &Path, spec: &NodeSpec) -> Result<(), String> {
@@ -172,68 +165,9 @@ fn remove(dir: &Path) -> Result<(), String> {
     }
 }
 
-/// The line a program prints of its version.
-pub(super) fn version(program: &Path, args: &[String], limit: Duration) -> Option<String> {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
-    let text = child.stdout.take().and_then(|mut stdout| read_within(&mut stdout, limit));
-    // It has closed its output, or its time is up; either way it is done.
-    child.kill().ok();
-    child.wait().ok();
-    version_line(&text?)
-}
-
-/// The first line with a digit, since some programs, like TiKV, print a line with their name alone before
-/// it; where no line has one, the first.
-fn version_line(text: &str) -> Option<String> {
-    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let numbered = lines().find(|line| line.contains(|c: char| c.is_ascii_digit()));
-    numbered.or_else(|| lines().next()).map(str::to_owned)
-}
-
-fn read_within(stdout: &mut std::process::ChildStdout, limit: Duration) -> Option<String> {
-    let deadline = Instant::now() + limit;
-    let mut bytes = Vec::new();
-    while bytes.len() < VERSION_BYTES_MAX {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = rustix::time::Timespec::try_from(left).ok()?;
-        let mut wait = [PollFd::new(stdout, PollFlags::IN)];
-        if poll(&mut wait, Some(&left)).ok()? == 0 {
-            return None;
-        }
-        let mut chunk = [0; VERSION_BYTES_MAX];
-        match stdout.read(&mut chunk).ok()? {
-            0 => break,
-            read => bytes.extend_from_slice(&chunk[..read]),
-        }
-    }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_version_is_found_below_a_name() {
-        let rows = [
-            ("etcd Version: 3.4.23\nGit SHA: 0d5f5\n", Some("etcd Version: 3.4.23")),
-            (
-                "TiKV \nRelease Version:   8.5.7\nEdition: Community\n",
-                Some("Release Version:   8.5.7"),
-            ),
-            ("\n mykv \nsecond line\n", Some("mykv")),
-            (" \n", None),
-        ];
-        for (text, line) in rows {
-            assert_eq!(version_line(text).as_deref(), line, "{text}");
-        }
-    }
 
     #[test]
     fn a_directory_that_the_user_of_a_node_cannot_pass_is_named() {

@@ -11,9 +11,12 @@ use faultbed_common::{
     report::REFUSED,
 };
 
-use super::{RealHands, VERSION_TIMEOUT, check, prepare};
+use super::{RealHands, VERSION_TIMEOUT, check};
 use crate::{
-    binaries::{self, Binary},
+    binaries::{
+        self, Binary,
+        version::{self, Said},
+    },
     reconcile::{
         hands::{CommandOrder, Hands as _, StartOrder},
         step::Cause,
@@ -53,21 +56,45 @@ impl RealHands {
         Ok(Binary { from: binary.from.clone(), ..known.unwrap_or(binary) })
     }
 
-    /// Whether a program is the right one; `of` is the one node that is meant, where not its whole role
-    /// is. What ran before has said it already.
-    pub(super) fn check_version(
+    /// The program hashed and pinned. One after the other: nodes of one program start together, and it is read
+    /// once for all of them.
+    pub(super) fn hashed(&self, binary: &Binary, bins: &Path) -> Result<Binary, String> {
+        let _turn = self.identifying.lock().unwrap_or_else(PoisonError::into_inner);
+        let hashes = || self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = hashes().known(binary).filter(|known| known.sha256.is_some());
+        if let Some(known) = known {
+            return Ok(Binary { from: binary.from.clone(), ..known });
+        }
+        let found = binaries::identify(binary, bins)?;
+        hashes().learn(&found);
+        Ok(found)
+    }
+
+    /// The program with its version, where it is the right one; `of` is the one node that is meant, where
+    /// not its whole role is. What was asked before is not asked again.
+    fn fit(
         &self,
         of: Option<&NodeName>,
         spec: &NodeSpec,
-        binary: &Binary,
-    ) -> Result<(), String> {
+        mut binary: Binary,
+    ) -> Result<Binary, Lack> {
         if spec.launch.version_rule.is_none() {
-            return Ok(());
+            return Ok(binary);
         }
-        let args = &spec.launch.version;
-        let ask = || prepare::version(&binary.path, args, VERSION_TIMEOUT);
-        let said = binary.version.clone().or_else(ask);
-        check::version(of, spec, binary.shown(), said.as_deref())
+        if binary.version.is_none() {
+            match version::ask(&binary.path, &spec.launch.version, VERSION_TIMEOUT) {
+                Said::Line(line) => {
+                    binary.version = Some(line);
+                    self.hashes.lock().unwrap_or_else(PoisonError::into_inner).learn(&binary);
+                }
+                Said::Nothing => {}
+                Said::Late => {
+                    return Err(Lack::Passing(check::late(spec, binary.shown(), VERSION_TIMEOUT)));
+                }
+            }
+        }
+        check::version(of, spec, binary.shown(), binary.version.as_deref())?;
+        Ok(binary)
     }
 
     /// What a start looks at before it changes anything, for the node that still runs: one that could
@@ -77,10 +104,10 @@ impl RealHands {
             self.allow.check_user(spec.launch.user.as_deref())?;
             let binary = self.now_there(&spec.launch)?;
             self.allow.check_program(&binary.path)?;
-            self.check_version(Some(node), spec, &binary)?;
-            check::surroundings(spec)
+            self.fit(Some(node), spec, binary)?;
+            Ok(check::surroundings(spec)?)
         };
-        checked().map_err(refused)
+        checked().map_err(Lack::said)
     }
 
     /// What a start runs, when everything that it needs was looked at.
@@ -88,33 +115,51 @@ impl RealHands {
         let StartOrder { node, spec, .. } = order;
         let checked = || {
             self.allow.check_user(spec.launch.user.as_deref())?;
-            let (binary, program) = self.binary(order)?;
+            let (mut binary, program) = self.binary(order)?;
             self.allow.check_program(&binary.path)?;
             if order.cause == Cause::Command {
                 // What ran before is one node's own; what never ran is its whole role's.
                 let of = order.before.is_some().then_some(node);
-                self.check_version(of, spec, &binary)?;
+                binary = self.fit(of, spec, binary)?;
             }
             check::surroundings(spec)?;
             check::data(&self.lab, &self.node_dir(node), spec)?;
             Ok((binary, program))
         };
-        checked().map_err(refused)
+        checked().map_err(Lack::said)
     }
 
     /// What is looked at before a node starts, before commands make data for it.
     pub(super) fn check_before_first(&self, order: &CommandOrder) -> Result<(), String> {
         let spec = &order.spec;
         let checked = || {
-            self.check_version(None, spec, &self.now_there(&spec.launch)?)?;
+            self.fit(None, spec, self.now_there(&spec.launch)?)?;
             check::surroundings(spec)?;
-            check::data(&self.lab, &self.node_dir(&order.node), spec)
+            Ok(check::data(&self.lab, &self.node_dir(&order.node), spec)?)
         };
-        checked().map_err(refused)
+        checked().map_err(Lack::said)
     }
 }
 
-/// Says of a reason that time does not change it.
-fn refused(why: String) -> String {
-    format!("{REFUSED}{why}")
+/// Why a node is not started.
+enum Lack {
+    /// Time does not change it.
+    Lasting(String),
+    /// It may be otherwise when it is looked at again.
+    Passing(String),
+}
+
+impl Lack {
+    fn said(self) -> String {
+        match self {
+            Self::Lasting(why) => format!("{REFUSED}{why}"),
+            Self::Passing(why) => why,
+        }
+    }
+}
+
+impl From<String> for Lack {
+    fn from(why: String) -> Self {
+        Self::Lasting(why)
+    }
 }

@@ -84,16 +84,17 @@ impl View<'_> {
         if next <= running.incarnation || observed.checked == Some(next) {
             return None;
         }
-        let refused = observed.failures.get(&StepKind::Check);
-        let refused = refused.map(|failure| {
-            let verb = format!("{}: ", StepKind::Check.verb());
-            let why = failure.why.strip_prefix(&verb).unwrap_or(&failure.why);
-            format!("runs on; its restart is {REFUSED}{}", why.strip_prefix(REFUSED).unwrap_or(why))
-        });
-        let standing = refused.map_or_else(
-            || Standing::Pending("checking its next program".to_owned()),
-            Standing::Stuck,
-        );
+        let verb = format!("{}: ", StepKind::Check.verb());
+        let failure = observed.failures.get(&StepKind::Check);
+        let why = failure.map(|failure| failure.why.strip_prefix(&verb).unwrap_or(&failure.why));
+        let standing = match why.map(|why| (why, why.strip_prefix(REFUSED))) {
+            None => Standing::Pending("checking its next program".to_owned()),
+            Some((_, Some(why))) => {
+                Standing::Stuck(format!("runs on; its restart is {REFUSED}{why}"))
+            }
+            // It may be otherwise when it is looked at again.
+            Some((why, None)) => Standing::Pending(format!("runs on; {why}")),
+        };
         // It may run on for long, and faults hold it as any other.
         let wait = |at| {
             Part { standing: standing.clone(), ..self.keep_running(goal, running) }.wake_at(at)

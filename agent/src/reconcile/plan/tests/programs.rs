@@ -4,7 +4,11 @@ use super::*;
 
 /// A node that runs, and what a failed look at its next program left.
 fn refused(attempts: u32) -> ObservedNode {
-    let why = "check its next program: it is no program of etcd".to_owned();
+    failed("refused: it is no program of etcd", attempts)
+}
+
+fn failed(why: &str, attempts: u32) -> ObservedNode {
+    let why = format!("check its next program: {why}");
     let failures = [(StepKind::Check, Failure { why, attempts, at: NOW })].into();
     let run = Run::Running(running(1));
     let orders = Some(NodeOrders::default());
@@ -37,6 +41,16 @@ fn a_node_whose_next_program_is_wrong_runs_on_and_says_so() {
     let looks = check(next(), refused(ATTEMPTS_MAX * 9), much_later);
     assert_eq!(acts(&looks), [NodeAct::Check { incarnation: Incarnation(2) }], "never given up");
     assert_eq!(looks.stuck, stuck);
+}
+
+#[test]
+fn a_node_whose_next_program_answers_late_runs_on_and_is_looked_at_again() {
+    let late = "`/opt/etcd --version` did not end within 5 s";
+    let waits = check(next(), failed(late, 1), NOW);
+    assert_eq!((acts(&waits), waits.stuck), (Vec::new(), Vec::new()));
+    assert_eq!(waits.pending, [format!("kv-1: runs on; {late}")]);
+    let looks = check(next(), failed(late, 1), NOW + Duration::from_secs(3600));
+    assert_eq!(acts(&looks), [NodeAct::Check { incarnation: Incarnation(2) }]);
 }
 
 #[test]

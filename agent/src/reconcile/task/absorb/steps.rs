@@ -18,7 +18,9 @@ pub(super) fn step_succeeded(
             // The same file is the same program: what it hashed to need not be found out again.
             let known = record.binary.take().filter(|known| known.sha256.is_some());
             record.binary = match (binary, known) {
-                (Some(new), Some(known)) if known.is_same_file(&new) => Some(known),
+                (Some(new), Some(known)) if known.is_same_file(&new) => {
+                    Some(Binary { version: known.version.clone().or(new.version), ..known })
+                }
                 (new, _) => new,
             };
             record.left = false;

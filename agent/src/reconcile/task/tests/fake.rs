@@ -18,7 +18,7 @@ use faultbed_common::{
     probe::Probe,
     program::{Pushed, Sha256},
     proxy_spec::ProxyFile,
-    report::{FaultReport, Identity, LinkEvidence},
+    report::{FaultReport, Identity, LinkEvidence, REFUSED},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -284,7 +284,7 @@ impl Hands for FakeHands {
 
     fn check(&self, _: &NodeName, spec: &NodeSpec) -> Result<(), String> {
         match spec.launch.program.as_str() {
-            "/bin/wrong" => Err("it is no program of etcd".to_owned()),
+            "/bin/wrong" => Err(format!("{REFUSED}it is no program of etcd")),
             _ => Ok(()),
         }
     }
