@@ -15,7 +15,7 @@ use faultbed_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::{
-    bucket::{self, Bucket},
+    bucket::{self, Bucket, Share},
     carry::{bytes, maybe_shared},
     delay::{DelayQueue, QUEUE_BYTES_MAX, Times},
     dice::Dice,
@@ -77,8 +77,8 @@ pub(crate) struct Shaper {
     /// What changes of rules have still to do to it.
     #[serde(skip)]
     retime: Option<Retime>,
-    /// When the last byte that took the line has left it.
-    line_ns: u64,
+    #[serde(flatten)]
+    share: Share,
     /// Bytes counted against the limit.
     passed: u64,
     /// When the end of the stream is due, once it has come.
@@ -121,7 +121,7 @@ impl Shaper {
             jam: VecDeque::new(),
             queue: DelayQueue::default(),
             retime: None,
-            line_ns: 0,
+            share: Share::default(),
             passed: 0,
             end_ns: 0,
             slow_ns: None,
@@ -174,7 +174,7 @@ impl Shaper {
         let line = (rule.bandwidth != old.bandwidth || !same_line)
             .then(|| Reline { at_ns: now_ns, line: rule.bandwidth.zip(self.bucket.clone()) });
         if line.is_some() {
-            self.line_ns = 0;
+            self.share = Share::default();
         }
         let retime = Retime {
             has_slices: rule.slice.is_some(),
@@ -205,10 +205,10 @@ impl Shaper {
     /// Goes on with what changes of rules do to what waits, over at most `most` chunks. Until it says
     /// that all is done, nothing may be read.
     pub(crate) fn settle(&mut self, most: usize) -> bool {
-        let Self { queue, retime, dice, line_ns, .. } = self;
+        let Self { queue, retime, dice, share, .. } = self;
         let Some(changes) = retime else { return true };
         let done =
-            queue.retime(most, |times, bytes| changes.change(times, bytes as u64, dice, line_ns));
+            queue.retime(most, |times, bytes| changes.change(times, bytes as u64, dice, share));
         if done {
             *retime = None;
         }
@@ -266,8 +266,8 @@ impl Shaper {
             }
             most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
         }
-        if let Some(rate) = self.rule.bandwidth {
-            from_ns = self.line_ns.saturating_sub(bucket::AHEAD_NS);
+        if let (Some(rate), Some(bucket)) = (self.rule.bandwidth, &self.bucket) {
+            from_ns = self.share.turn_ns(bucket, rate);
             most = most.min(bucket::quantum(rate));
         }
         if let Some(slice) = self.rule.slice {
@@ -384,9 +384,10 @@ impl Shaper {
         };
         let length = bucket::quantum(rate);
         for quantum in bytes.chunks(length) {
-            self.line_ns = bucket.take(quantum.len() as u64, rate, times.arrived_ns);
-            self.tally.paced += quantum.len() as u64;
-            self.delay(quantum, Times { line_ns: self.line_ns, ..times });
+            let bytes = quantum.len() as u64;
+            let line_ns = self.share.take(&bucket, bytes, rate, times.arrived_ns);
+            self.tally.paced += bytes;
+            self.delay(quantum, Times { line_ns, ..times });
         }
     }
 

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use faultbed_common::{effect::Rate, proxy_spec::Delay};
 
 use super::nanoseconds;
-use crate::proxy::{bucket::Bucket, delay::Times, dice::Dice};
+use crate::proxy::{
+    bucket::{Bucket, Share},
+    delay::Times,
+    dice::Dice,
+};
 
 /// What changes of rules do to the times of what waits. Done twice it is as done once, but for another
 /// fall of the dice, so a chunk may meet it again where the next change comes before it is through.
@@ -51,7 +55,7 @@ impl Retime {
         }
     }
 
-    pub(super) fn change(&self, times: &mut Times, bytes: u64, dice: &mut Dice, line_ns: &mut u64) {
+    pub(super) fn change(&self, times: &mut Times, bytes: u64, dice: &mut Dice, share: &mut Share) {
         if !self.has_slices {
             times.piece_ns = 0;
         }
@@ -69,8 +73,7 @@ impl Retime {
             && times.line_ns > *at_ns
         {
             times.line_ns =
-                line.as_ref().map_or(0, |(rate, bucket)| bucket.take(bytes, *rate, *at_ns));
-            *line_ns = times.line_ns;
+                line.as_ref().map_or(0, |(rate, bucket)| share.take(bucket, bytes, *rate, *at_ns));
         }
     }
 }
