@@ -81,12 +81,15 @@ pub enum Edit {
         /// Targets as written.
         targets: Vec<String>,
     },
-    /// A new fault.
+    /// A new fault, or another spec for one that is not over.
     Inject {
         /// Its name; chosen where it is not said.
         name: Option<FaultName>,
         /// What.
         spec: Box<FaultSpec>,
+        /// Whether there is a fault of this name, which takes the spec and keeps its connections and evidence.
+        #[serde(default)]
+        replace: bool,
     },
     /// End faults; all of one's own where none is named.
     Heal {

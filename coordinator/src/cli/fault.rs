@@ -56,6 +56,9 @@ pub struct FaultArgs {
     lasts: Option<Lasts>,
     #[command(flatten)]
     name: NameArgs,
+    /// Change the fault of this --name into this one; its connections stay, --for counts anew
+    #[arg(long, requires = "name")]
+    replace: bool,
     /// Refuse where this grade cannot be had [default: the best there is]
     #[arg(long, value_parser = parse_grade, value_name = "packet|stream")]
     grade: Option<Grade>,
@@ -251,7 +254,8 @@ impl FaultArgs {
         shape::check(&spec).map_err(|error| {
             Failure::refused(error.to_string()).next(format!("faultbed {verb} --help"))
         })?;
-        let edit = Edit::Inject { name: self.name.parsed()?, spec: Box::new(spec) };
+        let edit =
+            Edit::Inject { name: self.name.parsed()?, spec: Box::new(spec), replace: self.replace };
         let client = session.client().await?;
         let request = self.change.request(edit, BTreeMap::new());
         change::perform(&client, request, &self.change).await

@@ -143,7 +143,7 @@ async fn inject(
     change: &ChangeArgs,
 ) -> Outcome {
     let client = session.client().await?;
-    let edit = Edit::Inject { name: name.parsed()?, spec: Box::new(spec) };
+    let edit = Edit::Inject { name: name.parsed()?, spec: Box::new(spec), replace: false };
     let request = change.request(edit, BTreeMap::new());
     change::perform(&client, request, change).await
 }

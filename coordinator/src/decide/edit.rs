@@ -112,7 +112,9 @@ pub fn decide(
             remove::remove(&mut change, targets)?;
             format!("remove {}", targets.join(","))
         }
-        Edit::Inject { name, spec } => fault::inject(&mut change, name.as_ref(), spec)?,
+        Edit::Inject { name, spec, replace } => {
+            fault::inject(&mut change, name.as_ref(), spec, *replace)?
+        }
         Edit::Heal { faults } => fault::heal(&mut change, faults)?,
         Edit::LabLease { lasts } => lease::lab(&mut change, *lasts),
         Edit::DrainHost { name, drained } => host::drain(&mut change, name, *drained)?,

@@ -112,7 +112,7 @@ impl World {
     }
 
     pub(super) fn inject(&mut self, text: &str) -> Result<FaultName, Refusal> {
-        let decision = self.edit(Edit::Inject { name: None, spec: fault(text) })?;
+        let decision = self.edit(Edit::Inject { name: None, spec: fault(text), replace: false })?;
         Ok(decision.reply.resolved.keys().next().unwrap().clone())
     }
 

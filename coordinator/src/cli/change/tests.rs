@@ -86,7 +86,7 @@ fn a_fault_says_what_it_resolved_to_and_how_long_it_lasts() {
         lasts: Some(Lasts::For(Span(faultbed_common::fault::FOR_DEFAULT))),
         ..FaultSpec::default()
     };
-    let edit = Edit::Inject { name: None, spec: Box::new(spec) };
+    let edit = Edit::Inject { name: None, spec: Box::new(spec), replace: false };
     let name: FaultName = "isolate-1".parse().unwrap();
     let resolved = Resolved {
         groups: vec![vec!["kv-1".into()], vec!["kv-2".into(), "kv-3".into()]],

@@ -6,7 +6,7 @@ use faultbed_common::{
     duration::Span,
     fault::{FOR_DEFAULT, FaultSpec, Grade, Lasts},
     host_spec::Wanted,
-    lab::{Cluster, Ended, Fault, Origin, Phase, Placement, Resolved, few},
+    lab::{Cluster, Ended, Fault, Means, Origin, Phase, Placement, Resolved, few},
     name::{ClusterName, FaultName, NodeName},
     report::{Identity, NO_LISTENER},
     shape,
@@ -32,11 +32,13 @@ pub(super) enum When {
     Ready,
 }
 
-/// `inject`: begins at once. Returns what was asked, in words.
+/// `inject`: begins at once, or with `replace` takes the place of what the fault `given` was. Returns what was
+/// asked, in words.
 pub(super) fn inject(
     change: &mut Change<'_>,
     given: Option<&FaultName>,
     spec: &FaultSpec,
+    replace: bool,
 ) -> Result<String, Refusal> {
     let mut spec = spec.clone();
     if spec.lasts.is_none() {
@@ -45,23 +47,13 @@ pub(super) fn inject(
     }
     // A verb is now, so `at` would say nothing.
     spec.at = None;
-    let name = match given {
-        Some(name) => {
-            let old = change.lab.faults.get(name);
-            if old.is_some_and(|old| !old.is_ended()) {
-                return Err(invalid(format!(
-                    "there is a fault {name} already; `faultbed heal {name}` ends it, or give \
-                     another --name"
-                )));
-            }
-            if let Some(old) = old {
-                change.own(&format!("fault {name}"), &old.origin)?;
-            }
-            name.clone()
+    let (name, origin) = match given {
+        Some(name) => (name.clone(), named(change, name, replace)?),
+        None if replace => {
+            return Err(invalid("say with --name which fault to replace".to_owned()));
         }
-        None => choose_name(change, &spec),
+        None => (choose_name(change, &spec), change.origin()),
     };
-    let origin = change.origin();
     let own_name = given.is_some();
     accept(change, &name, &spec, origin, When::Now).map_err(|refusal| match refusal {
         // A name that was only going to be chosen means nothing to anybody.
@@ -70,7 +62,36 @@ pub(super) fn inject(
         }
         refusal => refusal,
     })?;
-    Ok(format!("inject {name}: {} {}", shape::summary(&spec), sides(change, &name)))
+    let verb = if replace { "replace" } else { "inject" };
+    Ok(format!("{verb} {name}: {} {}", shape::summary(&spec), sides(change, &name)))
+}
+
+/// The origin of a fault that is injected under this name.
+fn named(change: &mut Change<'_>, name: &FaultName, replace: bool) -> Result<Origin, Refusal> {
+    let old = change.lab.faults.get(name).map(|old| (old.is_ended(), old.origin.clone()));
+    match old {
+        None if replace => Err(unknown(change, name)),
+        None => Ok(change.origin()),
+        Some((true, _)) if replace => {
+            Err(invalid(format!("fault {name} is over: leave --replace out to inject it again")))
+        }
+        Some((false, _)) if !replace => Err(invalid(format!(
+            "there is a fault {name} already; --replace changes it, `faultbed heal {name}` ends it, or give \
+             another --name"
+        ))),
+        Some((_, origin)) => {
+            change.own(&format!("fault {name}"), &origin)?;
+            if !replace {
+                return Ok(change.origin());
+            }
+            if origin.by == Means::Apply {
+                change.note(format!(
+                    "{name} is of a file: the next `faultbed apply` of it takes this back"
+                ));
+            }
+            Ok(origin)
+        }
+    }
 }
 
 /// On whom a fault turned out to act: `kv-1 | kv-2,kv-3`.

@@ -43,7 +43,7 @@ fn crowd(hosts: u8) -> World {
 fn cut(world: &mut World) -> Decision {
     let text = "partition = [[\"label:side=odd\"], [\"label:side=even\"]]\nfor = \"none\"\n";
     let spec = fault(text);
-    world.edit(Edit::Inject { name: Some(key("f")), spec }).unwrap()
+    world.edit(Edit::Inject { name: Some(key("f")), spec, replace: false }).unwrap()
 }
 
 /// Texts and numbers in a document.

@@ -4,7 +4,7 @@ use faultbed_common::{
     compile::compile,
     edit::Edit,
     fault::Grade,
-    lab::{ENDED_FAULTS_MAX, Phase},
+    lab::{ENDED_FAULTS_MAX, Means, Phase},
     name::FaultName,
     report::{Identity, NO_LISTENER, ProxyReport},
 };
@@ -20,7 +20,7 @@ fn named(name: &str) -> FaultName {
 }
 
 fn inject_as(world: &mut World, name: &str, text: &str) -> Result<(), String> {
-    let edit = Edit::Inject { name: Some(named(name)), spec: fault(text) };
+    let edit = Edit::Inject { name: Some(named(name)), spec: fault(text), replace: false };
     world.edit(edit).map(|_| ()).map_err(|error| error.to_string())
 }
 
@@ -34,7 +34,11 @@ fn an_injected_fault_begins_at_once_with_a_name_and_a_time() {
     let mut world = ready();
     let generation = world.lab.generation.next();
     let decision = world
-        .edit(Edit::Inject { name: None, spec: fault("partition = [\"kv-1\", \"kv-2\"]") })
+        .edit(Edit::Inject {
+            name: None,
+            spec: fault("partition = [\"kv-1\", \"kv-2\"]"),
+            replace: false,
+        })
         .unwrap();
     let name = format!("partition-{generation}");
     assert_eq!(decision.what, format!("inject {name}: cut kv-1 | kv-2"));
@@ -58,7 +62,9 @@ fn a_fault_that_is_refused_has_no_name() {
 #[test]
 fn a_bridge_is_told_as_what_it_is() {
     let mut world = ready();
-    let decision = world.edit(Edit::Inject { name: None, spec: fault("bridge = \"kv\"") }).unwrap();
+    let decision = world
+        .edit(Edit::Inject { name: None, spec: fault("bridge = \"kv\""), replace: false })
+        .unwrap();
     let notes = decision.reply.notes.join("\n");
     assert!(notes.contains(" sees both sides of "), "{notes}");
     assert!(decision.what.contains(" | "), "{}", decision.what);
@@ -94,6 +100,42 @@ fn a_name_in_force_is_refused_and_one_that_is_over_begins_anew() {
     heal(&mut world, &["x"]).unwrap();
     inject_as(&mut world, "x", "isolate = \"kv-2\"").unwrap();
     assert!(world.lab.faults[&key("x")].is_active());
+}
+
+#[test]
+fn a_fault_is_replaced_by_its_name_while_it_is_in_force() {
+    let mut world = ready();
+    let replace = |world: &mut World, name: Option<&str>, text: &str| {
+        let name = name.map(named);
+        world.edit(Edit::Inject { name, spec: fault(text), replace: true })
+    };
+    for (name, why) in [(Some("slow"), "no fault slow"), (None, "--name")] {
+        let error = replace(&mut world, name, "isolate = \"kv-1\"").unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    inject_as(&mut world, "slow", "isolate = \"kv-1\"\nlatency = \"50ms\"").unwrap();
+    let before = world.lab.faults[&key("slow")].clone();
+    let what = "replace slow: latency 80ms kv-2 | kv-1,kv-3";
+    let slower = "isolate = \"kv-2\"\nlatency = \"80ms\"\nfor = \"5s\"";
+    assert_eq!(replace(&mut world, Some("slow"), slower).unwrap().what, what);
+    let after = &world.lab.faults[&key("slow")];
+    assert!(after.is_active() && after.revision > before.revision);
+    assert_eq!(world.lab.faults.len(), 1);
+    heal(&mut world, &["slow"]).unwrap();
+    let error = replace(&mut world, Some("slow"), slower).unwrap_err().to_string();
+    assert!(error.contains("is over"), "{error}");
+}
+
+#[test]
+fn a_replaced_fault_of_a_file_stays_the_files() {
+    let mut world = ready();
+    let file = "[cluster.kv]\nblueprint = \"etcd\"\n[fault.slow]\nisolate = \"kv-1\"\nlatency = \"50ms\"\nfor = \"10m\"";
+    world.apply(file).unwrap();
+    let spec = fault("isolate = \"kv-1\"\nlatency = \"80ms\"");
+    let edit = Edit::Inject { name: Some(named("slow")), spec, replace: true };
+    let notes = world.edit(edit).unwrap().reply.notes.join("\n");
+    assert!(notes.contains("of a file"), "{notes}");
+    assert_eq!(world.lab.faults[&key("slow")].origin.by, Means::Apply);
 }
 
 #[test]
@@ -205,7 +247,7 @@ fn a_fault_that_meets_others_names_whose_clusters_they_are() {
     inject_as(&mut world, "x", own).unwrap();
     assert_eq!(world.lab.faults[&key("x")].resolved.groups, [["kv-1"], ["kv-2"]]);
     world.everyone = true;
-    let edit = Edit::Inject { name: None, spec: fault("isolate = \"db-1\"") };
+    let edit = Edit::Inject { name: None, spec: fault("isolate = \"db-1\""), replace: false };
     let notes = world.edit(edit).unwrap().reply.notes.join("\n");
     assert!(notes.contains("meets what is not yours: cluster db belongs to bob"), "{notes}");
 }
@@ -266,7 +308,7 @@ fn a_disk_stands_still_only_where_the_kernel_asks_before_a_node_syncs() {
     }
     assert_eq!(world.lab, before);
     world.report("kv-1", |seen| seen.identity = Identity::Address);
-    let edit = Edit::Inject { name: None, spec: fault(stall) };
+    let edit = Edit::Inject { name: None, spec: fault(stall), replace: false };
     let notes = world.edit(edit).unwrap().reply.notes.join("\n");
     assert!(notes.contains("O_DIRECT"), "{notes}");
 }

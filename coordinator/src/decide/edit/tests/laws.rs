@@ -45,7 +45,7 @@ fn acts() -> impl Strategy<Value = Act> {
         3 => (node, verb).prop_map(|(target, verb)| {
             Act::Ask(Edit::Node { targets: vec![target.to_owned()], verb })
         }),
-        3 => faults.prop_map(|text| Act::Ask(Edit::Inject { name: None, spec: fault(text) })),
+        3 => faults.prop_map(|text| Act::Ask(Edit::Inject { name: None, spec: fault(text), replace: false })),
         1 => Just(Act::Ask(Edit::Heal { faults: vec![] })),
         2 => files.prop_map(|file| Act::Ask(Edit::Apply(file))),
         1 => any::<bool>().prop_map(|wipe| {
