@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use faultbed_common::{
     name::{FaultName, HostName},
+    nearest,
     status::{FaultState, FaultStatus, Status, Verdict},
 };
 
@@ -84,6 +85,12 @@ pub(super) fn with(
     name: &FaultName,
     judge: impl Fn(&FaultStatus) -> Judgement,
 ) -> Judgement {
-    fault(status, name)
-        .map_or_else(|| Judgement::NotYet(format!("there is no fault {name}")), judge)
+    fault(status, name).map_or_else(|| Judgement::NotYet(none(status, name)), judge)
+}
+
+/// That there is no such fault; a mistyped name would be waited for all the same.
+fn none(status: &Status, name: &FaultName) -> String {
+    let known: Vec<&str> = status.faults.iter().map(|fault| fault.name.as_str()).collect();
+    let near = nearest::did_you_mean(name.as_str(), &known);
+    format!("there is no fault {name}{}", near.map_or_else(String::new, |near| format!("; {near}")))
 }
