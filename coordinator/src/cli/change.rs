@@ -235,9 +235,11 @@ fn lasts(edit: &Edit, name: &FaultName, typed: &dyn Fn(&str) -> String) -> Strin
         Some(faultbed_common::fault::Lasts::For(span)) => {
             format!(" · {summary} · for {span}, or until: {heal}")
         }
-        Some(faultbed_common::fault::Lasts::UntilHealed) | None => {
+        Some(faultbed_common::fault::Lasts::UntilHealed) => {
             format!(" · {summary} · until: {heal}")
         }
+        // As long as what it replaces, which `status` tells.
+        None => format!(" · {summary} · end it with: {heal}"),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::cli::{
     args::Args,
     change::{self, ChangeArgs},
     completion,
-    failure::{Failure, Outcome},
+    failure::{Exit, Failure, Outcome},
 };
 
 pub mod effect;
@@ -58,7 +58,7 @@ pub struct FaultArgs {
     lasts: Option<Lasts>,
     #[command(flatten)]
     name: NameArgs,
-    /// Change the fault of this --name into this one; its connections stay, --for counts anew
+    /// Change the link fault of this --name into this one: connections stay, its time begins anew
     #[arg(long, requires = "name")]
     replace: bool,
     /// Refuse where this grade cannot be had [default: the best there is]
@@ -241,7 +241,11 @@ fn parse_distribution(text: &str) -> Result<Distribution, String> {
 impl FaultArgs {
     fn spec(&self) -> FaultSpec {
         FaultSpec {
-            lasts: Some(self.lasts.unwrap_or(Lasts::For(Span(FOR_DEFAULT)))),
+            lasts: match self.lasts {
+                // One that is replaced lasts as long as it did.
+                None if self.replace => None,
+                lasts => Some(lasts.unwrap_or(Lasts::For(Span(FOR_DEFAULT)))),
+            },
             grade: self.grade,
             across: self.across,
             follow: self.follow,
@@ -261,7 +265,14 @@ impl FaultArgs {
             Edit::Inject { name: self.name.parsed()?, spec: Box::new(spec), replace: self.replace };
         let client = session.client().await?;
         let request = self.change.request(edit, BTreeMap::new());
-        change::perform(&client, request, &self.change).await
+        let outcome = change::perform(&client, request, &self.change).await;
+        outcome.map_err(|failure| match failure.exit {
+            Exit::REFUSED => {
+                let message = failure.message.map(|why| as_typed(&why, verb));
+                Failure { message, ..failure }
+            }
+            _ => failure,
+        })
     }
 }
 
@@ -273,9 +284,16 @@ fn as_typed(why: &str, verb: &str) -> String {
         .find_subcommand(verb)
         .map(|verb| verb.get_arguments().filter_map(clap::Arg::get_long).collect())
         .unwrap_or_default();
+    let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
     let typed = |quoted: &str| {
         let (field, value) = quoted.split_once(" = ").unwrap_or((quoted, ""));
         let word = field.replace('_', "-");
+        if !field.chars().all(is_word) {
+            return quoted.to_owned();
+        }
+        if let Some(ending) = word.strip_suffix("-after") {
+            return format!("{ending} after=…");
+        }
         match (flags.contains(&word.as_str()), value.trim_matches('"')) {
             (true, "" | "true") => format!("--{word}"),
             (true, value) => format!("--{word}={value}"),
@@ -417,6 +435,8 @@ mod tests {
             ("inject", "name them with `on`", "name them with `--on`"),
             ("partition", "write `one_way = \"packets\"`", "write `--one-way=packets`"),
             ("partition", "name them with `on`", "name them with `on`"),
+            ("inject", "`reset_after` of 0s", "`reset after=…` of 0s"),
+            ("inject", "`faultbed heal on_1`", "`faultbed heal on_1`"),
         ];
         for (verb, why, typed) in rows {
             assert_eq!(as_typed(why, verb), typed);

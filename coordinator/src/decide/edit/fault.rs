@@ -41,19 +41,35 @@ pub(super) fn inject(
     replace: bool,
 ) -> Result<String, Refusal> {
     let mut spec = spec.clone();
+    // A verb is now, so `at` would say nothing.
+    spec.at = None;
+    if replace {
+        let Some(name) = given else {
+            return Err(invalid("say with --name which fault to replace".to_owned()));
+        };
+        return self::replace(change, name, spec);
+    }
     if spec.lasts.is_none() {
         spec.lasts = Some(Lasts::For(Span(FOR_DEFAULT)));
         change.note(format!("lasts {} unless healed earlier; --for sets it", Span(FOR_DEFAULT)));
     }
-    // A verb is now, so `at` would say nothing.
-    spec.at = None;
-    let (name, origin) = match given {
-        Some(name) => (name.clone(), named(change, name, replace)?),
-        None if replace => {
-            return Err(invalid("say with --name which fault to replace".to_owned()));
+    let name = match given {
+        Some(name) => {
+            let old = change.lab.faults.get(name);
+            if old.is_some_and(|old| !old.is_ended()) {
+                return Err(invalid(format!(
+                    "there is a fault {name} already; `faultbed heal {name}` ends it, `inject` with --replace \
+                     changes it, or give another --name"
+                )));
+            }
+            if let Some(old) = old {
+                change.own(&format!("fault {name}"), &old.origin)?;
+            }
+            name.clone()
         }
-        None => (choose_name(change, &spec), change.origin()),
+        None => choose_name(change, &spec),
     };
+    let origin = change.origin();
     let own_name = given.is_some();
     accept(change, &name, &spec, origin, When::Now).map_err(|refusal| match refusal {
         // A name that was only going to be chosen means nothing to anybody.
@@ -62,36 +78,44 @@ pub(super) fn inject(
         }
         refusal => refusal,
     })?;
-    let verb = if replace { "replace" } else { "inject" };
-    Ok(format!("{verb} {name}: {} {}", shape::summary(&spec), sides(change, &name)))
+    Ok(format!("inject {name}: {} {}", shape::summary(&spec), sides(change, &name)))
 }
 
-/// The origin of a fault that is injected under this name.
-fn named(change: &mut Change<'_>, name: &FaultName, replace: bool) -> Result<Origin, Refusal> {
-    let old = change.lab.faults.get(name).map(|old| (old.is_ended(), old.origin.clone()));
-    match old {
-        None if replace => Err(unknown(change, name)),
-        None => Ok(change.origin()),
-        Some((true, _)) if replace => {
-            Err(invalid(format!("fault {name} is over: leave --replace out to inject it again")))
-        }
-        Some((false, _)) if !replace => Err(invalid(format!(
-            "there is a fault {name} already; --replace changes it, `faultbed heal {name}` ends it, or give \
-             another --name"
-        ))),
-        Some((_, origin)) => {
-            change.own(&format!("fault {name}"), &origin)?;
-            if !replace {
-                return Ok(change.origin());
-            }
-            if origin.by == Means::Apply {
-                change.note(format!(
-                    "{name} is of a file: the next `faultbed apply` of it takes this back"
-                ));
-            }
-            Ok(origin)
-        }
+/// `inject --replace`: another spec for a fault on links that is not over. It is whose it was and lasts as long
+/// as it did, from now on, where nothing else is said; one that waits for its clusters waits on.
+fn replace(
+    change: &mut Change<'_>,
+    name: &FaultName,
+    mut spec: FaultSpec,
+) -> Result<String, Refusal> {
+    let Some(old) = change.lab.faults.get(name).cloned() else { return Err(unknown(change, name)) };
+    change.own(&format!("fault {name}"), &old.origin)?;
+    if old.is_ended() {
+        return Err(invalid(format!(
+            "fault {name} is over: leave --replace out to inject it again"
+        )));
     }
+    if old.spec.on.is_some() || spec.on.is_some() {
+        return Err(invalid(format!(
+            "fault {name}: --replace changes links only, and this is a fault on nodes: `faultbed heal {name}`, \
+             and inject it again"
+        )));
+    }
+    spec.lasts = spec.lasts.or(old.spec.lasts);
+    let when = match old.phase {
+        Phase::Pending { .. } => {
+            spec.at = old.spec.at;
+            When::Ready
+        }
+        Phase::Active { .. } | Phase::Ended { .. } => When::Now,
+    };
+    if old.origin.by == Means::Apply {
+        change.note(format!(
+            "{name} is of a file: `faultbed apply` of it makes it again what is written there, also once it is over"
+        ));
+    }
+    accept(change, name, &spec, old.origin.clone(), when)?;
+    Ok(format!("replace {name}: {} {}", shape::summary(&spec), sides(change, name)))
 }
 
 /// On whom a fault turned out to act: `kv-1 | kv-2,kv-3`.

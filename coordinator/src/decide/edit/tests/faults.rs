@@ -121,6 +121,11 @@ fn a_fault_is_replaced_by_its_name_while_it_is_in_force() {
     let after = &world.lab.faults[&key("slow")];
     assert!(after.is_active() && after.revision > before.revision);
     assert_eq!(world.lab.faults.len(), 1);
+    replace(&mut world, Some("slow"), "isolate = \"kv-2\"\nlatency = \"90ms\"").unwrap();
+    let lasts = world.lab.faults[&key("slow")].spec.lasts;
+    assert_eq!(lasts, Some("5s".parse().unwrap()), "as long as it did");
+    let error = replace(&mut world, Some("slow"), "on = \"kv-1\"\npause = true").unwrap_err();
+    assert!(error.to_string().contains("links only"), "{error}");
     heal(&mut world, &["slow"]).unwrap();
     let error = replace(&mut world, Some("slow"), slower).unwrap_err().to_string();
     assert!(error.contains("is over"), "{error}");
@@ -136,6 +141,20 @@ fn a_replaced_fault_of_a_file_stays_the_files() {
     let notes = world.edit(edit).unwrap().reply.notes.join("\n");
     assert!(notes.contains("of a file"), "{notes}");
     assert_eq!(world.lab.faults[&key("slow")].origin.by, Means::Apply);
+}
+
+#[test]
+fn a_replaced_fault_that_waits_for_its_cluster_waits_on() {
+    let mut world = ready();
+    let second = "[cluster.kv]\nblueprint = \"etcd\"\n[cluster.new]\nblueprint = \"etcd\"\n";
+    let slow =
+        "[fault.slow]\nisolate = \"new-1\"\nlatency = \"50ms\"\nfor = \"10m\"\nat = \"ready\"";
+    world.apply(&format!("{second}{slow}")).unwrap();
+    assert!(matches!(world.lab.faults[&key("slow")].phase, Phase::Pending { .. }));
+    let spec = fault("isolate = \"new-1\"\nlatency = \"80ms\"");
+    world.edit(Edit::Inject { name: Some(named("slow")), spec, replace: true }).unwrap();
+    let slow = &world.lab.faults[&key("slow")];
+    assert!(matches!(slow.phase, Phase::Pending { .. }), "{:?}", slow.phase);
 }
 
 #[test]
