@@ -48,6 +48,10 @@ pub fn leftovers(under: &Path) -> io::Result<Vec<Leftover>> {
             continue;
         }
         let command = command_line(process.pid);
+        // The shim itself is the last of its run to end: it may have been seen before that.
+        if is_ending(&process)? {
+            continue;
+        }
         found.push(Leftover { process, tag, run_dir, command });
     }
     Ok(found)
@@ -78,6 +82,11 @@ fn tagged() -> io::Result<Vec<(ProcessId, PathBuf, String)>> {
         }
     }
     Ok(found)
+}
+
+/// Whether a process has ended, or has let go of its program and is about to.
+fn is_ending(process: &ProcessId) -> io::Result<bool> {
+    Ok(!process.is_alive()? || fs::read_link(format!("/proc/{}/exe", process.pid)).is_err())
 }
 
 /// The pid of the shim that a run directory names, while it lives.
