@@ -1,6 +1,6 @@
 //! A lab of several hosts for tests: network namespaces joined by a bridge, real daemons, a real etcd, and every part of it may die.
 //!
-//! Hosts are `10.77.0.1` and on, with a loopback device each, so private addresses are a host's own.
+//! Hosts are `10.77.0.1` and on, or `fd77::1`, with a loopback device each, so private addresses are a host's own.
 //! All of them share one kernel and, for this process, one list of processes.
 
 pub mod client;
@@ -56,6 +56,8 @@ pub struct Shape {
     pub coordinators: u8,
     /// Whether daemons have wall clocks of their own.
     pub clocks: bool,
+    /// Whether its addresses are IPv6, of hosts, coordinators and the store alike.
+    pub ipv6: bool,
     /// The size of each agent's disk, where it has one of its own.
     pub disk_kib: Option<u32>,
 }
@@ -140,7 +142,7 @@ impl Field {
     /// A field without nodes, whose hosts are up.
     fn bare(shape: Shape) -> Self {
         let home = tempfile::Builder::new().prefix("fb").tempdir().expect("make directory");
-        let net = Net::new();
+        let net = Net::new(shape.ipv6);
         let etcd = Etcd::start(&net, home.path().join("etcd"));
         let outside = net.place(OUTSIDE);
         let mut field = Self {
@@ -190,7 +192,7 @@ impl Field {
             (home.join("state/faultbed/labs").join(name).join("coordinator"), home.join("run"));
         let program = bins::path("faultbed-coordinator");
         let mut daemon = Daemon::new(self.net.place(COORDINATOR + n), (dir, runtime), program);
-        let listen = format!("{}:{PORT}", daemon.place.address());
+        let listen = daemon.place.port(PORT).to_string();
         let context = serde_json::json!({
             "version": 1, "name": name, "octet": 7, "dir": daemon.dir.parent(), "runtime": daemon.runtime,
             "store": format!("etcd={}", self.etcd.urls().join(",")), "hosts": 0, "token": "field",

@@ -44,14 +44,22 @@ struct Outcome {
 }
 
 fn groups() -> Vec<Group> {
-    let shape = Shape { name: "hosts", hosts: 3, coordinators: 2, clocks: false, disk_kib: None };
+    let shape = Shape {
+        name: "hosts",
+        hosts: 3,
+        coordinators: 2,
+        clocks: false,
+        ipv6: false,
+        disk_kib: None,
+    };
+    let clocks = Shape { name: "clocks", clocks: true, ipv6: true, ..shape };
     let mut rows = hosts::rows();
     rows.extend(store::rows());
     let mut of_one = disk::rows();
     of_one.extend(alone::rows());
     vec![
         Group { shape, rows },
-        Group { shape: Shape { name: "clocks", clocks: true, ..shape }, rows: clocks::rows() },
+        Group { shape: clocks, rows: clocks::rows() },
         Group { shape: Shape { name: "disk", disk_kib: Some(4096), ..shape }, rows: of_one },
     ]
 }

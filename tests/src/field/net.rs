@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Write as _,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -25,6 +25,7 @@ const BRIDGE: &str = "br0";
 #[derive(Debug)]
 pub struct Net {
     switch: OwnedFd,
+    ipv6: bool,
 }
 
 /// One place on a network: a machine, as far as the network knows.
@@ -32,19 +33,20 @@ pub struct Net {
 pub struct Place {
     number: u8,
     network: OwnedFd,
+    ipv6: bool,
 }
 
 impl Net {
-    /// A network without places. The calling thread stays where it was.
+    /// A network without places, of one family of addresses. The calling thread stays where it was.
     ///
     /// # Panics
     /// Where namespaces cannot be made.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(ipv6: bool) -> Self {
         let home = open_network();
         let switch = new_network();
         move_into(&home);
-        let net = Self { switch };
+        let net = Self { switch, ipv6 };
         feed(
             &net.switch,
             "ip",
@@ -54,7 +56,7 @@ impl Net {
         net
     }
 
-    /// Plugs in a place: `10.77.0.NUMBER` and `fd77::NUMBER`.
+    /// Plugs in a place: `10.77.0.NUMBER` or `fd77::NUMBER`.
     ///
     /// # Panics
     /// Where the number is taken.
@@ -63,7 +65,7 @@ impl Net {
         let home = open_network();
         let network = new_network();
         move_into(&home);
-        let place = Place { number, network };
+        let place = Place { number, network, ipv6: self.ipv6 };
         let peer = format!("/proc/{}/fd/{}", std::process::id(), place.network.as_raw_fd());
         let port = port(number);
         feed(
@@ -75,15 +77,19 @@ impl Net {
                  link set {port} master {BRIDGE}\nlink set {port} up\n"
             ),
         );
-        let own = place.address();
+        let own = match place.address() {
+            IpAddr::V4(own) => format!("{own}/24"),
+            // Nobody else has it, so nothing waits until that is known.
+            IpAddr::V6(own) => format!("{own}/64 nodad"),
+        };
         feed(
             &place.network,
             "ip",
             &["-batch", "-"],
             // The hardware address is a machine's: the same after a reboot, or it is asked for in vain.
             &format!(
-                "link set lo up\nlink set {DEVICE} address 02:00:00:00:77:{number:02x}\naddress add {own}/24 dev {DEVICE}\n\
-                 address add fd77::{number}/64 dev {DEVICE} nodad\nlink set {DEVICE} up\n"
+                "link set lo up\nlink set {DEVICE} address 02:00:00:00:77:{number:02x}\n\
+                 address add dev {DEVICE} {own}\nlink set {DEVICE} up\n"
             ),
         );
         place
@@ -104,17 +110,21 @@ impl Net {
     }
 }
 
-impl Default for Net {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Place {
     /// Where others reach it.
     #[must_use]
     pub fn address(&self) -> IpAddr {
-        Ipv4Addr::new(10, 77, 0, self.number).into()
+        match self.ipv6 {
+            false => Ipv4Addr::new(10, 77, 0, self.number).into(),
+            // Read as a number of hexadecimal digits, it looks as the other one does.
+            true => format!("fd77::{}", self.number).parse().expect("an address"),
+        }
+    }
+
+    /// A port of it.
+    #[must_use]
+    pub fn port(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address(), port)
     }
 
     /// Its number on the network.
@@ -140,7 +150,7 @@ impl Place {
     #[must_use]
     pub fn again(&self) -> Self {
         let network = self.network.try_clone().expect("copy a descriptor");
-        Self { number: self.number, network }
+        Self { number: self.number, network, ipv6: self.ipv6 }
     }
 
     /// Starts a process here.
@@ -158,8 +168,9 @@ impl Place {
     /// Drops what goes to and comes from these places, or nothing any more.
     ///
     /// # Panics
-    /// Where nftables refuses.
+    /// Where nftables refuses, or the network is of IPv6.
     pub fn drop_packets(&self, others: &[u8]) {
+        assert!(!self.ipv6, "written for IPv4");
         let mut text = "table ip cut\ndelete table ip cut\n".to_owned();
         if !others.is_empty() {
             let list: Vec<_> = others.iter().map(|number| format!("10.77.0.{number}")).collect();

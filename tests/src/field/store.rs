@@ -65,7 +65,7 @@ impl Etcd {
     /// How its clients reach it.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
-        self.members.iter().map(|m| format!("http://{}:2379", m.place.address())).collect()
+        self.members.iter().map(|m| format!("http://{}", m.place.port(2379))).collect()
     }
 
     /// Starts a member with the data that it has.
@@ -77,7 +77,7 @@ impl Etcd {
             .members
             .iter()
             .enumerate()
-            .map(|(n, member)| format!("e{n}=http://{}:2380", member.place.address()))
+            .map(|(n, member)| format!("e{n}=http://{}", member.place.port(2380)))
             .collect();
         std::fs::create_dir_all(&self.dir).expect("make directory");
         let log = std::fs::File::options()
@@ -86,8 +86,8 @@ impl Etcd {
             .open(self.dir.join(format!("e{n}.log")))
             .expect("open log");
         let member = &mut self.members[n];
-        let address = member.place.address();
-        let (client, peer) = (format!("http://{address}:2379"), format!("http://{address}:2380"));
+        let url = |port| format!("http://{}", member.place.port(port));
+        let (client, peer) = (url(2379), url(2380));
         let child = member.place.spawn(
             Command::new("etcd")
                 .args(["--name", &format!("e{n}"), "--logger=zap", "--data-dir"])

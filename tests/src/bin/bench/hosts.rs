@@ -21,7 +21,14 @@ const CUT: [(usize, usize); 4] = [(1, 2), (2, 1), (1, 3), (3, 1)];
 
 pub(crate) fn run() -> anyhow::Result<Table> {
     ground::demand_own_machine();
-    let shape = Shape { name: "bench", hosts: 3, coordinators: 2, clocks: false, disk_kib: None };
+    let shape = Shape {
+        name: "bench",
+        hosts: 3,
+        coordinators: 2,
+        clocks: false,
+        ipv6: false,
+        disk_kib: None,
+    };
     let field = Field::new(shape);
     let heard = |(from, to): (usize, usize)| field.heard(&format!("m-{from}"), &format!("m-{to}"));
     let (mut flips, mut startups) = (Vec::new(), Vec::new());
