@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use clap::CommandFactory as _;
 use clap_complete::ArgValueCandidates;
 use faultbed_common::{
     duration::Span,
@@ -15,13 +14,13 @@ use faultbed_common::{
 
 use crate::cli::{
     Session,
-    args::Args,
     change::{self, ChangeArgs},
     completion,
     failure::{Exit, Failure, Outcome},
 };
 
 pub mod effect;
+mod typed;
 
 /// `--name` of a fault.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -258,7 +257,7 @@ impl FaultArgs {
     async fn inject(&self, session: &Session, spec: FaultSpec, verb: &str) -> Outcome {
         // What is wrong whatever the lab is needs no lab to say so.
         shape::check(&spec).map_err(|error| {
-            let why = as_typed(&error.to_string(), verb);
+            let why = typed::as_typed(&error.to_string(), verb);
             Failure::refused(why).next(format!("faultbed {verb} --help"))
         })?;
         let edit =
@@ -268,42 +267,12 @@ impl FaultArgs {
         let outcome = change::perform(&client, request, &self.change).await;
         outcome.map_err(|failure| match failure.exit {
             Exit::REFUSED => {
-                let message = failure.message.map(|why| as_typed(&why, verb));
+                let message = failure.message.map(|why| typed::as_typed(&why, verb));
                 Failure { message, ..failure }
             }
             _ => failure,
         })
     }
-}
-
-/// Why a fault is refused, with the fields of files as they are typed after this verb: `--fast-heal` for
-/// `fast_heal`, and `time-out` for `time_out`.
-fn as_typed(why: &str, verb: &str) -> String {
-    let command = Args::command();
-    let flags: Vec<&str> = command
-        .find_subcommand(verb)
-        .map(|verb| verb.get_arguments().filter_map(clap::Arg::get_long).collect())
-        .unwrap_or_default();
-    let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
-    let typed = |quoted: &str| {
-        let (field, value) = quoted.split_once(" = ").unwrap_or((quoted, ""));
-        let word = field.replace('_', "-");
-        if !field.chars().all(is_word) {
-            return quoted.to_owned();
-        }
-        if let Some(ending) = word.strip_suffix("-after") {
-            return format!("{ending} after=…");
-        }
-        match (flags.contains(&word.as_str()), value.trim_matches('"')) {
-            (true, "" | "true") => format!("--{word}"),
-            (true, value) => format!("--{word}={value}"),
-            (false, "" | "true") => word,
-            (false, _) => quoted.to_owned(),
-        }
-    };
-    let parts = why.split('`').enumerate();
-    let parts = parts.map(|(n, part)| if n % 2 == 1 { typed(part) } else { part.to_owned() });
-    parts.collect::<Vec<_>>().join("`")
 }
 
 /// Runs `partition`.
@@ -425,22 +394,6 @@ mod tests {
 
     fn owned(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
-    }
-
-    #[test]
-    fn a_refusal_names_options_as_they_are_typed() {
-        let rows = [
-            ("inject", "`fast_heal` needs a cut", "`--fast-heal` needs a cut"),
-            ("inject", "`time_out` and `accept_delay`", "`time-out` and `accept-delay`"),
-            ("inject", "name them with `on`", "name them with `--on`"),
-            ("partition", "write `one_way = \"packets\"`", "write `--one-way=packets`"),
-            ("partition", "name them with `on`", "name them with `on`"),
-            ("inject", "`reset_after` of 0s", "`reset after=…` of 0s"),
-            ("inject", "`faultbed heal on_1`", "`faultbed heal on_1`"),
-        ];
-        for (verb, why, typed) in rows {
-            assert_eq!(as_typed(why, verb), typed);
-        }
     }
 
     #[test]
