@@ -71,6 +71,9 @@ fn a_stream_has_its_rate_from_the_start_and_never_more() {
     }
 }
 
+/// Who offers bytes stops after this long, also where a test that failed does not tell it to.
+const OFFER_MAX: Duration = Duration::from_secs(60);
+
 /// Writes to a stream until it is told to stop; says when for the first time nothing more fitted.
 fn offer(mut from: &TcpStream, full: &Barrier, stop: &AtomicBool) {
     let part = noise(1, 1 << 16);
@@ -78,7 +81,8 @@ fn offer(mut from: &TcpStream, full: &Barrier, stop: &AtomicBool) {
     let mut fits = || from.write(&part).is_ok();
     while fits() {}
     full.wait();
-    while !stop.load(Ordering::Relaxed) {
+    let began = Instant::now();
+    while !stop.load(Ordering::Relaxed) && began.elapsed() < OFFER_MAX {
         fits();
     }
 }
